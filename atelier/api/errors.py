@@ -1,0 +1,49 @@
+"""Every error as OpenAI's clients read it: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from atelier.core.errors import AtelierError, InvalidRequest, MethodNotAllowed, NotFound, QueueFull
+
+logger = logging.getLogger(__name__)
+
+
+def error_response(error: AtelierError) -> JSONResponse:
+    """The response; clients are told not to retry what would fail again."""
+    body = {"message": str(error), "type": error.type, "param": error.param, "code": error.code}
+    headers = {} if error.is_retryable else {"x-should-retry": "false"}
+    if isinstance(error, QueueFull):
+        headers["retry-after"] = str(error.retry_after_s)
+    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Our errors, the framework's own, and the HTTP boundary: anything else is logged here and answered 500."""
+
+    @app.exception_handler(AtelierError)
+    async def ours(request: Request, error: AtelierError) -> Response:
+        if error.status >= 500:
+            logger.error("%s %s: %s", request.method, request.url.path, error)
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def the_frameworks(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        if error.status_code == 404:
+            return error_response(NotFound(f"There is nothing at {path}. See /docs."))
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            response = error_response(MethodNotAllowed(f"{path} does not take {request.method}; allowed: {allowed}."))
+            response.headers["allow"] = allowed
+            return response
+        return error_response(InvalidRequest(str(error.detail)))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        return error_response(AtelierError())

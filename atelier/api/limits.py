@@ -1,0 +1,36 @@
+"""A bound on the bytes of a request's body, held while the body arrives. Pure ASGI: streams pass through."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from atelier.api.errors import error_response
+from atelier.core.errors import BodyTooLarge
+
+
+class BodyLimit:
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = BodyTooLarge(f"The body is larger than the {self._max_bytes} bytes this server reads.")
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            await error_response(refusal)(scope, receive, send)
+            return
+        num_bytes = 0
+
+        async def counting_receive() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                raise refusal
+            return message
+
+        await self._app(scope, counting_receive, send)

@@ -1,0 +1,78 @@
+"""Routes of our own: what this server is, whether it lives, whether it is ready."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from atelier.api.native.unbuilt import UNBUILT
+from atelier.core.params import OUTPUT_FORMATS, GenerateParams
+from atelier.pipeline.pipeline import Pipeline
+
+
+class ModelCapabilities(BaseModel):
+    id: str
+    description: str
+    licence: str
+    default_size: str
+    min_side_px: int
+    max_side_px: int
+    num_inference_steps: int
+    guidance_scale: float
+
+
+class Capabilities(BaseModel):
+    name: Literal["Atelier"] = "Atelier"
+    models: list[ModelCapabilities]
+    parameters: list[str]
+    output_formats: list[str]
+    #: Addresses that answer 501 for now.
+    not_supported: list[str]
+    documentation: Literal["/docs"] = "/docs"
+
+
+class Status(BaseModel):
+    status: Literal["ok", "not ready"]
+
+
+def native_routes(pipeline: Pipeline) -> APIRouter:
+    routes = APIRouter(tags=["Atelier"])
+
+    @routes.get("/")
+    async def capabilities() -> Capabilities:
+        """What this server can do."""
+        return Capabilities(
+            models=[
+                ModelCapabilities(
+                    id=entry.id,
+                    description=entry.description,
+                    licence=entry.licence,
+                    default_size=str(entry.defaults.size),
+                    min_side_px=entry.sides_px.min,
+                    max_side_px=entry.sides_px.max,
+                    num_inference_steps=entry.defaults.num_inference_steps,
+                    guidance_scale=entry.defaults.guidance_scale,
+                )
+                for entry in pipeline.catalogue.models
+            ],
+            parameters=list(GenerateParams.model_fields),
+            output_formats=list(OUTPUT_FORMATS),
+            not_supported=[f"{route.method} {route.path}" for route in UNBUILT],
+        )
+
+    @routes.get("/health")
+    async def health() -> Status:
+        """This router is alive."""
+        return Status(status="ok")
+
+    @routes.get("/ready", responses={503: {"model": Status}})
+    async def ready(response: Response) -> Status:
+        """Every part of the graph answers."""
+        if await pipeline.stages.are_ready():
+            return Status(status="ok")
+        response.status_code = 503
+        return Status(status="not ready")
+
+    return routes

@@ -1,0 +1,60 @@
+"""Addresses that exist from the start and answer 501 until what they do is built."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from atelier.core.errors import NotSupported
+
+
+class Unbuilt(NamedTuple):
+    method: str
+    path: str
+    what: str
+
+
+UNBUILT = (
+    Unbuilt("POST", "/v1/images/edits", "Editing pictures"),
+    Unbuilt("POST", "/v1/images/variations", "Variations of pictures"),
+    Unbuilt("POST", "/v1/images/upscale", "Upscaling"),
+    Unbuilt("POST", "/v1/images/inspect", "Reading metadata from pictures"),
+    Unbuilt("POST", "/generate", "Jobs"),
+    Unbuilt("GET", "/status/{job_id}", "Jobs"),
+    Unbuilt("GET", "/image/{job_id}", "Jobs"),
+    Unbuilt("GET", "/models", "The list of models in this form (see /v1/models)"),
+    Unbuilt("GET", "/loras", "LoRA"),
+    Unbuilt("GET", "/gpu/status", "GPU status"),
+    Unbuilt("POST", "/enhance-media", "Upscaling"),
+    Unbuilt("POST", "/magic-prompt", "Prompt improvement"),
+    Unbuilt("GET", "/api/cache/stats", "The result cache"),
+    Unbuilt("POST", "/api/cache/clear", "The result cache"),
+    Unbuilt("GET", "/api/rate-limit/stats", "Rate limits"),
+    Unbuilt("GET", "/api/services/status", "Service status"),
+    Unbuilt("GET", "/api/system/info", "System information"),
+    Unbuilt("GET", "/metrics", "Metrics"),
+)
+
+
+def unbuilt_routes() -> APIRouter:
+    routes = APIRouter(tags=["Not supported yet"])
+    for unbuilt in UNBUILT:
+        routes.add_api_route(
+            unbuilt.path,
+            _refusal(unbuilt),
+            methods=[unbuilt.method],
+            name=f"{unbuilt.method} {unbuilt.path}",
+            summary=f"{unbuilt.what}: answers 501",
+            status_code=501,
+        )
+    return routes
+
+
+def _refusal(unbuilt: Unbuilt) -> Callable[[], Awaitable[Response]]:
+    async def refuse() -> Response:
+        raise NotSupported(f"{unbuilt.what} is not supported by this server yet.")
+
+    return refuse

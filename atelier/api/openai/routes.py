@@ -1,0 +1,62 @@
+"""OpenAI's routes: images and models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from atelier.api.body import json_fields
+from atelier.api.openai.schemas import (
+    ErrorResponse,
+    ImagesGenerateRequest,
+    ImagesResponse,
+    Model,
+    ModelList,
+)
+from atelier.api.openai.translate import images_response, model
+from atelier.core.errors import NotFound
+from atelier.core.params import parse
+from atelier.imaging.formats import MEDIA_TYPES
+from atelier.pipeline.pipeline import Pipeline
+from atelier.stores.blobs import BlobStore
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
+}
+_JSON_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ImagesGenerateRequest.model_json_schema()}},
+    }
+}
+
+
+def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @routes.post("/images/generations", responses=_ERRORS, openapi_extra=_JSON_BODY)
+    async def generate_images(request: Request) -> ImagesResponse:
+        """Pictures from a text."""
+        params = parse(ImagesGenerateRequest, await json_fields(request))
+        result = await pipeline.generate(params)
+        return await images_response(result, as_urls=params.response_format == "url", blobs=blobs, request=request)
+
+    @routes.get("/images/files/{name}", responses=_ERRORS, response_class=Response)
+    async def picture_file(name: str) -> Response:
+        """A picture that was answered with its URL."""
+        data = await blobs.get(name)
+        if data is None:
+            raise NotFound(f"There is no picture {name!r}, or its time is over.")
+        media_type = next(media for suffix, media in MEDIA_TYPES.items() if name.endswith(suffix))
+        return Response(data, media_type=media_type)
+
+    @routes.get("/models")
+    async def list_models() -> ModelList:
+        return ModelList(data=[model(entry) for entry in pipeline.catalogue.models])
+
+    @routes.get("/models/{model_id:path}", responses=_ERRORS)
+    async def get_model(model_id: str) -> Model:
+        return model(pipeline.catalogue.model(model_id))
+
+    return routes

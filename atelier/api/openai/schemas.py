@@ -1,0 +1,53 @@
+"""OpenAI's requests and responses of the images and models API, as far as they exist here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from atelier.core.params import GenerateParams, OutputFormat
+
+
+class ImagesGenerateRequest(GenerateParams):
+    """POST /v1/images/generations"""
+
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    user: str | None = Field(None, max_length=512, description="A label; it is not read.")
+
+
+class Image(BaseModel):
+    b64_json: str | None = None
+    url: str | None = Field(None, description="Readable for the server's time to live, an hour by default.")
+    seed: int
+    parameters: dict[str, str | int | float] = Field(description="The fields that make this picture again.")
+
+
+class ImagesResponse(BaseModel):
+    created: int = Field(description="Unix time in seconds.")
+    data: list[Image]
+    output_format: OutputFormat
+    size: str
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix time in seconds.")
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorBody

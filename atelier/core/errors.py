@@ -1,0 +1,143 @@
+"""Every error a client can meet, as one tree.
+
+    AtelierError                 500 server_error
+    ├── InvalidRequest           400 invalid_request_error
+    │   ├── InvalidParameter     400   invalid_value, names the field
+    │   ├── UnknownParameter     400   unknown_parameter
+    │   ├── MalformedBody        400   invalid_json
+    │   ├── TooMuchWork          400   too_much_work
+    │   ├── NotFound             404   not_found
+    │   ├── ModelNotFound        404   model_not_found
+    │   ├── MethodNotAllowed     405   method_not_allowed
+    │   └── BodyTooLarge         413   body_too_large
+    ├── QueueFull                429 rate_limit_error
+    ├── GenerationFailed         500 server_error, the model's own failure
+    ├── NotSupported             501 not_supported_error
+    ├── ReplicaLost              503 server_error
+    ├── DeadlineExceeded         504 server_error
+    └── ModelUnavailable         raised while starting: a model's files cannot be read
+
+A class's docstring is its default message; `status`, `code` and `type` are what HTTP answers.
+"""
+
+from __future__ import annotations
+
+
+class AtelierError(Exception):
+    """Something went wrong inside the server."""
+
+    status = 500
+    code = "internal_error"
+    type = "server_error"
+    #: The same request may succeed later; otherwise clients are told not to retry.
+    is_retryable = False
+
+    def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+        self.param = param
+
+
+class InvalidRequest(AtelierError):
+    """The request cannot be understood."""
+
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class InvalidParameter(InvalidRequest):
+    """A field has a value that is not allowed."""
+
+    code = "invalid_value"
+
+
+class UnknownParameter(InvalidRequest):
+    """A field is not known."""
+
+    code = "unknown_parameter"
+
+
+class MalformedBody(InvalidRequest):
+    """The body is not valid JSON."""
+
+    code = "invalid_json"
+
+
+class TooMuchWork(InvalidRequest):
+    """The request asks for more work than this server does in one request."""
+
+    code = "too_much_work"
+
+
+class NotFound(InvalidRequest):
+    """There is nothing at this address."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(InvalidRequest):
+    """This server does not serve the model."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """This address does not take the method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is larger than this server reads."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class QueueFull(AtelierError):
+    """The server has as many requests as it can hold; try again in a moment."""
+
+    status = 429
+    code = "queue_full"
+    type = "rate_limit_error"
+    is_retryable = True
+    retry_after_s = 1
+
+
+class GenerationFailed(AtelierError):
+    """The model failed on this request."""
+
+    code = "generation_failed"
+
+
+class NotSupported(AtelierError):
+    """This server does not do that yet."""
+
+    status = 501
+    code = "not_supported"
+    type = "not_supported_error"
+
+
+class ReplicaLost(AtelierError):
+    """A part of the graph was lost while it worked on the request; try again."""
+
+    status = 503
+    code = "replica_lost"
+    is_retryable = True
+
+
+class DeadlineExceeded(AtelierError):
+    """The request did not finish before its deadline."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class ModelUnavailable(AtelierError):
+    """The files of a model cannot be read."""
+
+    status = 503
+    code = "model_unavailable"

@@ -1,0 +1,124 @@
+"""The wire table: what a client may ask for, the same over HTTP and by handle.
+
+OpenAI's names where OpenAI has one. A name whose time has not come is known and refused with 501, unless
+its value asks for what happens anyway; any other name is refused with 400. Defaults that depend on the
+model are filled in by `atelier.pipeline.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from atelier.core.errors import AtelierError, InvalidParameter, InvalidRequest, NotSupported, UnknownParameter
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
+
+MAX_PROMPT_CHARS = 32_000
+MAX_SEED = 2**32 - 1
+
+#: Known names that are not built yet, with the values that change nothing.
+_NOT_YET: dict[str, tuple[object, ...]] = {
+    "guidance_rescale": (0, 0.0),
+    "clip_skip": (0,),
+    "eta": (0, 0.0),
+    "sampler": ("euler",),
+    "schedule": (),
+    "loras": ([],),
+    "init_image": (),
+    "strength": (),
+    "mask_image": (),
+    "controls": ([],),
+    "ip_adapter": ([],),
+    "upscale": (),
+    "hires": (),
+    "reproducibility": ("fast",),
+    "priority": ("standard",),
+    "stream": (False,),
+    "partial_images": (0,),
+    "quality": ("auto",),
+    "output_compression": (100,),
+    "background": ("auto", "opaque"),
+    "moderation": ("auto",),
+    "style": (),
+    "safety_identifier": (),
+    "complexity": (),
+    "frame_count": (),
+    "frame_duration_ms": (),
+    "svg": (),
+}
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must contain more than white space")
+    return text
+
+
+class GenerateParams(BaseModel):
+    """One request for pictures from a text."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS), AfterValidator(_not_blank)]
+    model: str | None = Field(None, description="An id from GET /v1/models; the server's first model if absent.")
+    n: int = Field(1, ge=1, le=10, description="Number of pictures.")
+    size: str = Field("auto", description="WIDTHxHEIGHT in pixels, multiples of 8, or auto.")
+    output_format: OutputFormat = "png"
+    negative_prompt: str | None = Field(None, max_length=MAX_PROMPT_CHARS)
+    prompt_2: str | None = Field(
+        None, max_length=MAX_PROMPT_CHARS, description="For the second text encoder; else prompt."
+    )
+    negative_prompt_2: str | None = Field(None, max_length=MAX_PROMPT_CHARS)
+    seed: int = Field(-1, ge=-1, le=MAX_SEED, description="-1 draws one; picture i has seed + i.")
+    num_inference_steps: int | None = Field(None, ge=1, le=150)
+    guidance_scale: float | None = Field(
+        None, ge=0, le=30, description="At most 1 switches guidance off. Also known as true_cfg_scale."
+    )
+    deadline_s: float | None = Field(None, gt=0, le=3600, description="Give up after so many seconds.")
+
+
+P = TypeVar("P", bound=GenerateParams)
+
+
+def parse(kind: type[P], fields: Mapping[str, object]) -> P:
+    """Check a client's fields; a null is the same as an absent field.
+
+    Raises:
+        UnknownParameter: a name that is not in the table.
+        NotSupported: a name whose time has not come.
+        InvalidParameter: a value of the wrong type or out of range; `param` names the field.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    if "true_cfg_scale" in given:
+        alias = given.pop("true_cfg_scale")
+        if given.setdefault("guidance_scale", alias) != alias:
+            raise InvalidParameter(
+                "guidance_scale and true_cfg_scale are the same setting and differ; send one of them.",
+                param="true_cfg_scale",
+            )
+    for name, harmless in _NOT_YET.items():
+        if name in given and name not in kind.model_fields and given.pop(name) not in harmless:
+            raise NotSupported(f"{name} is not supported by this server yet.", param=name)
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise _translate(error, kind) from error
+
+
+def _translate(error: ValidationError, kind: type[GenerateParams]) -> AtelierError:
+    """The first problem, in words that name the field, the value and what is allowed."""
+    problem = error.errors(include_url=False)[0]
+    if not problem["loc"]:
+        return InvalidRequest(problem["msg"])
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        return UnknownParameter(f"Unknown field {name!r}. Known fields: {', '.join(kind.model_fields)}.", param=name)
+    if problem["type"] == "missing":
+        return InvalidParameter(f"{name} is required.", param=name)
+    value = repr(problem["input"])
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    return InvalidParameter(f"{name}: {problem['msg']}; got {shown}.", param=name)

@@ -1,0 +1,29 @@
+"""Pictures to files and back."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from atelier.core.params import OutputFormat
+
+MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+_JPEG_QUALITY = 95
+_WEBP_QUALITY = 90
+
+
+def encode_picture(pixels: npt.NDArray[np.uint8], output_format: OutputFormat) -> bytes:
+    """An RGB picture [height, width, 3] as a PNG (lossless), JPEG or WebP file."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(pixels)
+    if output_format == "png":
+        picture.save(buffer, "PNG", compress_level=3)
+    elif output_format == "jpeg":
+        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    else:
+        picture.save(buffer, "WEBP", quality=_WEBP_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""Modules from the catalogue's files: safetensors only, on a stated device in a stated precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from atelier.catalogue.entries import Files, ModelEntry
+from atelier.core.errors import ModelUnavailable
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a replica keeps its modules."""
+
+    device: str
+    dtype_name: DtypeName
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.dtype_name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoderModules:
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
+    encoder: CLIPTextModel
+    encoder_2: CLIPTextModelWithProjection
+
+
+def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
+    files = entry.files
+    with _explained(entry, files):
+        unet = UNet2DConditionModel.from_pretrained(
+            files.source,
+            subfolder="unet",
+            revision=files.revision,
+            variant=files.variant,
+            dtype=placement.dtype,
+            use_safetensors=True,
+        )
+    return unet.to(placement.device).eval()
+
+
+def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
+    with _explained(entry, entry.files):
+        scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(
+            entry.files.source, subfolder="scheduler", revision=entry.files.revision
+        )
+    return scheduler
+
+
+def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
+    files = entry.vae or entry.files
+    with _explained(entry, files):
+        vae = AutoencoderKL.from_pretrained(
+            files.source,
+            subfolder=None if entry.vae else "vae",
+            revision=files.revision,
+            variant=files.variant,
+            dtype=placement.dtype,
+            use_safetensors=True,
+        )
+    return vae.to(placement.device).eval()
+
+
+def load_text_encoders(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
+    files = entry.files
+    with _explained(entry, files):
+        encoder, encoder_2 = (
+            kind.from_pretrained(
+                files.source,
+                subfolder=subfolder,
+                revision=files.revision,
+                variant=files.variant,
+                dtype=placement.dtype,
+                use_safetensors=True,
+            )
+            for kind, subfolder in (
+                (CLIPTextModel, "text_encoder"),
+                (CLIPTextModelWithProjection, "text_encoder_2"),
+            )
+        )
+        tokenizer, tokenizer_2 = (
+            CLIPTokenizer.from_pretrained(files.source, subfolder=subfolder, revision=files.revision)
+            for subfolder in ("tokenizer", "tokenizer_2")
+        )
+    return TextEncoderModules(
+        tokenizers=(tokenizer, tokenizer_2),
+        encoder=encoder.to(placement.device).eval(),
+        encoder_2=encoder_2.to(placement.device).eval(),
+    )
+
+
+@contextmanager
+def _explained(entry: ModelEntry, files: Files) -> Iterator[None]:
+    """Turn what loaders raise into an error that says what to do."""
+    if files.folder is not None and not files.folder.is_dir():
+        raise ModelUnavailable(
+            f"Model {entry.id!r}: the folder {files.folder} does not exist. Correct `files.folder` in the "
+            "catalogue; models of the zoo are made by `make zoo`."
+        )
+    try:
+        yield
+    except (OSError, ValueError, HfHubHTTPError, SafetensorError) as error:
+        advice = (
+            "Check that the folder holds a diffusers model in safetensors."
+            if files.folder is not None
+            else f"Check the network and HF_TOKEN, or fetch it once with `hf download {files.repository}` and "
+            "start with HF_HUB_OFFLINE=1."
+        )
+        raise ModelUnavailable(f"Model {entry.id!r}: cannot load {files.source}. {advice} ({error})") from error

@@ -1,0 +1,109 @@
+"""From a client's parameters to a plan with nothing left open; pure, before any model sees the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
+from atelier.core.conditioning import Text
+from atelier.core.errors import InvalidParameter, TooMuchWork
+from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A request with every default filled in."""
+
+    model: str
+    size: Size
+    seeds: tuple[int, ...]
+    num_inference_steps: int
+    guidance_scale: float
+    positive: Text
+    #: None: no negative prompt anywhere.
+    negative: Text | None
+    output_format: OutputFormat
+    deadline_s: float | None
+
+    @property
+    def pixel_steps(self) -> int:
+        """The work the request asks for: pixels × steps × images."""
+        return self.size.width * self.size.height * self.num_inference_steps * len(self.seeds)
+
+    def parameters(self, seed: int) -> dict[str, str | int | float]:
+        """The fields that make one of the pictures again, by their names on the wire."""
+        fields: dict[str, str | int | float | None] = {
+            "prompt": self.positive.prompt,
+            "prompt_2": None if self.positive.prompt_2 == self.positive.prompt else self.positive.prompt_2,
+            "negative_prompt": self.negative.prompt if self.negative else None,
+            "negative_prompt_2": self.negative.prompt_2 if self.negative else None,
+            "model": self.model,
+            "size": str(self.size),
+            "seed": seed,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "sampler": "euler",
+            "output_format": self.output_format,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def make_plan(params: GenerateParams, catalogue: Catalogue, *, max_pixel_steps: int, random: Random) -> Plan:
+    """Fill in the model's defaults and check what depends on the model.
+
+    Raises:
+        ModelNotFound: the model is not served here.
+        InvalidParameter: the size is not one the model draws.
+        TooMuchWork: pixels × steps × images exceed the limit.
+    """
+    entry = catalogue.model(params.model)
+    first_seed = random.randint(0, MAX_SEED) if params.seed == -1 else params.seed
+    steps, guidance = params.num_inference_steps, params.guidance_scale
+    plan = Plan(
+        model=entry.id,
+        size=_size(params.size, entry),
+        seeds=tuple(range(first_seed, first_seed + params.n)),
+        num_inference_steps=entry.defaults.num_inference_steps if steps is None else steps,
+        guidance_scale=entry.defaults.guidance_scale if guidance is None else guidance,
+        positive=Text(params.prompt, params.prompt_2 or params.prompt),
+        negative=_negative(params, entry),
+        output_format=params.output_format,
+        deadline_s=params.deadline_s,
+    )
+    if plan.pixel_steps > max_pixel_steps:
+        raise TooMuchWork(
+            f"{plan.size} pixels × {plan.num_inference_steps} steps × {params.n} images is "
+            f"{plan.pixel_steps} pixel steps; at most {max_pixel_steps} are allowed in one request. "
+            "Ask for fewer images or steps, or a smaller size."
+        )
+    return plan
+
+
+def _size(text: str, entry: ModelEntry) -> Size:
+    if text == "auto":
+        return entry.defaults.size
+    sides = entry.sides_px
+    try:
+        size = Size.parse(text)
+    except ValueError as error:
+        raise InvalidParameter(f"size: {error}.", param="size") from error
+    if not sides.allow(size):
+        raise InvalidParameter(
+            f"size: {entry.id} draws sides of {sides.min} to {sides.max} pixels in multiples of "
+            f"{PIXELS_PER_LATENT}; got {text!r}.",
+            param="size",
+        )
+    return size
+
+
+def _negative(params: GenerateParams, entry: ModelEntry) -> Text | None:
+    """As diffusers: the second text follows the first, and none at all is not the same as an empty one."""
+    negative = params.negative_prompt
+    if negative is None:
+        negative = entry.defaults.negative_prompt
+    if negative is None and params.negative_prompt_2 is None:
+        return None
+    first = negative or ""
+    return Text(first, params.negative_prompt_2 or first)

@@ -1,0 +1,67 @@
+"""Pictures kept for a while behind an address, shared by all routers: `file://` here, `s3://` for many nodes.
+
+A blob's name is the SHA-256 of its content with a suffix, so equal pictures are one blob and a name tells
+nothing about its neighbours. Names that clients send are matched against that form before any look-up.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import logging
+import re
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from obstore.exceptions import NotFoundError
+from obstore.store import ObjectStore, from_url
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[0-9a-f]{64}\.(png|jpeg|webp)")
+
+
+class BlobStore:
+    """Blobs with a time to live, on any object store that obstore knows."""
+
+    def __init__(self, url: str, *, ttl: timedelta) -> None:
+        if urlsplit(url).scheme == "file":
+            Path(url2pathname(urlsplit(url).path)).mkdir(parents=True, exist_ok=True)
+        self._store: ObjectStore = from_url(url)
+        self._ttl = ttl
+
+    async def put(self, data: bytes, suffix: str) -> str:
+        """Keep the content and return its name; putting it again renews its time to live."""
+        name = f"{hashlib.sha256(data).hexdigest()}.{suffix}"
+        await self._store.put_async(name, data)
+        return name
+
+    async def get(self, name: str) -> bytes | None:
+        """The content, or None if there is no such blob or its time is over."""
+        if _NAME.fullmatch(name) is None:
+            return None
+        try:
+            found = await self._store.get_async(name)
+        except (NotFoundError, FileNotFoundError):
+            return None
+        if self._is_over(found.meta["last_modified"]):
+            return None
+        return bytes(await found.bytes_async())
+
+    async def delete_expired(self) -> int:
+        """Delete the blobs whose time is over; returns how many."""
+        expired = [
+            blob["path"]
+            async for chunk in self._store.list()
+            for blob in chunk
+            if _NAME.fullmatch(blob["path"]) and self._is_over(blob["last_modified"])
+        ]
+        if expired:
+            await self._store.delete_async(expired)
+            logger.info("deleted %d expired blobs", len(expired))
+        return len(expired)
+
+    def _is_over(self, last_modified: datetime.datetime) -> bool:
+        return datetime.datetime.now(datetime.UTC) - last_modified > self._ttl

@@ -1,0 +1,54 @@
+"""Denoiser: the step engine behind a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from ray import serve
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.errors import AtelierError
+from deployments.options import DenoiserOptions
+from deployments.serving import SHARED
+
+
+@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.4}, **SHARED)
+class Denoiser:
+    def __init__(self, catalogue: Catalogue, options: DenoiserOptions) -> None:
+        from atelier.engine.engine import Engine
+        from atelier.engine.runner import Runner
+        from deployments.accelerator import placement
+
+        place = placement(options)
+        self._stall_s = options.stall_s
+        self._engine = Engine(
+            lambda: {entry.id: Runner(entry, place) for entry in catalogue.models},
+            num_threads=options.num_threads,
+            max_waiting=options.max_waiting,
+        )
+
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[StepEvent | Denoised]:
+        """The request's events; cancelling the stream stops the work before the next step."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[StepEvent | Denoised | AtelierError] = asyncio.Queue()
+        self._engine.submit(request, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+        try:
+            while not isinstance(event := await events.get(), Denoised):
+                if isinstance(event, AtelierError):
+                    raise event
+                yield event
+            yield event
+        finally:
+            self._engine.cancel(request.request_id)
+
+    async def num_steps(self) -> int:
+        """Steps done since the start."""
+        return self._engine.status().num_steps
+
+    async def ping(self) -> None:
+        """Answers when the replica is alive."""
+
+    def check_health(self) -> None:
+        self._engine.check(stall_s=self._stall_s)

@@ -1,0 +1,56 @@
+"""`python -m deployments.local CONFIG`: the graph on this machine, and what to try when it is ready."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+_ADDRESS = "http://127.0.0.1:8000"
+_POLL_S = 0.25
+
+#: Chosen by benchmarks/latency.py; read by Ray when its processes start.
+TRANSPORT = {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}
+
+_WHAT_TO_TRY = f"""
+Atelier is ready at {_ADDRESS} (documentation: {_ADDRESS}/docs). Try, in another terminal:
+
+  curl -s {_ADDRESS}/v1/images/generations -H 'content-type: application/json' \\
+    -d '{{"prompt": "a red circle on the left, white background", "response_format": "url"}}'
+
+and open the url it answers. Other prompts it understands: "a small yellow star at the top and a large blue ring
+at the bottom, black background". Ctrl-C stops the graph.
+"""
+
+
+def main() -> int:
+    config = sys.argv[1]
+    serve = shutil.which("serve", path=os.path.dirname(sys.executable)) or "serve"
+    graph = subprocess.Popen([serve, "run", config], env={**TRANSPORT, **os.environ})
+    try:
+        while graph.poll() is None and not _is_ready():
+            time.sleep(_POLL_S)
+        if graph.poll() is None:
+            sys.stdout.write(_WHAT_TO_TRY)
+            sys.stdout.flush()
+        return graph.wait()
+    except KeyboardInterrupt:
+        graph.send_signal(signal.SIGINT)
+        return graph.wait()
+
+
+def _is_ready() -> bool:
+    try:
+        with urllib.request.urlopen(f"{_ADDRESS}/ready", timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The typed arguments of the graph, as `args:` in serve_config.yaml gives them. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atelier.catalogue.catalogue import DEFAULT_CATALOGUE
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReplicaOptions(Options):
+    """How a replica that holds a model runs it."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    #: OpenMP threads of one replica on the CPU; replicas that share cores should not ask for all of them.
+    num_threads: int = Field(1, ge=1)
+    #: A model call or step that takes longer is a hang: the health check fails and Serve replaces the replica.
+    stall_s: float = Field(120.0, gt=0)
+
+
+class TextEncoderOptions(ReplicaOptions):
+    max_cached_prompts: int = Field(2000, ge=1)
+
+
+class DenoiserOptions(ReplicaOptions):
+    num_threads: int = Field(2, ge=1)
+    #: Requests a replica holds before it answers that it is full.
+    max_waiting: int = Field(64, ge=1)
+
+
+class AutoencoderOptions(ReplicaOptions):
+    pass
+
+
+class RouterOptions(Options):
+    #: Refuse a request whose pixels × steps × images exceed this.
+    max_pixel_steps: int = Field(40_000_000, ge=1)
+    max_body_bytes: int = Field(1_000_000, ge=1)
+
+
+class GraphArgs(Options):
+    """Everything that `graph.build` can be told."""
+
+    catalogue: Path = DEFAULT_CATALOGUE
+    #: Ids from the catalogue; the first is the one a request gets that names none.
+    models: tuple[str, ...] = Field(("tiny-sdxl",), min_length=1)
+    text_encoder: TextEncoderOptions = TextEncoderOptions()
+    denoiser: DenoiserOptions = DenoiserOptions()
+    autoencoder: AutoencoderOptions = AutoencoderOptions()
+    router: RouterOptions = RouterOptions()

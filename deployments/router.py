@@ -1,0 +1,77 @@
+"""Router: the ingress. HTTP and handle calls become the same calls of the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from atelier.api.app import build_app
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.params import GenerateParams, parse
+from atelier.imaging.formats import MEDIA_TYPES
+from atelier.pipeline.pipeline import Pipeline
+from atelier.stores.blobs import BlobStore
+from deployments.options import RouterOptions
+from deployments.serving import SHARED
+from deployments.settings import Settings
+from deployments.stages import HandleStages
+
+logger = logging.getLogger(__name__)
+
+
+@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0.1}, **SHARED)
+@serve.ingress()
+class Router:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        options: RouterOptions,
+        text_encoder: DeploymentHandle,
+        denoiser: DeploymentHandle,
+        autoencoder: DeploymentHandle,
+    ) -> None:
+        stages = HandleStages(text_encoder, denoiser, autoencoder)
+        self._options = options
+        self._pipeline = Pipeline(stages, catalogue, max_pixel_steps=options.max_pixel_steps)
+        self._settings = Settings()
+        self._blobs = BlobStore(self._settings.blobs_url, ttl=self._settings.blobs_ttl)
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return build_app(self._pipeline, self._blobs, max_body_bytes=self._options.max_body_bytes)
+
+    async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
+        """Pictures from a text: the fields of POST /v1/images/generations in, plain data out.
+
+        Raises:
+            AtelierError: as HTTP answers it; see `atelier.core.errors`.
+        """
+        if not isinstance(params, GenerateParams):
+            params = parse(GenerateParams, params)
+        result = await self._pipeline.generate(params)
+        return {
+            "request_id": result.request_id,
+            "images": [
+                {
+                    "image": picture.data,
+                    "media_type": MEDIA_TYPES[result.plan.output_format],
+                    "seed": picture.seed,
+                    "parameters": result.plan.parameters(picture.seed),
+                }
+                for picture in result.pictures
+            ],
+        }
+
+    async def _sweep(self) -> None:
+        """Delete expired pictures from time to time."""
+        while True:
+            await asyncio.sleep(self._settings.blobs_ttl.total_seconds() / 4)
+            try:
+                await self._blobs.delete_expired()
+            except OSError:
+                logger.exception("cannot delete expired blobs; will try again")

@@ -1,0 +1,27 @@
+"""`python -m zoo [MODEL …]`: train the zoo's models, then judge them and write zoo/README.md."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from zoo import report, tiny_sdxl
+
+RECIPES: dict[str, Callable[[], None]] = {"tiny-sdxl": tiny_sdxl.make}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(RECIPES)}; all if none")
+    parser.add_argument("--report-only", action="store_true", help="judge the weights there are")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.models) - set(RECIPES):
+        parser.error(f"unknown model {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+    if not arguments.report_only:
+        for name in arguments.models or RECIPES:
+            RECIPES[name]()
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The judge: looks at the pixels of a picture and says which parts of its description came true.
+
+Deterministic and without any model. A thing's shape is the silhouette that overlaps its pixels best, over
+all shapes, rotations and scales; pixels of the other thing, which may stand in front, do not count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from zoo.scenes import ANCHORS, COLOURS, RGB, SHAPES, Colour, Description, Place, Shape, Thing, silhouette
+
+Mask = npt.NDArray[np.bool_]  # [h, w]
+
+#: A thing smaller than this share of the picture was not drawn.
+_MIN_AREA = 0.005
+#: Best overlap (intersection over union) below this is no shape at all.
+_MIN_OVERLAP = 0.6
+#: Silhouettes are compared on a grid of this many cells a side, reaching this many radii from the centre.
+_GRID, _REACH = 48, 1.5
+_ROTATIONS_DEG = (-18, -12, -6, 0, 6, 12, 18)
+#: Centres tried around the mask's centroid, in radii: what is cut off or hidden moves the centroid.
+_SHIFTS = (-0.3, -0.15, 0.0, 0.15, 0.3)
+_PALETTE = np.array([RGB[colour] for colour in COLOURS], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThingVerdict:
+    colour: bool
+    shape: bool
+    #: None: the description names no place.
+    place: bool | None
+
+    @property
+    def is_right(self) -> bool:
+        return self.colour and self.shape and self.place is not False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    background: bool
+    things: tuple[ThingVerdict, ...]
+
+    @property
+    def is_right(self) -> bool:
+        return self.background and all(thing.is_right for thing in self.things)
+
+
+def judge(picture: Image.Image, description: Description) -> Verdict:
+    """Compare an RGB picture with what was asked for."""
+    colours = _nearest_colours(np.asarray(picture.convert("RGB"), dtype=np.float32))
+    background = _background(colours)
+    masks = _thing_masks(colours, background, description)
+    return Verdict(
+        background=background == description.background,
+        things=tuple(
+            _judge_thing(thing, mask, _others(masks, index), colours)
+            for index, (thing, mask) in enumerate(zip(description.things, masks, strict=True))
+        ),
+    )
+
+
+def _nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """Index into `COLOURS` of the colour nearest to each pixel, [h, w]."""
+    distances = np.square(pixels[:, :, None, :] - _PALETTE).sum(-1)
+    return distances.argmin(-1)
+
+
+def _background(colours: npt.NDArray[np.intp]) -> Colour:
+    """The colour that fills most of the rim."""
+    rim = np.concatenate([colours[:4].ravel(), colours[-4:].ravel(), colours[:, :4].ravel(), colours[:, -4:].ravel()])
+    return COLOURS[np.bincount(rim, minlength=len(COLOURS)).argmax()]
+
+
+def _thing_masks(colours: npt.NDArray[np.intp], background: Colour, description: Description) -> list[Mask]:
+    """Alone, a thing is all that is not background, whatever its colour; two are told apart by colour."""
+    if len(description.things) == 1:
+        return [_clean(colours != COLOURS.index(background))]
+    return [_clean(colours == COLOURS.index(thing.colour)) for thing in description.things]
+
+
+def _clean(mask: Mask) -> Mask:
+    """Drop lines of one or two pixels, such as blended edges between two other colours."""
+    return _dilate(~_dilate(~mask))
+
+
+def _dilate(mask: Mask) -> Mask:
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    return np.logical_or.reduce([padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)])
+
+
+def _others(masks: list[Mask], index: int) -> Mask:
+    others = [mask for other, mask in enumerate(masks) if other != index]
+    return np.logical_or.reduce([np.zeros_like(masks[0]), *others])
+
+
+def _judge_thing(thing: Thing, mask: Mask, others: Mask, colours: npt.NDArray[np.intp]) -> ThingVerdict:
+    if mask.mean() < _MIN_AREA:
+        return ThingVerdict(colour=False, shape=False, place=None if thing.place is None else False)
+    main_colour = COLOURS[np.bincount(colours[mask], minlength=len(COLOURS)).argmax()]
+    shape, centre = _fit(mask, others)
+    return ThingVerdict(
+        colour=main_colour == thing.colour,
+        shape=shape == thing.shape,
+        place=None if thing.place is None else _nearest_place(centre) == thing.place,
+    )
+
+
+def _nearest_place(centre: tuple[float, float]) -> Place:
+    return min(ANCHORS, key=lambda place: math.dist(ANCHORS[place], centre))
+
+
+def _fit(mask: Mask, ignored: Mask) -> tuple[Shape | None, tuple[float, float]]:
+    """The best overlapping silhouette, None if none overlaps well, and its centre as (x, y) in 0 … 1."""
+    height, width = mask.shape
+    centres, radii = _candidates(mask)
+    columns, rows = (
+        np.floor(centres[:, axis, None] + radii[:, None] * _grid()[axis]).astype(np.intp) for axis in (0, 1)
+    )
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    at = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+    counted = inside & ~ignored[at]  # [candidates, cells]
+    templates = _templates()  # [shapes · rotations, cells]
+    intersection = (counted & mask[at]).astype(np.float32) @ templates.T
+    template_area = counted.astype(np.float32) @ templates.T
+    mask_area = mask.sum() / np.square(2 * _REACH * radii / _GRID)
+    overlap = intersection / (template_area + mask_area[:, None] - intersection)
+    candidate, template = np.unravel_index(overlap.argmax(), overlap.shape)
+    centre = centres[candidate] / (width, height)
+    shape = SHAPES[template // len(_ROTATIONS_DEG)] if overlap.max() >= _MIN_OVERLAP else None
+    return shape, (float(centre[0]), float(centre[1]))
+
+
+def _candidates(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Centres [candidates, 2] in pixels around the mask's centroid, and radii [candidates]."""
+    rows, columns = np.nonzero(mask)
+    centroid = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
+    shifts = np.array([(dx, dy) for dx in _SHIFTS for dy in _SHIFTS])
+    radii = min(mask.shape) * np.geomspace(0.1, 0.33, 17)
+    centres = centroid + radii[:, None, None] * shifts
+    return centres.reshape(-1, 2), np.repeat(radii, len(shifts))
+
+
+@cache
+def _grid() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """x and y of the cells in radii from the centre, each [cells]."""
+    axis = ((np.arange(_GRID) + 0.5) / _GRID * 2 - 1) * _REACH
+    x, y = np.meshgrid(axis, axis)
+    return x.ravel(), y.ravel()
+
+
+@cache
+def _templates() -> npt.NDArray[np.float32]:
+    """Every shape at every rotation on the grid, [shapes · rotations, cells], 0 … 1."""
+    middle, radius = (_GRID / 2, _GRID / 2), _GRID / 2 / _REACH
+    return np.stack(
+        [
+            np.asarray(silhouette(shape, (_GRID, _GRID), middle, radius, rotation), dtype=np.float32).ravel() / 255
+            for shape in SHAPES
+            for rotation in _ROTATIONS_DEG
+        ]
+    )

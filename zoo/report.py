@@ -1,0 +1,122 @@
+"""Scores of the zoo on captions and pictures never trained on, and the contact sheet, into zoo/README.md."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from zoo.captions import canonical
+from zoo.judge import ThingVerdict, Verdict, judge
+from zoo.scenes import Description, random_description
+from zoo.tiny_sdxl import FOLDER
+from zoo.training import DEVICE
+from zoo.vae import reconstruction_psnr_db
+
+NUM_CAPTIONS = 200
+NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 5.0
+
+_README = Path(__file__).parent / "README.md"
+_SHEET = Path(__file__).parent / "contact_sheet.png"
+_BATCH = 8
+_SHEET_COLUMNS, _SHEET_ROWS = 6, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    description: Description
+    picture: Image.Image
+    verdict: Verdict
+
+
+def held_out_descriptions(count: int) -> list[Description]:
+    """As many with one thing as with two, never trained on in any wording."""
+    random = Random("judge")
+    found: list[Description] = []
+    while len(found) < count:
+        description = random_description(random, num_things=1 + len(found) % 2)
+        if description.is_held_out and description not in found:
+            found.append(description)
+    return found
+
+
+def load_pipeline() -> StableDiffusionXLPipeline:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        FOLDER, dtype=torch.float32, use_safetensors=True, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(DEVICE)
+
+
+def judge_captions(pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description]) -> list[Judged]:
+    """Draw the canonical caption of each description, with its position as the seed, and judge it."""
+    judged = []
+    for start in tqdm(range(0, len(descriptions), _BATCH), desc="draw and judge"):
+        batch = descriptions[start : start + _BATCH]
+        pictures = pipeline(
+            [canonical(description) for description in batch],
+            num_inference_steps=NUM_INFERENCE_STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+            generator=[torch.Generator("cpu").manual_seed(start + index) for index in range(len(batch))],
+        ).images
+        judged += [Judged(d, p, judge(p, d)) for d, p in zip(batch, pictures, strict=True)]
+    return judged
+
+
+def scores(judged: Sequence[Judged]) -> dict[str, float]:
+    """Shares of what came true, 0 … 1."""
+    singles = [one for one in judged if len(one.description.things) == 1]
+    alone = [one.verdict.things[0] for one in singles]
+    placed: list[ThingVerdict] = [thing for thing in alone if thing.place is not None]
+    return {
+        "background": _share(one.verdict.background for one in judged),
+        "one object: colour": _share(thing.colour for thing in alone),
+        "one object: shape": _share(thing.shape for thing in alone),
+        "one object: place": _share(bool(thing.place) for thing in placed),
+        "two objects: every attribute": _share(
+            one.verdict.is_right for one in judged if len(one.description.things) == 2
+        ),
+    }
+
+
+def _share(outcomes: Iterable[bool]) -> float:
+    known = list(outcomes)
+    return sum(known) / len(known)
+
+
+def write() -> None:
+    """Judge the committed weights and write README.md and contact_sheet.png."""
+    pipeline = load_pipeline()
+    judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS))
+    psnr_db = reconstruction_psnr_db(pipeline.vae, pictures_per_size=2, seed=0)
+    rows = [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
+    rows += [
+        f"| VAE, mean over {len(psnr_db)} pictures of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
+        f"| VAE, worst | {min(psnr_db):.1f} dB |",
+    ]
+    table = "\n".join(["| what | score |", "| --- | --- |", *rows])
+    print(table)
+    before, _, rest = _README.read_text().partition("<!-- scores -->")
+    after = rest.partition("<!-- /scores -->")[2]
+    _README.write_text(f"{before}<!-- scores -->\n{table}\n<!-- /scores -->{after}")
+    _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_SHEET, optimize=True)
+
+
+def _contact_sheet(judged: Sequence[Judged]) -> Image.Image:
+    cell_width, cell_height = 176, 186
+    sheet = Image.new("RGB", (_SHEET_COLUMNS * cell_width, _SHEET_ROWS * cell_height), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for index, one in enumerate(judged):
+        x, y = index % _SHEET_COLUMNS * cell_width + 24, index // _SHEET_COLUMNS * cell_height + 4
+        sheet.paste(one.picture, (x, y))
+        colour = "black" if one.verdict.is_right else "red"
+        for line, text in enumerate(textwrap.wrap(canonical(one.description), 32)):
+            pen.text((x - 20, y + 130 + 13 * line), text, fill=colour, font=font)
+    return sheet

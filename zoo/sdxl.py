@@ -1,0 +1,139 @@
+"""The zoo's text encoders and UNet in SDXL's true architecture, trained together on latents."""
+
+from __future__ import annotations
+
+from random import Random
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from zoo.captions import random_wording
+from zoo.dataset import Bucket, make_buckets
+from zoo.tokenizer import MAX_TOKENS, new_tokenizer
+from zoo.training import DEVICE, train
+
+NUM_STEPS = 13_000
+
+_LEARNING_RATE = 1e-3
+_BATCH = 32
+_TEXT_WIDTH = 64
+#: Share of rows trained without their prompt: as zeros (SDXL's own unconditional input) and as an empty text.
+_DROP_TO_ZEROS, _DROP_TO_EMPTY = 0.07, 0.03
+
+
+def new_scheduler() -> EulerDiscreteScheduler:
+    """The noise schedule of SDXL base."""
+    return EulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 96, 128),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=1,
+        attention_head_dim=(2, 3, 4),
+        cross_attention_dim=2 * _TEXT_WIDTH,
+        use_linear_projection=True,
+        norm_num_groups=16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=_TEXT_WIDTH + 6 * 32,
+    )
+
+
+class TextAndUNet(torch.nn.Module):
+    """What is trained together: both tokenizers with their encoders, and the UNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = new_tokenizer(pad_token="<|endoftext|>")
+        self.tokenizer_2 = new_tokenizer(pad_token="!")
+        self.text_encoder = CLIPTextModel(_text_config(self.tokenizer, "quick_gelu"))
+        self.text_encoder_2 = CLIPTextModelWithProjection(_text_config(self.tokenizer_2, "gelu"))
+        self.unet = new_unet()
+
+    def encode(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """prompt_embeds [prompts, 77, 128] and pooled_prompt_embeds [prompts, 64]."""
+        first = self.text_encoder(_ids(self.tokenizer, prompts), output_hidden_states=True)
+        second = self.text_encoder_2(_ids(self.tokenizer_2, prompts), output_hidden_states=True)
+        return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
+
+
+def _text_config(tokenizer: CLIPTokenizer, activation: str) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=_TEXT_WIDTH,
+        intermediate_size=4 * _TEXT_WIDTH,
+        projection_dim=_TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        hidden_act=activation,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+    padded = tokenizer(prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = padded.input_ids
+    return ids.to(DEVICE)
+
+
+def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
+    """Train from scratch, or go on where an interrupted run stopped."""
+    torch.manual_seed(0)
+    model = TextAndUNet().to(DEVICE)
+    alphas = new_scheduler().alphas_cumprod.to(DEVICE)
+    buckets = make_buckets(vae)
+    weights = [len(bucket.descriptions) for bucket in buckets]
+
+    def loss_at(step: int) -> torch.Tensor:
+        random = Random(f"sdxl {step}")
+        [bucket] = random.choices(buckets, weights)
+        return _loss(model, alphas, bucket, random)
+
+    train("sdxl", model, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
+    return model
+
+
+def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random) -> torch.Tensor:
+    """Mean squared error of the predicted noise (Ho et al. 2020, eq. 14)."""
+    chosen = random.sample(range(len(bucket.descriptions)), _BATCH)
+    generator = torch.Generator().manual_seed(random.getrandbits(32))
+    clean = bucket.latents[chosen]
+    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+    timesteps = torch.randint(0, len(alphas), (_BATCH,), generator=generator).to(DEVICE)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    fates = [random.random() for _ in chosen]
+    prompts = [
+        "" if fate < _DROP_TO_EMPTY else random_wording(bucket.descriptions[index], random)
+        for fate, index in zip(fates, chosen, strict=True)
+    ]
+    prompt_embeds, pooled_prompt_embeds = model.encode(prompts)
+    kept = torch.tensor([float(fate < 1 - _DROP_TO_ZEROS) for fate in fates], device=DEVICE)
+    noise_pred = model.unet(
+        noisy,
+        timesteps,
+        encoder_hidden_states=prompt_embeds * kept.view(-1, 1, 1),
+        added_cond_kwargs={
+            "text_embeds": pooled_prompt_embeds * kept.view(-1, 1),
+            "time_ids": bucket.time_ids[chosen],
+        },
+    ).sample
+    return torch.nn.functional.mse_loss(noise_pred.float(), noise)
