@@ -12,18 +12,23 @@ from deployments.autoencoder import Autoencoder
 from deployments.denoiser import Denoiser
 from deployments.options import GraphArgs
 from deployments.router import Router
+from deployments.serving import node
 from deployments.text_encoder import TextEncoder
 
 
 def build(args: GraphArgs) -> Application:
     """Raises CatalogueError or ModelNotFound if the arguments name what there is not."""
     catalogue = read_catalogue(args.catalogue).only(args.models)
-    return Router.bind(
+    text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
+    denoiser = node(Denoiser, max_ongoing_requests=64, num_cpus=0.4)
+    autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.2)
+    router = node(Router, max_ongoing_requests=1000, num_cpus=0.1)
+    return router.bind(
         catalogue,
         args.router,
-        text_encoder=TextEncoder.bind(catalogue, args.text_encoder),
-        denoiser=Denoiser.bind(catalogue, args.denoiser),
-        autoencoder=Autoencoder.bind(catalogue, args.autoencoder),
+        text_encoder=text_encoder.bind(catalogue, args.text_encoder),
+        denoiser=denoiser.bind(catalogue, args.denoiser),
+        autoencoder=autoencoder.bind(catalogue, args.autoencoder),
     )
 
 

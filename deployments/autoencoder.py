@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from ray import serve
-
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
 from atelier.pipeline.stages import Pixels
 from deployments.options import AutoencoderOptions
-from deployments.serving import SHARED
 
 
-@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.2}, **SHARED)
 class Autoencoder:
     def __init__(self, catalogue: Catalogue, options: AutoencoderOptions) -> None:
         from atelier.models.autoencoder import Autoencoder as Model
@@ -21,14 +17,14 @@ class Autoencoder:
         place = placement(options)
         self._stall_s = options.stall_s
         self._thread = ModelThread("autoencoder", num_threads=options.num_threads)
-        self._models = {entry.id: self._thread.run(Model, entry, place) for entry in catalogue.models}
+        self._models = self._thread.run(lambda: {entry.id: Model(entry, place) for entry in catalogue.models})
 
     async def encode(self, model: str, pixels: Pixels) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the latents, each [images, 4, h/8, w/8]."""
-        return await self._thread.run_async(self._models[model].encode, pixels)
+        return await self._thread.run_async(lambda: self._models[model].encode(pixels))
 
     async def decode(self, model: str, latents: Floats) -> Pixels:
-        return await self._thread.run_async(self._models[model].decode, latents)
+        return await self._thread.run_async(lambda: self._models[model].decode(latents))
 
     async def ping(self) -> None:
         """Answers when the replica is alive."""

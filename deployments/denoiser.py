@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from ray import serve
-
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from deployments.options import DenoiserOptions
-from deployments.serving import SHARED
 
 
-@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.4}, **SHARED)
 class Denoiser:
     def __init__(self, catalogue: Catalogue, options: DenoiserOptions) -> None:
         from atelier.engine.engine import Engine
@@ -33,7 +29,11 @@ class Denoiser:
         """The request's events; cancelling the stream stops the work before the next step."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[StepEvent | Denoised | AtelierError] = asyncio.Queue()
-        self._engine.submit(request, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+
+        def emit(event: StepEvent | Denoised | AtelierError) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        self._engine.submit(request, emit)
         try:
             while not isinstance(event := await events.get(), Denoised):
                 if isinstance(event, AtelierError):

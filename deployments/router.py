@@ -17,14 +17,12 @@ from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from deployments.options import RouterOptions
-from deployments.serving import SHARED
 from deployments.settings import Settings
 from deployments.stages import HandleStages
 
 logger = logging.getLogger(__name__)
 
 
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0.1}, **SHARED)
 @serve.ingress()
 class Router:
     def __init__(

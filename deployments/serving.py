@@ -1,27 +1,29 @@
-"""Serve's options that every deployment of the graph shares; `deployments:` in a config overrides them."""
+"""How Serve runs a node of the graph; `deployments:` in a config overrides any of it."""
 
 from __future__ import annotations
 
-from typing import TypedDict
-
+from ray import serve
+from ray.serve import Deployment
 from ray.serve.config import BackpressureConfig
 
+#: A crash is seen within one period, a hang after three failed checks.
+_HEALTH_CHECK_PERIOD_S = 2.0
+_HEALTH_CHECK_TIMEOUT_S = 10.0
+#: Draining outlasts the longest generation.
+_GRACEFUL_SHUTDOWN_TIMEOUT_S = 300.0
+#: Calls that wait at a caller before the answer is 429, at once.
+_MAX_QUEUED_REQUESTS = 1000
 
-class SharedOptions(TypedDict):
-    health_check_period_s: float
-    health_check_timeout_s: float
-    graceful_shutdown_timeout_s: float
-    max_queued_requests: int
-    backpressure_config: BackpressureConfig
 
-
-SHARED = SharedOptions(
-    # A crash is seen within one period, a hang after three failed checks.
-    health_check_period_s=2.0,
-    health_check_timeout_s=10.0,
-    # Draining outlasts the longest generation.
-    graceful_shutdown_timeout_s=300.0,
-    # A full queue is 429 at once, not a wait.
-    max_queued_requests=1000,
-    backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-)
+def node(replica: type, *, max_ongoing_requests: int, num_cpus: float) -> Deployment:
+    """A deployment of the class; all nodes of the default graph fit one CPU by Ray's account."""
+    return serve.deployment(
+        replica,
+        max_ongoing_requests=max_ongoing_requests,
+        ray_actor_options={"num_cpus": num_cpus},
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
+        graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_TIMEOUT_S,
+        max_queued_requests=_MAX_QUEUED_REQUESTS,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    )

@@ -11,7 +11,6 @@ from ray import serve
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Text, TextEmbeds
 from deployments.options import TextEncoderOptions
-from deployments.serving import SHARED
 
 #: A model and a text: what is cached, and what a batch is made of.
 Key = tuple[str, Text]
@@ -20,7 +19,6 @@ _MAX_BATCH = 16
 _BATCH_WAIT_S = 0.002
 
 
-@serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.2}, **SHARED)
 class TextEncoder:
     def __init__(self, catalogue: Catalogue, options: TextEncoderOptions) -> None:
         from atelier.models.text_encoder import TextEncoders
@@ -30,7 +28,9 @@ class TextEncoder:
         place = placement(options)
         self._stall_s = options.stall_s
         self._thread = ModelThread("text-encoder", num_threads=options.num_threads)
-        self._encoders = {entry.id: self._thread.run(TextEncoders, entry, place) for entry in catalogue.models}
+        self._encoders = self._thread.run(
+            lambda: {entry.id: TextEncoders(entry, place) for entry in catalogue.models}
+        )
         self._cache: LRUCache[Key, TextEmbeds] = LRUCache(options.max_cached_prompts)
 
     async def encode(self, model: str, texts: Sequence[Text]) -> list[TextEmbeds]:
@@ -47,12 +47,18 @@ class TextEncoder:
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=_BATCH_WAIT_S)
     async def _encode_batch(self, keys: list[Key]) -> list[TextEmbeds]:
-        embeds: dict[Key, TextEmbeds] = {}
-        for model in {model for model, _ in keys}:
-            batch = list(dict.fromkeys(key for key in keys if key[0] == model))
-            encoded = await self._thread.run_async(self._encoders[model].encode, [text for _, text in batch])
-            embeds |= zip(batch, encoded, strict=True)
+        texts_of: dict[str, list[Text]] = {}
+        for model, text in dict.fromkeys(keys):
+            texts_of.setdefault(model, []).append(text)
+        embeds = await self._thread.run_async(lambda: self._encode_now(texts_of))
         return [embeds[key] for key in keys]
+
+    def _encode_now(self, texts_of: dict[str, list[Text]]) -> dict[Key, TextEmbeds]:
+        return {
+            (model, text): embeds
+            for model, texts in texts_of.items()
+            for text, embeds in zip(texts, self._encoders[model].encode(texts), strict=True)
+        }
 
     async def ping(self) -> None:
         """Answers when the replica is alive."""

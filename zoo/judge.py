@@ -69,7 +69,8 @@ def judge(picture: Image.Image, description: Description) -> Verdict:
 def _nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     """Index into `COLOURS` of the colour nearest to each pixel, [h, w]."""
     distances = np.square(pixels[:, :, None, :] - _PALETTE).sum(-1)
-    return distances.argmin(-1)
+    nearest: npt.NDArray[np.intp] = distances.argmin(-1)
+    return nearest
 
 
 def _background(colours: npt.NDArray[np.intp]) -> Colour:
@@ -93,12 +94,16 @@ def _clean(mask: Mask) -> Mask:
 def _dilate(mask: Mask) -> Mask:
     padded = np.pad(mask, 1)
     height, width = mask.shape
-    return np.logical_or.reduce([padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)])
+    return _any([padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)])
 
 
 def _others(masks: list[Mask], index: int) -> Mask:
-    others = [mask for other, mask in enumerate(masks) if other != index]
-    return np.logical_or.reduce([np.zeros_like(masks[0]), *others])
+    return _any([np.zeros_like(mask) if other == index else mask for other, mask in enumerate(masks)])
+
+
+def _any(masks: list[Mask]) -> Mask:
+    union: Mask = np.logical_or.reduce(masks)
+    return union
 
 
 def _judge_thing(thing: Thing, mask: Mask, others: Mask, colours: npt.NDArray[np.intp]) -> ThingVerdict:

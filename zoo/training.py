@@ -46,7 +46,7 @@ def train(
             with torch.autocast(DEVICE.type, torch.bfloat16):
                 loss = loss_at(step)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(module)

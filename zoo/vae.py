@@ -44,8 +44,8 @@ def train_vae() -> AutoencoderKL:
         posterior = vae.encode(pictures).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
         latents = posterior.mean + posterior.std * noise.to(DEVICE)
-        error = vae.decode(latents).sample.float() - pictures
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
+        error: torch.Tensor = vae.decode(latents).sample.float() - pictures
+        kl: torch.Tensor = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
         return error.abs().mean() + 4 * error.square().mean() + _KL_WEIGHT * kl
 
     train("vae", vae, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from atelier.core.errors import AtelierError, InvalidParameter, InvalidRequest, NotSupported, UnknownParameter
 
@@ -54,7 +55,7 @@ _NOT_YET: dict[str, tuple[object, ...]] = {
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("must contain more than white space")
+        raise PydanticCustomError("blank", "must contain more than white space")
     return text
 
 

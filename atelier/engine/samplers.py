@@ -6,6 +6,7 @@ noise need more terms of the same formula; for now there is Euler.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,7 +57,7 @@ class Euler:
 
 def scale_model_input(latents: torch.Tensor, step: StepCoefficients) -> torch.Tensor:
     """The UNet's input of unit variance (Karras et al. 2022, c_in in table 1, column VE for σ_data = 1)."""
-    return latents / (step.sigma**2 + 1) ** 0.5
+    return latents / math.sqrt(step.sigma**2 + 1)
 
 
 def advance(latents: torch.Tensor, noise_pred: torch.Tensor, step: StepCoefficients) -> torch.Tensor:

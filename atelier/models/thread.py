@@ -10,11 +10,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import torch
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -25,13 +24,12 @@ class ModelThread:
         self._executor = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(num_threads,))
         self._busy_since_s: float | None = None
 
-    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, call: Callable[[], T]) -> T:
         """Run and wait; for constructors."""
-        return self._executor.submit(self._timed, call, *args, **kwargs).result()
+        return self._executor.submit(self._timed, call).result()
 
-    async def run_async(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        future = self._executor.submit(self._timed, call, *args, **kwargs)
-        return await asyncio.wrap_future(future)
+    async def run_async(self, call: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._executor.submit(self._timed, call))
 
     def check(self, *, stall_s: float) -> None:
         """Raises TimeoutError if the call in progress has been running for longer than `stall_s`."""
@@ -39,9 +37,9 @@ class ModelThread:
         if since is not None and time.monotonic() - since > stall_s:
             raise TimeoutError(f"a model call has been running for over {stall_s} s")
 
-    def _timed(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _timed(self, call: Callable[[], T]) -> T:
         self._busy_since_s = time.monotonic()
         try:
-            return call(*args, **kwargs)
+            return call()
         finally:
             self._busy_since_s = None

@@ -35,7 +35,7 @@ _JSON_BODY = {
 def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-    @routes.post("/images/generations", responses=_ERRORS, openapi_extra=_JSON_BODY)
+    @routes.post("/images/generations", responses=_ERRORS, openapi_extra=_JSON_BODY, response_model_exclude_none=True)
     async def generate_images(request: Request) -> ImagesResponse:
         """Pictures from a text."""
         params = parse(ImagesGenerateRequest, await json_fields(request))

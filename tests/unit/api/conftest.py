@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from atelier.api.app import build_app
+from atelier.catalogue.catalogue import Catalogue
+from atelier.pipeline.pipeline import Pipeline
+from atelier.stores.blobs import BlobStore
+from tests.local_stages import LocalStages
+
+MAX_BODY_BYTES = 20_000
+
+
+@pytest.fixture
+async def http(local_stages: LocalStages, catalogue: Catalogue, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the whole HTTP application, over stages in this process."""
+    pipeline = Pipeline(local_stages, catalogue, max_pixel_steps=5_000_000)
+    blobs = BlobStore(tmp_path.as_uri(), ttl=timedelta(hours=1))
+    app = build_app(pipeline, blobs, max_body_bytes=MAX_BODY_BYTES)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client

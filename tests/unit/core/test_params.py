@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+
+from atelier.core.errors import AtelierError, InvalidParameter, NotSupported, UnknownParameter
+from atelier.core.params import GenerateParams, parse
+
+
+def test_a_prompt_is_enough() -> None:
+    params = parse(GenerateParams, {"prompt": "a red circle"})
+    assert (params.n, params.size, params.seed, params.output_format) == (1, "auto", -1, "png")
+
+
+def test_null_means_absent() -> None:
+    assert parse(GenerateParams, {"prompt": "x", "n": None, "quality": None}).n == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", ""),
+        ("prompt", "  \n"),
+        ("prompt", 3),
+        ("prompt", "x" * 32_001),
+        ("prompt", "\ud800"),
+        ("n", 0),
+        ("n", 11),
+        ("n", 1.5),
+        ("n", True),
+        ("n", "2"),
+        ("size", 128),
+        ("output_format", "gif"),
+        ("seed", -2),
+        ("seed", 2**32),
+        ("seed", 1e300),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 151),
+        ("guidance_scale", -0.1),
+        ("guidance_scale", 30.1),
+        ("guidance_scale", math.nan),
+        ("guidance_scale", math.inf),
+        ("guidance_scale", "5"),
+        ("deadline_s", 0),
+        ("negative_prompt", ["no"]),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_with_the_value(field: str, value: object) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse(GenerateParams, {"prompt": "x", field: value})
+    assert caught.value.param == field
+    assert str(caught.value).startswith(field)
+    assert repr(value)[:70] in str(caught.value)
+
+
+def test_a_missing_prompt_is_named() -> None:
+    with pytest.raises(InvalidParameter, match="prompt is required"):
+        parse(GenerateParams, {})
+
+
+def test_an_unknown_field_is_refused_and_the_known_are_listed() -> None:
+    with pytest.raises(UnknownParameter, match="guidance_scale") as caught:
+        parse(GenerateParams, {"prompt": "x", "guidence": 5})
+    assert caught.value.param == "guidence"
+
+
+@pytest.mark.parametrize(("field", "value"), [("sampler", "ddim"), ("loras", [{"model": "x"}]), ("stream", True)])
+def test_what_is_not_built_is_refused_as_such(field: str, value: object) -> None:
+    with pytest.raises(NotSupported) as caught:
+        parse(GenerateParams, {"prompt": "x", field: value})
+    assert (caught.value.param, caught.value.status) == (field, 501)
+
+
+@pytest.mark.parametrize(("field", "value"), [("sampler", "euler"), ("stream", False), ("reproducibility", "fast")])
+def test_what_happens_anyway_may_be_asked_for(field: str, value: object) -> None:
+    assert parse(GenerateParams, {"prompt": "x", field: value}).prompt == "x"
+
+
+def test_true_cfg_scale_is_another_name_of_guidance_scale() -> None:
+    assert parse(GenerateParams, {"prompt": "x", "true_cfg_scale": 3}).guidance_scale == 3
+    with pytest.raises(InvalidParameter, match="differ"):
+        parse(GenerateParams, {"prompt": "x", "true_cfg_scale": 3, "guidance_scale": 4})
+
+
+def test_errors_survive_pickling() -> None:
+    error = InvalidParameter("n: too many", param="n")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.param, copy.status) == ("n: too many", "n", 400)
+
+
+def test_every_error_explains_itself_without_a_message() -> None:
+    def tree(kind: type[AtelierError]) -> list[type[AtelierError]]:
+        return [kind, *(below for child in kind.__subclasses__() for below in tree(child))]
+
+    for kind in tree(AtelierError):
+        assert str(kind()) == kind.__doc__

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.conditioning import Text
+from atelier.core.errors import InvalidParameter, ModelNotFound, TooMuchWork
+from atelier.core.params import GenerateParams, parse
+from atelier.pipeline.plan import Plan, make_plan
+
+
+def _plan(catalogue: Catalogue, **fields: object) -> Plan:
+    params = parse(GenerateParams, {"prompt": "x", **fields})
+    return make_plan(params, catalogue, max_pixel_steps=10_000_000, random=Random(0))
+
+
+def test_the_models_defaults_are_filled_in(catalogue: Catalogue) -> None:
+    plan = _plan(catalogue)
+    assert (plan.model, str(plan.size), plan.num_inference_steps, plan.guidance_scale) == (
+        "tiny-sdxl",
+        "128x128",
+        20,
+        5.0,
+    )
+
+
+def test_a_zero_is_not_an_absent_value(catalogue: Catalogue) -> None:
+    assert _plan(catalogue, guidance_scale=0).guidance_scale == 0
+    assert _plan(catalogue, seed=0).seeds == (0,)
+
+
+def test_each_picture_has_the_next_seed(catalogue: Catalogue) -> None:
+    assert _plan(catalogue, seed=41, n=3).seeds == (41, 42, 43)
+
+
+def test_no_seed_draws_one(catalogue: Catalogue) -> None:
+    assert _plan(catalogue).seeds == _plan(catalogue, seed=-1).seeds == (Random(0).randint(0, 2**32 - 1),)
+
+
+def test_no_negative_prompt_is_not_an_empty_one(catalogue: Catalogue) -> None:
+    assert _plan(catalogue).negative is None
+    assert _plan(catalogue, negative_prompt="").negative == Text("", "")
+    assert _plan(catalogue, negative_prompt="a").negative == Text("a", "a")
+    assert _plan(catalogue, negative_prompt="a", negative_prompt_2="b").negative == Text("a", "b")
+
+
+@pytest.mark.parametrize("size", ["128", "128x", "0x128", "128x100", "56x128", "264x128", "-64x64", "128x128x3"])
+def test_a_size_the_model_does_not_draw_is_refused(catalogue: Catalogue, size: str) -> None:
+    with pytest.raises(InvalidParameter, match=size) as caught:
+        _plan(catalogue, size=size)
+    assert caught.value.param == "size"
+
+
+def test_too_much_work_is_refused_with_the_numbers(catalogue: Catalogue) -> None:
+    assert _plan(catalogue, size="256x256", num_inference_steps=150).pixel_steps == 256 * 256 * 150
+    with pytest.raises(TooMuchWork, match="19660800 pixel steps; at most 10000000"):
+        _plan(catalogue, size="256x256", num_inference_steps=150, n=2)
+
+
+def test_an_unknown_model_is_refused(catalogue: Catalogue) -> None:
+    with pytest.raises(ModelNotFound):
+        _plan(catalogue, model="nope")
+
+
+def test_parameters_sent_back_make_the_same_plan(catalogue: Catalogue) -> None:
+    plan = _plan(catalogue, negative_prompt="n", prompt_2="p2", size="64x96", output_format="webp", seed=9)
+    assert _plan(catalogue, **plan.parameters(9)) == plan
