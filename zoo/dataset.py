@@ -20,14 +20,14 @@ from zoo.vae import to_tensor
 
 #: (width, height) in pixels and how many pictures of it.
 BUCKETS: dict[tuple[int, int], int] = {
-    (128, 128): 22_000,
-    (64, 64): 1500,
-    (96, 96): 1500,
-    (160, 160): 1500,
-    (96, 128): 1500,
-    (128, 96): 1500,
-    (128, 160): 1500,
-    (160, 128): 1500,
+    (128, 128): 18_000,
+    (64, 64): 1000,
+    (96, 96): 1000,
+    (160, 160): 1000,
+    (96, 128): 1000,
+    (128, 96): 1000,
+    (128, 160): 1000,
+    (160, 128): 1000,
     (64, 128): 1000,
     (128, 64): 1000,
     (96, 160): 1000,
@@ -64,8 +64,9 @@ def make_buckets(vae: AutoencoderKL) -> list[Bucket]:
                 descriptions.append(description)
                 pictures.append(to_tensor(picture))
                 time_ids.append(ids)
-            posterior = vae.encode(torch.cat(pictures).to(DEVICE)).latent_dist
-            latents.append(posterior.mean * vae.config.scaling_factor)
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                posterior = vae.encode(torch.cat(pictures).to(DEVICE)).latent_dist
+            latents.append(posterior.mean.float() * vae.config.scaling_factor)
             bar.update(len(pictures))
         buckets.append(
             Bucket(

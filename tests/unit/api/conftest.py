@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from atelier.api.app import build_app
@@ -17,11 +17,11 @@ MAX_BODY_BYTES = 20_000
 
 
 @pytest.fixture
-async def http(local_stages: LocalStages, catalogue: Catalogue, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def http(local_stages: LocalStages, catalogue: Catalogue, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the whole HTTP application, over stages in this process."""
     pipeline = Pipeline(local_stages, catalogue, max_pixel_steps=5_000_000)
     blobs = BlobStore(tmp_path.as_uri(), ttl=timedelta(hours=1))
     app = build_app(pipeline, blobs, max_body_bytes=MAX_BODY_BYTES)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

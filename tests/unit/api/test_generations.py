@@ -6,7 +6,7 @@ import base64
 import io
 import json
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -17,7 +17,7 @@ _PATH = "/v1/images/generations"
 _QUICK = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 2, "seed": 7}
 
 
-async def test_a_picture_comes_as_base64_with_its_seed_and_parameters(http: httpx.AsyncClient) -> None:
+async def test_a_picture_comes_as_base64_with_its_seed_and_parameters(http: httpx2.AsyncClient) -> None:
     response = await http.post(_PATH, json={**_QUICK, "n": 2, "size": "96x64"})
     answer = response.json()
     assert response.status_code == 200
@@ -29,7 +29,7 @@ async def test_a_picture_comes_as_base64_with_its_seed_and_parameters(http: http
         assert "url" not in image
 
 
-async def test_a_results_parameters_make_the_same_picture_again(http: httpx.AsyncClient) -> None:
+async def test_a_results_parameters_make_the_same_picture_again(http: httpx2.AsyncClient) -> None:
     second = (await http.post(_PATH, json={**_QUICK, "n": 2, "negative_prompt": "blue"})).json()["data"][1]
     again = (await http.post(_PATH, json=second["parameters"])).json()["data"][0]
     ours, theirs = (
@@ -40,7 +40,7 @@ async def test_a_results_parameters_make_the_same_picture_again(http: httpx.Asyn
 
 @pytest.mark.parametrize(("output_format", "pillow_format"), [("jpeg", "JPEG"), ("webp", "WEBP"), ("png", "PNG")])
 async def test_a_picture_behind_a_url_can_be_fetched(
-    http: httpx.AsyncClient, output_format: str, pillow_format: str
+    http: httpx2.AsyncClient, output_format: str, pillow_format: str
 ) -> None:
     body = {**_QUICK, "response_format": "url", "output_format": output_format}
     [image] = (await http.post(_PATH, json=body)).json()["data"]
@@ -50,7 +50,7 @@ async def test_a_picture_behind_a_url_can_be_fetched(
 
 
 @pytest.mark.parametrize("name", ["x.png", f"{'0' * 64}.png", f"{'0' * 64}.exe", "..%2F..%2Fetc%2Fpasswd"])
-async def test_no_other_file_can_be_fetched(http: httpx.AsyncClient, name: str) -> None:
+async def test_no_other_file_can_be_fetched(http: httpx2.AsyncClient, name: str) -> None:
     assert (await http.get(f"/v1/images/files/{name}")).status_code == 404
 
 
@@ -80,7 +80,7 @@ async def test_no_other_file_can_be_fetched(http: httpx.AsyncClient, name: str) 
     ],
 )
 async def test_bad_requests_are_refused_before_any_model_runs(
-    http: httpx.AsyncClient, local_stages: LocalStages, body: bytes, status: int, param: str | None, code: str
+    http: httpx2.AsyncClient, local_stages: LocalStages, body: bytes, status: int, param: str | None, code: str
 ) -> None:
     steps_before = local_stages.engine.status().num_steps
     response = await http.post(_PATH, content=body)
@@ -91,14 +91,14 @@ async def test_bad_requests_are_refused_before_any_model_runs(
     assert local_stages.engine.status().num_steps == steps_before
 
 
-async def test_a_prompt_longer_than_the_encoders_read_is_refused(http: httpx.AsyncClient) -> None:
+async def test_a_prompt_longer_than_the_encoders_read_is_refused(http: httpx2.AsyncClient) -> None:
     response = await http.post(_PATH, json={"prompt": "circle " * 200})
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, "prompt")
     assert "200 tokens" in error["message"]
 
 
-async def test_a_body_over_the_limit_is_refused_declared_or_not(http: httpx.AsyncClient) -> None:
+async def test_a_body_over_the_limit_is_refused_declared_or_not(http: httpx2.AsyncClient) -> None:
     large = json.dumps({"prompt": "x" * MAX_BODY_BYTES}).encode()
 
     async def in_chunks() -> object:
@@ -110,7 +110,7 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(http: httpx.Asyn
         assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
 
 
-async def test_a_deadline_ends_the_work(http: httpx.AsyncClient, local_stages: LocalStages) -> None:
+async def test_a_deadline_ends_the_work(http: httpx2.AsyncClient, local_stages: LocalStages) -> None:
     body = {**_QUICK, "size": "160x160", "num_inference_steps": 150, "deadline_s": 0.2}
     response = await http.post(_PATH, json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (504, "deadline_s")

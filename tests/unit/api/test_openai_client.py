@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 
-import httpx
+import httpx2
 import openai
 import pytest
 from PIL import Image
 
 
 @pytest.fixture
-def client(http: httpx.AsyncClient) -> openai.AsyncOpenAI:
+def client(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
 
 

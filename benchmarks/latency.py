@@ -1,0 +1,99 @@
+"""One image over HTTP against StableDiffusionXLPipeline called in process, alternating.
+
+`python -m benchmarks.latency` starts the graph, asks both for the same picture in turn, and prints the ratio of
+the medians. The pipeline runs in the main thread with as many threads as the Denoiser has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+import numpy as np
+import ray
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from ray import serve
+
+from benchmarks.results import record
+from deployments.local import TRANSPORT
+from deployments.options import GraphArgs
+from graph import build
+from zoo.tiny_sdxl import FOLDER
+
+_PORT = 8765
+_PROMPT = "a large red circle on the left, white background"
+_WARM_UP_ROUNDS = 3
+
+
+@contextmanager
+def running_graph(*, num_threads: int, environment: dict[str, str]) -> Iterator[httpx2.Client]:
+    os.environ.update(environment)
+    ray.init(include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": _PORT}, logging_config={"enable_access_log": False})
+    args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})
+    serve.run(build(args), name="atelier")
+    with httpx2.Client(base_url=f"http://127.0.0.1:{_PORT}", timeout=60) as client:
+        yield client
+    serve.shutdown()
+    ray.shutdown()
+
+
+def over_http(client: httpx2.Client, seed: int) -> Image.Image:
+    answer = client.post("/v1/images/generations", json={"prompt": _PROMPT, "seed": seed}).raise_for_status()
+    return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+
+
+def in_process(pipeline: StableDiffusionXLPipeline, seed: int) -> Image.Image:
+    picture: Image.Image = pipeline(
+        _PROMPT, num_inference_steps=20, guidance_scale=5.0, generator=torch.Generator("cpu").manual_seed(seed)
+    ).images[0]
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--transport", choices=("chosen", "default"), default="chosen")
+    options = parser.parse_args()
+    num_threads = os.cpu_count() or 1
+    torch.set_num_threads(num_threads)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(FOLDER, dtype=torch.float32, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    http_s, in_process_s, worst_difference = [], [], 0
+    environment = TRANSPORT if options.transport == "chosen" else {}
+    with running_graph(num_threads=num_threads, environment=environment) as client:
+        for seed in range(-_WARM_UP_ROUNDS, options.rounds):
+            start = time.perf_counter()
+            ours = over_http(client, seed + _WARM_UP_ROUNDS)
+            middle = time.perf_counter()
+            theirs = in_process(pipeline, seed + _WARM_UP_ROUNDS)
+            end = time.perf_counter()
+            difference = np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)
+            worst_difference = max(worst_difference, int(np.abs(difference).max()))
+            if seed >= 0:
+                http_s.append(middle - start)
+                in_process_s.append(end - middle)
+    ratio = statistics.median(http_s) / statistics.median(in_process_s)
+    record(
+        "latency" if options.transport == "chosen" else "latency_default_transport",
+        {
+            "rounds": options.rounds,
+            "http_median_ms": round(1000 * statistics.median(http_s), 1),
+            "in_process_median_ms": round(1000 * statistics.median(in_process_s), 1),
+            "ratio": round(ratio, 3),
+            "worst_pixel_difference": worst_difference,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

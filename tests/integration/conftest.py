@@ -1,0 +1,38 @@
+"""One Ray cluster for all integration tests, and the graph on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.local import TRANSPORT
+from deployments.options import DenoiserOptions, GraphArgs, RouterOptions
+from graph import build
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """The graph's HTTP address; the graph itself runs until the session ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(TRANSPORT)
+    ray.init(include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
+    args = GraphArgs(denoiser=DenoiserOptions(num_threads=2), router=RouterOptions(max_body_bytes=100_000))
+    serve.run(build(args), name="atelier", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+    ray.shutdown()
+
+
+@pytest.fixture
+def denoiser(address: str) -> DeploymentHandle:
+    assert address
+    return serve.get_deployment_handle("Denoiser", "atelier")

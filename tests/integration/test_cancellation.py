@@ -1,0 +1,101 @@
+"""Whoever leaves frees the engine before the next step: a client, an exception, a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from atelier.core.conditioning import Conditioning, Text
+from atelier.core.denoising import DenoiseRequest, RequestId, StepEvent
+from deployments.stages import HandleStages
+
+_LONG = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160"}
+
+
+@pytest.fixture
+def stages(address: str) -> HandleStages:
+    assert address
+    return HandleStages(
+        *(serve.get_deployment_handle(name, "atelier") for name in ("TextEncoder", "Denoiser", "Autoencoder"))
+    )
+
+
+async def _settled_steps(denoiser: DeploymentHandle) -> int:
+    """The engine's steps once they no longer grow."""
+    before, now = -1, int(await denoiser.num_steps.remote())
+    while now != before:
+        await asyncio.sleep(0.5)
+        before, now = now, int(await denoiser.num_steps.remote())
+    return now
+
+
+async def _request(stages: HandleStages) -> DenoiseRequest:
+    [embeds] = await stages.encode_texts("tiny-sdxl", [Text("a red circle", "a red circle")])
+    return DenoiseRequest(
+        request_id=RequestId("req_test"),
+        model="tiny-sdxl",
+        height=160,
+        width=160,
+        seeds=(1,),
+        num_inference_steps=150,
+        guidance_scale=5.0,
+        conditioning=Conditioning(positive=embeds, negative=None),
+        wants_steps=True,
+    )
+
+
+async def test_an_http_client_that_leaves_stops_the_work(address: str, denoiser: DeploymentHandle) -> None:
+    before = await _settled_steps(denoiser)
+    async with httpx2.AsyncClient(base_url=address) as client:
+        with pytest.raises(httpx2.TimeoutException):
+            await client.post("/v1/images/generations", json=_LONG, timeout=1.0)
+    done = await _settled_steps(denoiser) - before
+    assert 0 < done < 150
+
+
+async def test_a_deadline_stops_the_work(address: str, denoiser: DeploymentHandle) -> None:
+    before = await _settled_steps(denoiser)
+    async with httpx2.AsyncClient(base_url=address) as client:
+        response = await client.post("/v1/images/generations", json={**_LONG, "deadline_s": 0.7}, timeout=30)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert 0 < await _settled_steps(denoiser) - before < 150
+
+
+async def _third_step(events: AsyncIterator[object]) -> StepEvent:
+    async for event in events:
+        if isinstance(event, StepEvent) and event.step == 3:
+            return event
+    raise AssertionError("the stream ended before its third step")
+
+
+async def test_leaving_the_stream_stops_before_the_next_step(
+    stages: HandleStages, denoiser: DeploymentHandle
+) -> None:
+    before = await _settled_steps(denoiser)
+    async with stages.denoise(await _request(stages)) as events:
+        assert await _third_step(events) == StepEvent(3, 150)
+        seen = int(await denoiser.num_steps.remote()) - before
+    assert await _settled_steps(denoiser) - before <= seen + 2
+
+
+async def test_an_exception_beside_the_stream_stops_it(stages: HandleStages, denoiser: DeploymentHandle) -> None:
+    async def fail_beside_the_stream() -> None:
+        async with stages.denoise(await _request(stages)) as events:
+            await _third_step(events)
+            raise ZeroDivisionError
+
+    before = await _settled_steps(denoiser)
+    with pytest.raises(ZeroDivisionError):
+        await fail_beside_the_stream()
+    assert 3 <= await _settled_steps(denoiser) - before < 30
+
+
+async def test_after_all_that_the_next_request_is_served(address: str) -> None:
+    async with httpx2.AsyncClient(base_url=address) as client:
+        response = await client.post("/v1/images/generations", json={"prompt": "a red circle"}, timeout=30)
+    assert response.status_code == 200

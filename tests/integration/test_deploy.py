@@ -1,0 +1,135 @@
+"""`serve deploy` of the wheel onto a cluster started with `ray start --head`, away from the repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+_ROOT = Path(__file__).parents[2]
+_BIN = Path(sys.executable).parent
+_WAIT_S = 180
+
+_SECOND_APP = """
+from ray import serve
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Postcards:
+    async def __call__(self, request):
+        atelier = serve.get_app_handle("atelier")
+        answer = await atelier.generate.remote({"prompt": "a green star, black background", "seed": 3})
+        from starlette.responses import Response
+        return Response(answer["images"][0]["image"], media_type=answer["images"][0]["media_type"])
+
+app = Postcards.bind()
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder, far from the repository, with the wheel's content in `site`."""
+    source = tmp_path / "source"
+    shutil.copytree(
+        _ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", ".training", "build", "*.egg-info", ".*_cache")
+    )
+    _run(["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)], tmp_path)
+    [wheel] = tmp_path.glob("atelier-*.whl")
+    shutil.rmtree(source)
+    _run(["pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], tmp_path)
+    (tmp_path / "postcards.py").write_text(_SECOND_APP)
+    return tmp_path
+
+
+def _run(command: list[str], cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(_BIN / command[0]), *command[1:]],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=_WAIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def cluster(installed: Path) -> Iterator[dict[str, str]]:
+    """A head node of its own; ended by ending its process group."""
+    gcs, dashboard, client = _free_port(), _free_port(), _free_port()
+    environment = {
+        "PYTHONPATH": f"{installed / 'site'}{os.pathsep}{installed}",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ADDRESS": f"127.0.0.1:{gcs}",
+        "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard}",
+    }
+    options = (
+        f"--port={gcs}",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}",
+        f"--temp-dir={installed / 'ray'}",
+    )
+    head = subprocess.Popen(
+        [str(_BIN / "ray"), "start", "--head", "--block", "--dashboard-host=127.0.0.1", *options],
+        cwd=installed,
+        env={**{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    yield environment
+    head.send_signal(signal.SIGTERM)
+    head.wait(_WAIT_S)
+
+
+@pytest.mark.slow
+def test_the_wheel_is_deployed_from_another_directory(installed: Path, cluster: dict[str, str]) -> None:
+    port = _free_port()
+    config = yaml.safe_load((_ROOT / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = port
+    config["applications"].append({"name": "postcards", "import_path": "postcards:app", "route_prefix": "/postcard"})
+    (installed / "config.yaml").write_text(yaml.safe_dump(config))
+    _until(lambda: bool(_run(["serve", "status"], installed, **cluster)))
+    _run(["serve", "deploy", "config.yaml"], installed, **cluster)
+
+    def statuses() -> dict[str, str]:
+        status = yaml.safe_load(_run(["serve", "status"], installed, **cluster))
+        return {
+            f"{app}.{name}": deployment["status"]
+            for app, application in status["applications"].items()
+            for name, deployment in application["deployments"].items()
+        }
+
+    _until(lambda: len(statuses()) == 5 and set(statuses().values()) == {"HEALTHY"})
+    picture = subprocess.run(
+        ["curl", "-sf", f"http://127.0.0.1:{port}/postcard"], check=True, capture_output=True, timeout=60
+    ).stdout
+    assert picture.startswith(b"\x89PNG")
+
+
+def _until(is_true: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + _WAIT_S
+    while time.monotonic() < deadline_s:
+        try:
+            if is_true():
+                return
+        except AssertionError:
+            pass
+        time.sleep(1)
+    raise TimeoutError

@@ -1,0 +1,61 @@
+"""The graph called from another Serve application, by handle."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from atelier.core.errors import InvalidParameter, NotSupported
+from zoo.judge import judge
+from zoo.scenes import Description, Thing
+
+
+def _another_app() -> DeploymentHandle:
+    """A second application whose deployment asks the first for a picture."""
+
+    class Postcards:
+        async def make(self, prompt: str) -> dict[str, object]:
+            atelier = serve.get_app_handle("atelier")
+            answer: dict[str, object] = await atelier.generate.remote({"prompt": prompt, "seed": 3})
+            return answer
+
+    postcards = serve.deployment(Postcards, ray_actor_options={"num_cpus": 0.1})
+    return serve.run(postcards.bind(), name="postcards", route_prefix="/postcards")
+
+
+def test_another_app_gets_a_picture(address: str) -> None:
+    assert address
+    answer = _another_app().make.remote("a green star, black background").result(timeout_s=60)
+    [image] = answer["images"]
+    assert (image["seed"], image["media_type"]) == (3, "image/png")
+    asked = Description(things=(Thing(colour="green", shape="star"),), background="black")
+    assert judge(Image.open(io.BytesIO(image["image"])), asked).is_right
+    serve.delete("postcards")
+
+
+def test_errors_arrive_as_themselves(address: str) -> None:
+    assert address
+    atelier = serve.get_app_handle("atelier")
+    with pytest.raises(InvalidParameter) as caught:
+        atelier.generate.remote({"prompt": "x", "n": 0}).result(timeout_s=60)
+    assert "got 0" in str(caught.value)
+    assert caught.value.cause.param == "n"  # type: ignore[attr-defined]
+    with pytest.raises(NotSupported):
+        atelier.generate.remote({"prompt": "x", "sampler": "heun"}).result(timeout_s=60)
+
+
+def test_latents_and_pixels_by_handle(address: str) -> None:
+    """The Autoencoder is there for other apps too."""
+    import numpy as np
+
+    assert address
+    autoencoder = serve.get_deployment_handle("Autoencoder", "atelier")
+    grey = np.full((1, 64, 96, 3), 245, dtype=np.uint8)
+    mean, std = autoencoder.encode.remote("tiny-sdxl", grey).result(timeout_s=60)
+    assert mean.shape == std.shape == (1, 4, 8, 12)
+    again = autoencoder.decode.remote("tiny-sdxl", mean).result(timeout_s=60)
+    assert np.abs(again.astype(int) - grey).mean() < 5

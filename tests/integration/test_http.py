@@ -1,0 +1,92 @@
+"""The graph on Ray, met by clients we did not write: the openai package and curl."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import subprocess
+
+import openai
+from PIL import Image
+
+from zoo.judge import judge
+from zoo.scenes import Description, Thing
+
+_RED_CIRCLE = Description(things=(Thing(colour="red", shape="circle", place="left"),), background="white")
+
+
+def _picture(b64_json: str | None) -> Image.Image:
+    assert b64_json is not None
+    return Image.open(io.BytesIO(base64.b64decode(b64_json)))
+
+
+def test_the_openai_client_gets_the_picture_it_asked_for(address: str) -> None:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
+    answer = client.images.generate(
+        prompt="a red circle on the left, white background", n=2, size="128x128", extra_body={"seed": 1}
+    )
+    assert answer.data is not None
+    assert len(answer.data) == 2
+    for image in answer.data:
+        assert judge(_picture(image.b64_json), _RED_CIRCLE).is_right
+
+
+async def test_the_async_client_gets_it_too(address: str) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none") as client:
+        answer = await client.images.generate(
+            prompt="a red circle on the left, white background", model="tiny-sdxl", extra_body={"seed": 1}
+        )
+    assert answer.data is not None
+    assert judge(_picture(answer.data[0].b64_json), _RED_CIRCLE).is_right
+
+
+def test_curl_gets_a_url_and_the_file_behind_it(address: str) -> None:
+    body = {"prompt": "a blue square, yellow background", "seed": 5, "response_format": "url"}
+    answer = _curl(f"{address}/v1/images/generations", "-H", "content-type: application/json", "-d", json.dumps(body))
+    [image] = json.loads(answer)["data"]
+    assert image["url"].startswith(address)
+    picture = Image.open(io.BytesIO(_curl(image["url"])))
+    asked = Description(things=(Thing(colour="blue", shape="square"),), background="yellow")
+    assert judge(picture, asked).is_right
+
+
+def _curl(url: str, *options: str) -> bytes:
+    return subprocess.run(["curl", "-sf", url, *options], check=True, capture_output=True, timeout=60).stdout
+
+
+def test_refusals_arrive_in_openais_shape(address: str) -> None:
+    answer = subprocess.run(
+        ["curl", "-s", "-w", "%{http_code}", f"{address}/v1/images/generations", "-d", '{"prompt": "x", "n": 0}'],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    ).stdout
+    error = json.loads(answer[:-3])["error"]
+    assert (answer[-3:], error["param"], error["type"]) == (b"400", "n", "invalid_request_error")
+
+
+async def test_sixteen_clients_at_once_all_get_their_own_picture(address: str) -> None:
+    shapes = ("circle", "square", "triangle", "star", "ring", "cross")
+    colours = ("red", "blue", "green", "purple")
+    asked = [
+        Description(things=(Thing(colour=colours[i % 4], shape=shapes[i % 6]),), background="white")  # type: ignore[arg-type]
+        for i in range(16)
+    ]
+    async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+        answers = await asyncio.gather(
+            *(
+                client.images.generate(
+                    prompt=f"a {one.things[0].colour} {one.things[0].shape}, white background",
+                    extra_body={"seed": 100 + i},
+                )
+                for i, one in enumerate(asked)
+            )
+        )
+    right = 0
+    for i, (one, answer) in enumerate(zip(asked, answers, strict=True)):
+        assert answer.data is not None
+        assert answer.data[0].seed == 100 + i  # type: ignore[attr-defined]
+        right += judge(_picture(answer.data[0].b64_json), one).is_right
+    assert right >= 14
