@@ -1,9 +1,8 @@
 """The graph: deployments bound together. Binding only.
 
-`serve run graph:app` starts it with defaults; `serve_config.yaml` gives `build` its arguments.
+`serve run graph:app` starts it with defaults; `serve_config.yaml` gives `build` its arguments. Annotations are not
+postponed here: Serve makes `args:` a GraphArgs only if it finds the class itself in the signature.
 """
-
-from __future__ import annotations
 
 from ray.serve import Application
 

@@ -17,7 +17,9 @@ NUM_STEPS = 12_000
 
 _LEARNING_RATE = 1e-3
 _BATCH = 32
-_MAX_WEIGHT = 25.0
+#: Bound of the loss's weight: first the colours and the layout that only strong noise leaves open, then shapes.
+_MAX_WEIGHT, _MAX_WEIGHT_AFTER = 25.0, 6.0
+_COLOUR_STEPS = 1750
 _TEXT_WIDTH = 64
 #: Share of rows trained without their prompt: as zeros (SDXL's own unconditional input) and as an empty text.
 _DROP_TO_ZEROS, _DROP_TO_EMPTY = 0.07, 0.03
@@ -106,13 +108,16 @@ def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
     def loss_at(step: int) -> torch.Tensor:
         random = Random(f"sdxl {step}")
         [bucket] = random.choices(buckets, weights)
-        return _loss(model, alphas, bucket, random)
+        max_weight = _MAX_WEIGHT if step < _COLOUR_STEPS else _MAX_WEIGHT_AFTER
+        return _loss(model, alphas, bucket, random, max_weight)
 
     train("sdxl", model, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
     return model
 
 
-def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random) -> torch.Tensor:
+def _loss(
+    model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random, max_weight: float
+) -> torch.Tensor:
     """Squared error of the predicted noise (Ho et al. 2020, eq. 14), weighted as v-prediction weights it.
 
     The factor 1/α = 1 + σ² (Salimans & Ho 2022, §4) lifts the noisiest steps: flat pictures show their colours
@@ -141,5 +146,5 @@ def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Rand
             "time_ids": bucket.time_ids[chosen],
         },
     ).sample
-    weight = (1 / alpha).clamp(max=_MAX_WEIGHT)
+    weight = (1 / alpha).clamp(max=max_weight)
     return (weight * (noise_pred.float() - noise).square()).mean() / weight.mean()

@@ -13,7 +13,7 @@ from zoo.scenes import Scene, arrange, draw, random_description
 from zoo.training import DEVICE, train
 
 SIDES_PX = range(64, 161, 8)
-NUM_STEPS = 7000
+NUM_STEPS, NUM_REFINING_STEPS = 7000, 4000
 
 _LEARNING_RATE = 2e-3
 _KL_WEIGHT = 1e-3
@@ -38,7 +38,12 @@ def train_vae() -> AutoencoderKL:
     """Train from scratch, or go on where an interrupted run stopped."""
     torch.manual_seed(0)
     vae = new_vae().to(DEVICE)
+    _train_whole(vae)
+    _refine_decoder(vae)
+    return vae
 
+
+def _train_whole(vae: AutoencoderKL) -> None:
     def loss_at(step: int) -> torch.Tensor:
         pictures = _batch(Random(f"vae {step}"))
         posterior = vae.encode(pictures).latent_dist
@@ -49,7 +54,23 @@ def train_vae() -> AutoencoderKL:
         return error.abs().mean() + 4 * error.square().mean() + _KL_WEIGHT * kl
 
     train("vae", vae, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
-    return vae
+
+
+def _refine_decoder(vae: AutoencoderKL) -> None:
+    """Go on with the decoder alone: the latents stay, and each picture counts by how badly it comes out."""
+    vae.requires_grad_(False)
+    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
+
+    def loss_at(step: int) -> torch.Tensor:
+        pictures = _batch(Random(f"decoder {step}"))
+        with torch.no_grad():
+            latents = vae.encode(pictures).latent_dist.mean
+        error: torch.Tensor = vae.decode(latents).sample.float() - pictures
+        mse = error.square().mean(dim=(1, 2, 3))
+        weight = mse.detach() / mse.detach().mean()
+        return (weight * (mse + 0.25 * error.abs().mean(dim=(1, 2, 3)))).mean()
+
+    train("vae-decoder", decoder, loss_at, num_steps=NUM_REFINING_STEPS, learning_rate=_LEARNING_RATE / 2)
 
 
 def _batch(random: Random) -> torch.Tensor:

@@ -23,7 +23,7 @@ class Text:
 class TextEmbeds:
     """A text after both encoders."""
 
-    #: [77, 2048]
+    #: [77 · chunks, 2048]
     prompt_embeds: Floats
     #: [1280]
     pooled_prompt_embeds: Floats

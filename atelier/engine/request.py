@@ -34,8 +34,10 @@ class ActiveRequest:
     schedule: Schedule
     #: [images, 4, h, w], float32
     latents: torch.Tensor
-    #: [rows, 77, 2048]; rows are the images, with guidance the unconditional ones first
+    #: [rows, 77 · chunks, 2048]; rows are the images, with guidance the unconditional ones first
     prompt_embeds: torch.Tensor
+    #: [rows, 77 · chunks]; 1 where a row has a token of its own, 0 where it is shorter than its neighbours
+    prompt_mask: torch.Tensor
     #: [rows, 1280]
     pooled_prompt_embeds: torch.Tensor
     step_index: int = 0

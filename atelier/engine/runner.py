@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry
-from atelier.core.conditioning import Conditioning, TextEmbeds
+from atelier.core.conditioning import Conditioning, Floats, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.engine.request import ActiveRequest, Arrival
 from atelier.engine.samplers import Euler, scale_model_input
@@ -30,16 +30,14 @@ class Runner:
         """Draw the request's noise and bring its conditioning to the device."""
         request = arrival.request
         schedule = self._euler.schedule(request.num_inference_steps)
-        embeds = self._embeds_of_rows(request)
-        num_images = len(request.seeds)
-        prompt_embeds = np.stack([row.prompt_embeds for row in embeds]).repeat(num_images, axis=0)
-        pooled = np.stack([row.pooled_prompt_embeds for row in embeds]).repeat(num_images, axis=0)
+        embeds = [row for row in self._embeds_of_rows(request) for _ in request.seeds]
         return ActiveRequest(
             arrival=arrival,
             schedule=schedule,
             latents=self._noise(request).to(self._placement.device) * schedule.init_noise_sigma,
-            prompt_embeds=self._on_device(prompt_embeds),
-            pooled_prompt_embeds=self._on_device(pooled),
+            prompt_embeds=self._padded([row.prompt_embeds for row in embeds]),
+            prompt_mask=self._padded([np.ones(len(row.prompt_embeds), dtype=np.float32) for row in embeds]),
+            pooled_prompt_embeds=self._padded([row.pooled_prompt_embeds for row in embeds]),
         )
 
     @torch.inference_mode()
@@ -49,14 +47,19 @@ class Runner:
         rows = scale_model_input(active.latents, active.step)
         if request.is_guided:
             rows = torch.cat([rows, rows])
-        time_ids = torch.tensor([[request.height, request.width, 0, 0, request.height, request.width]])
+        time_ids = torch.tensor(
+            [[request.height, request.width, 0, 0, request.height, request.width]],
+            device=self._placement.device,
+            dtype=self._placement.dtype,
+        )
         noise_pred: torch.Tensor = self._unet(
             rows.to(self._placement.dtype),
             torch.tensor(active.step.timestep, device=self._placement.device),
             encoder_hidden_states=active.prompt_embeds,
+            encoder_attention_mask=active.prompt_mask,
             added_cond_kwargs={
                 "text_embeds": active.pooled_prompt_embeds,
-                "time_ids": self._on_device(time_ids.numpy()).expand(len(rows), -1),
+                "time_ids": time_ids.expand(len(rows), -1),
             },
             return_dict=False,
         )[0]
@@ -81,8 +84,11 @@ class Runner:
             )
         return [negative, positive]
 
-    def _on_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
-        return torch.tensor(array, device=self._placement.device, dtype=self._placement.dtype)
+    def _padded(self, rows: list[Floats]) -> torch.Tensor:
+        """Arrays of several lengths as one tensor [rows, longest, …] on the device, with zeros at their ends."""
+        tensors = [torch.from_numpy(row.copy()) for row in rows]
+        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+        return padded.to(self._placement.device, self._placement.dtype)
 
     def _warm_up(self) -> None:
         """Two steps at the default size, with guidance: the shapes most requests have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from atelier.catalogue.catalogue import read_catalogue
 from deployments.options import GraphArgs
+from graph import build
 
 _ROOT = Path(__file__).parents[3]
 _NODES = {"Router", "TextEncoder", "Denoiser", "Autoencoder"}
@@ -57,6 +59,10 @@ def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:
 def test_half_precision_is_never_on_the_cpu_by_default() -> None:
     args = GraphArgs()
     assert {args.text_encoder.dtype, args.denoiser.dtype, args.autoencoder.dtype} == {"float32"}
+
+
+def test_serve_can_see_the_type_of_the_arguments() -> None:
+    assert inspect.signature(build).parameters["args"].annotation is GraphArgs
 
 
 def test_a_misspelt_argument_is_refused() -> None:

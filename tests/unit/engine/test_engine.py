@@ -80,6 +80,21 @@ def test_guidance_of_one_or_less_ignores_the_negative_prompt(engine: Engine, emb
     assert np.array_equal(_latents(engine, plain), _latents(engine, with_negative))
 
 
+def test_a_prompt_of_two_chunks_beside_a_negative_of_one(engine: Engine, embeds: TextEmbeds) -> None:
+    """What pads the shorter one is masked: it changes nothing."""
+    long = replace(embeds, prompt_embeds=np.concatenate([embeds.prompt_embeds] * 2))
+    padded = replace(embeds, prompt_embeds=np.concatenate([embeds.prompt_embeds, 0 * embeds.prompt_embeds]))
+    short_beside_long = Conditioning(positive=long, negative=embeds)
+    unmasked = Conditioning(positive=long, negative=padded)
+    ours = _latents(engine, _request(embeds, guidance_scale=1.5, conditioning=short_beside_long))
+    theirs = _latents(engine, _request(embeds, guidance_scale=1.5, conditioning=unmasked))
+    assert np.abs(ours - theirs).max() > 1e-3
+    alone = _latents(engine, _request(embeds, guidance_scale=1.0))
+    twice = Conditioning(positive=embeds, negative=long)
+    guided = _latents(engine, _request(embeds, guidance_scale=1.0 + 1e-6, conditioning=twice))
+    assert np.abs(guided - alone).max() < 5e-4 * np.abs(alone).max()
+
+
 def test_steps_are_told_only_to_who_listens(engine: Engine, embeds: TextEmbeds) -> None:
     events: queue.Queue[Event] = queue.Queue()
     engine.submit(_request(embeds, wants_steps=True), events.put)

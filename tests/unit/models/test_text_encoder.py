@@ -36,7 +36,18 @@ def test_each_encoder_reads_its_own_prompt(encoders: TextEncoders) -> None:
     assert not np.allclose(red.pooled_prompt_embeds, mixed.pooled_prompt_embeds)
 
 
-def test_75_tokens_are_read_and_76_refused(encoders: TextEncoders) -> None:
-    encoders.check_length(Text("red " * 75, "red"))
-    with pytest.raises(InvalidParameter, match="76 tokens"):
-        encoders.check_length(Text("red", "red " * 76))
+def test_a_long_text_is_encoded_chunk_by_chunk(encoders: TextEncoders) -> None:
+    long, first, second = encoders.encode(
+        [Text("red " * 75 + "blue circle", "red"), Text("red " * 75, "red"), Text("blue circle", "")]
+    )
+    assert long.prompt_embeds.shape == (154, 128)
+    assert first.prompt_embeds.shape == (77, 128)
+    np.testing.assert_allclose(long.prompt_embeds[:77], first.prompt_embeds, atol=1e-5)
+    np.testing.assert_allclose(long.prompt_embeds[77:], second.prompt_embeds, atol=1e-5)
+    np.testing.assert_allclose(long.pooled_prompt_embeds, first.pooled_prompt_embeds, atol=1e-5)
+
+
+def test_600_tokens_are_read_and_601_refused(encoders: TextEncoders) -> None:
+    encoders.check_length(Text("red " * 600, "red"))
+    with pytest.raises(InvalidParameter, match="601 tokens"):
+        encoders.check_length(Text("red", "red " * 601))
