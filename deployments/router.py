@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 
 from ray import serve
@@ -20,8 +19,6 @@ from deployments.options import RouterOptions
 from deployments.settings import Settings
 from deployments.stages import HandleStages
 
-logger = logging.getLogger(__name__)
-
 
 @serve.ingress()
 class Router:
@@ -36,9 +33,9 @@ class Router:
         stages = HandleStages(text_encoder, denoiser, autoencoder)
         self._options = options
         self._pipeline = Pipeline(stages, catalogue, max_pixel_steps=options.max_pixel_steps)
-        self._settings = Settings()
-        self._blobs = BlobStore(self._settings.blobs_url, ttl=self._settings.blobs_ttl)
-        self._sweeping = asyncio.create_task(self._sweep())
+        settings = Settings()
+        self._blobs = BlobStore(settings.blobs_url, ttl=settings.blobs_ttl)
+        self._sweeping = asyncio.create_task(self._blobs.sweep())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._pipeline, self._blobs, max_body_bytes=self._options.max_body_bytes)
@@ -64,12 +61,3 @@ class Router:
                 for picture in result.pictures
             ],
         }
-
-    async def _sweep(self) -> None:
-        """Delete expired pictures from time to time."""
-        while True:
-            await asyncio.sleep(self._settings.blobs_ttl.total_seconds() / 4)
-            try:
-                await self._blobs.delete_expired()
-            except OSError:
-                logger.exception("cannot delete expired blobs; will try again")

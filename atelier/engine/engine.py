@@ -157,11 +157,10 @@ class Engine:
         active = self._active
         if active is None:
             return
-        request = active.arrival.request
-        if request.wants_steps:
-            active.arrival.emit(StepEvent(active.step_index, request.num_inference_steps))
-        if active.is_finished:
-            with self._isolated(active.arrival):
+        with self._isolated(active.arrival):
+            if active.arrival.request.wants_steps:
+                active.arrival.emit(StepEvent(active.step_index, len(active.schedule.steps)))
+            if active.is_finished:
                 self._end(active.arrival, Denoised(active.final_latents()))
 
     @contextmanager

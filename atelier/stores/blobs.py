@@ -6,6 +6,7 @@ nothing about its neighbours. Names that clients send are matched against that f
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import logging
@@ -15,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import ObjectStore, from_url
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,15 @@ class BlobStore:
             await self._store.delete_async(expired)
             logger.info("deleted %d expired blobs", len(expired))
         return len(expired)
+
+    async def sweep(self) -> None:
+        """Delete expired blobs from time to time, for as long as the caller lives."""
+        while True:
+            await asyncio.sleep(self._ttl.total_seconds() / 4)
+            try:
+                await self.delete_expired()
+            except BaseError:
+                logger.exception("cannot delete expired blobs; will try again")
 
     def _is_over(self, last_modified: datetime.datetime) -> bool:
         return datetime.datetime.now(datetime.UTC) - last_modified > self._ttl
