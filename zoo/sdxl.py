@@ -13,7 +13,7 @@ from zoo.dataset import Bucket, make_buckets
 from zoo.tokenizer import MAX_TOKENS, new_tokenizer
 from zoo.training import DEVICE, train
 
-NUM_STEPS = 12_000
+NUM_STEPS = 14_500
 
 _LEARNING_RATE = 1e-3
 _BATCH = 32
