@@ -17,9 +17,8 @@ NUM_STEPS = 14_500
 
 _LEARNING_RATE = 1e-3
 _BATCH = 32
-#: Bound of the loss's weight: first the colours and the layout that only strong noise leaves open, then shapes.
-_MAX_WEIGHT, _MAX_WEIGHT_AFTER = 25.0, 6.0
-_COLOUR_STEPS = 1750
+#: Bound of the loss's weight, so that the noisiest steps do not drown the others.
+_MAX_WEIGHT = 6.0
 _TEXT_WIDTH = 64
 #: Share of rows trained without their prompt: as zeros (SDXL's own unconditional input) and as an empty text.
 _DROP_TO_ZEROS, _DROP_TO_EMPTY = 0.07, 0.03
@@ -108,16 +107,13 @@ def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
     def loss_at(step: int) -> torch.Tensor:
         random = Random(f"sdxl {step}")
         [bucket] = random.choices(buckets, weights)
-        max_weight = _MAX_WEIGHT if step < _COLOUR_STEPS else _MAX_WEIGHT_AFTER
-        return _loss(model, alphas, bucket, random, max_weight)
+        return _loss(model, alphas, bucket, random)
 
     train("sdxl", model, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
     return model
 
 
-def _loss(
-    model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random, max_weight: float
-) -> torch.Tensor:
+def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random) -> torch.Tensor:
     """Squared error of the predicted noise (Ho et al. 2020, eq. 14), weighted as v-prediction weights it.
 
     The factor 1/α = 1 + σ² (Salimans & Ho 2022, §4) lifts the noisiest steps: flat pictures show their colours
@@ -146,5 +142,5 @@ def _loss(
             "time_ids": bucket.time_ids[chosen],
         },
     ).sample
-    weight = (1 / alpha).clamp(max=max_weight)
+    weight = (1 / alpha).clamp(max=_MAX_WEIGHT)
     return (weight * (noise_pred.float() - noise).square()).mean() / weight.mean()

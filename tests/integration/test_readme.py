@@ -18,13 +18,18 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", _README, flags=re.DOTALL)
 
 
+def _size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
+
+
 def test_the_python_examples_write_their_pictures(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for block in _blocks("python"):
         exec(block.replace("http://127.0.0.1:8000", address), {})
-    written = {file.name: Image.open(file).size for file in tmp_path.iterdir()}
+    written = {file.name: _size(file) for file in tmp_path.iterdir()}
     assert written == {"7.png": (128, 128), "8.png": (128, 128), "star.png": (128, 128)}
 
 
