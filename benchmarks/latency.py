@@ -24,7 +24,6 @@ from PIL import Image
 from ray import serve
 
 from benchmarks.results import record
-from deployments.local import TRANSPORT
 from deployments.options import GraphArgs
 from graph import build
 from zoo.tiny_sdxl import FOLDER
@@ -35,8 +34,7 @@ _WARM_UP_ROUNDS = 3
 
 
 @contextmanager
-def running_graph(*, num_threads: int, environment: dict[str, str]) -> Iterator[httpx2.Client]:
-    os.environ.update(environment)
+def running_graph(*, num_threads: int) -> Iterator[httpx2.Client]:
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": _PORT}, logging_config={"enable_access_log": False})
     args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})
@@ -62,15 +60,13 @@ def in_process(pipeline: StableDiffusionXLPipeline, seed: int) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--transport", choices=("chosen", "default"), default="chosen")
     options = parser.parse_args()
     num_threads = os.cpu_count() or 1
     torch.set_num_threads(num_threads)
     pipeline = StableDiffusionXLPipeline.from_pretrained(FOLDER, dtype=torch.float32, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     http_s, in_process_s, worst_difference = [], [], 0
-    environment = TRANSPORT if options.transport == "chosen" else {}
-    with running_graph(num_threads=num_threads, environment=environment) as client:
+    with running_graph(num_threads=num_threads) as client:
         for seed in range(-_WARM_UP_ROUNDS, options.rounds):
             start = time.perf_counter()
             ours = over_http(client, seed + _WARM_UP_ROUNDS)
@@ -84,7 +80,7 @@ def main() -> None:
                 in_process_s.append(end - middle)
     ratio = statistics.median(http_s) / statistics.median(in_process_s)
     record(
-        "latency" if options.transport == "chosen" else "latency_default_transport",
+        "latency",
         {
             "rounds": options.rounds,
             "http_median_ms": round(1000 * statistics.median(http_s), 1),

@@ -14,9 +14,6 @@ import urllib.request
 _ADDRESS = "http://127.0.0.1:8000"
 _POLL_S = 0.25
 
-#: Chosen by benchmarks/latency.py; read by Ray when its processes start.
-TRANSPORT = {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}
-
 _WHAT_TO_TRY = f"""
 Atelier is ready at {_ADDRESS} (documentation: {_ADDRESS}/docs). Try, in another terminal:
 
@@ -31,7 +28,7 @@ at the bottom, black background". Ctrl-C stops the graph.
 def main() -> int:
     config = sys.argv[1]
     serve = shutil.which("serve", path=os.path.dirname(sys.executable)) or "serve"
-    graph = subprocess.Popen([serve, "run", config], env={**TRANSPORT, **os.environ})
+    graph = subprocess.Popen([serve, "run", config])
     try:
         while graph.poll() is None and not _is_ready():
             time.sleep(_POLL_S)

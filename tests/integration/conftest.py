@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 
@@ -11,7 +10,6 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.local import TRANSPORT
 from deployments.options import DenoiserOptions, GraphArgs, RouterOptions
 from graph import build
 
@@ -22,7 +20,6 @@ def address() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ.update(TRANSPORT)
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
     args = GraphArgs(denoiser=DenoiserOptions(num_threads=2), router=RouterOptions(max_body_bytes=100_000))
