@@ -35,9 +35,8 @@ BUCKETS: dict[tuple[int, int], int] = {
     (120, 136): 1000,
     (144, 104): 1000,
 }
-#: SDXL's noise schedule is made for 128×128 latents. Over 16×16 latents of unit variance and flat pictures, even
-#: its strongest noise shows where a thing lies, so the text has nothing to say and is not learned; smaller latents
-#: restore the balance (Chen 2023, "On the Importance of Noise Scheduling for Diffusion Models", §2.2).
+#: Smaller than one on a conjecture not yet shown by a run from scratch: over 16×16 latents SDXL's strongest noise
+#: may leave so much visible that the text is not needed (Chen 2023, "On the Importance of Noise Scheduling", §2.2).
 LATENT_STD = 0.4
 
 _CROPPED, _ENLARGED = 0.12, 0.08
