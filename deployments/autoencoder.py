@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
-from atelier.pipeline.stages import Pixels
+from atelier.pipeline.stages import Decoded, Pixels
 from deployments.options import AutoencoderOptions
 
 
 class Autoencoder:
     def __init__(self, catalogue: Catalogue, options: AutoencoderOptions) -> None:
         from atelier.models.autoencoder import Autoencoder as Model
+        from atelier.models.exactness import exactness_key
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
 
         place = placement(options)
         self._stall_s = options.stall_s
         self._thread = ModelThread("autoencoder", num_threads=options.num_threads)
+        self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
         self._models = self._thread.run(lambda: {entry.id: Model(entry, place) for entry in catalogue.models})
 
     async def encode(self, model: str, pixels: Pixels) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the latents, each [images, 4, h/8, w/8]."""
         return await self._thread.run_async(lambda: self._models[model].encode(pixels))
 
-    async def decode(self, model: str, latents: Floats) -> Pixels:
-        return await self._thread.run_async(lambda: self._models[model].decode(latents))
+    async def decode(self, model: str, latents: Floats) -> Decoded:
+        pixels = await self._thread.run_async(lambda: self._models[model].decode(latents))
+        return Decoded(pixels, self._exactness_key)
 
     async def ping(self) -> None:
         """Answers when the replica is alive."""

@@ -8,21 +8,30 @@ from collections.abc import AsyncIterator
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
+from deployments.metrics import DenoiserMetrics
 from deployments.options import DenoiserOptions
 
 
 class Denoiser:
     def __init__(self, catalogue: Catalogue, options: DenoiserOptions) -> None:
-        from atelier.engine.engine import Engine
-        from atelier.engine.runner import Runner
+        from atelier.engine.engine import Engine, EngineSettings
+        from atelier.engine.runner import load_runners
+        from atelier.models.exactness import exactness_key
         from deployments.accelerator import placement
 
         place = placement(options)
         self._stall_s = options.stall_s
+        self._metrics = DenoiserMetrics()
         self._engine = Engine(
-            lambda: {entry.id: Runner(entry, place) for entry in catalogue.models},
-            num_threads=options.num_threads,
-            max_waiting=options.max_waiting,
+            lambda: load_runners(catalogue.models, place),
+            EngineSettings(
+                num_threads=options.num_threads,
+                max_waiting=options.max_waiting,
+                max_rows=options.max_rows,
+                exact_width=options.exact_width,
+            ),
+            exactness_key=exactness_key(place, num_threads=options.num_threads, width=options.exact_width),
+            observe=self._metrics.observe,
         )
 
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[StepEvent | Denoised]:
@@ -46,6 +55,10 @@ class Denoiser:
     async def num_steps(self) -> int:
         """Steps done since the start."""
         return self._engine.status().num_steps
+
+    async def metrics_text(self) -> str:
+        """This replica's numbers in Prometheus' text format."""
+        return self._metrics.text(self._engine.status())
 
     async def ping(self) -> None:
         """Answers when the replica is alive."""

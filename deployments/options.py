@@ -33,6 +33,10 @@ class DenoiserOptions(ReplicaOptions):
     num_threads: int = Field(2, ge=1)
     #: Requests a replica holds before it answers that it is full.
     max_waiting: int = Field(64, ge=1)
+    #: Rows that share a UNet call; an image with guidance has two. The widest request has 20.
+    max_rows: int = Field(32, ge=20)
+    #: Rows of every UNet call of `exact` requests, filled up with copies.
+    exact_width: int = Field(8, ge=1)
 
 
 class AutoencoderOptions(ReplicaOptions):

@@ -51,6 +51,7 @@ class Router:
         result = await self._pipeline.generate(params)
         return {
             "request_id": result.request_id,
+            "exactness_key": result.exactness_key,
             "images": [
                 {
                     "image": picture.data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
@@ -12,12 +13,17 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from atelier.core.conditioning import Text, TextEmbeds
+from atelier.core.conditioning import Text
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
-from atelier.pipeline.stages import Pixels
+from atelier.core.sampling import Reproducibility
+from atelier.pipeline.stages import Decoded, EncodedTexts
+from deployments.metrics import merged
+
+logger = logging.getLogger(__name__)
 
 _READY_TIMEOUT_S = 2.0
+_METRICS_TIMEOUT_S = 5.0
 
 
 class HandleStages:
@@ -30,10 +36,10 @@ class HandleStages:
         self._denoiser = denoiser
         self._autoencoder = autoencoder
 
-    async def encode_texts(self, model: str, texts: Sequence[Text]) -> list[TextEmbeds]:
+    async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         with _our_errors():
-            embeds: list[TextEmbeds] = await self._text_encoder.encode.remote(model, texts)
-        return embeds
+            encoded: EncodedTexts = await self._text_encoder.encode.remote(model, texts, reproducibility)
+        return encoded
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
@@ -45,10 +51,22 @@ class HandleStages:
         finally:
             stream.cancel()
 
-    async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Pixels:
+    async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Decoded:
         with _our_errors():
-            pixels: Pixels = await self._autoencoder.decode.remote(model, latents)
-        return pixels
+            decoded: Decoded = await self._autoencoder.decode.remote(model, latents)
+        return decoded
+
+    async def metrics_text(self) -> str:
+        answers = await self._denoiser.broadcast("metrics_text").results_async(
+            timeout_s=_METRICS_TIMEOUT_S, return_exceptions=True
+        )
+        texts = []
+        for answer in answers:
+            if isinstance(answer, Exception):
+                logger.warning("a replica does not tell its numbers", exc_info=answer)
+            else:
+                texts.append(answer)
+        return merged(texts)
 
     async def are_ready(self) -> bool:
         stages = (self._text_encoder, self._denoiser, self._autoencoder)

@@ -10,10 +10,12 @@ from ray import serve
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Text, TextEmbeds
+from atelier.core.sampling import Reproducibility
+from atelier.pipeline.stages import EncodedTexts
 from deployments.options import TextEncoderOptions
 
-#: A model and a text: what is cached, and what a batch is made of.
-Key = tuple[str, Text]
+#: What is cached, and what a batch is made of.
+Key = tuple[str, Text, Reproducibility]
 
 _MAX_BATCH = 16
 _BATCH_WAIT_S = 0.002
@@ -21,6 +23,7 @@ _BATCH_WAIT_S = 0.002
 
 class TextEncoder:
     def __init__(self, catalogue: Catalogue, options: TextEncoderOptions) -> None:
+        from atelier.models.exactness import exactness_key
         from atelier.models.text_encoder import TextEncoders
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
@@ -31,34 +34,38 @@ class TextEncoder:
         self._encoders = self._thread.run(
             lambda: {entry.id: TextEncoders(entry, place) for entry in catalogue.models}
         )
+        self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
         self._cache: LRUCache[Key, TextEmbeds] = LRUCache(options.max_cached_prompts)
 
-    async def encode(self, model: str, texts: Sequence[Text]) -> list[TextEmbeds]:
+    async def encode(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         """Embeds of the texts, in their order. Raises InvalidParameter if a text is too long."""
-        return await asyncio.gather(*(self._encode_cached((model, text)) for text in texts))
+        embeds = await asyncio.gather(*(self._encode_cached((model, text, reproducibility)) for text in texts))
+        return EncodedTexts(embeds, self._exactness_key)
 
     async def _encode_cached(self, key: Key) -> TextEmbeds:
         embeds = self._cache.get(key)
         if embeds is None:
-            model, text = key
+            model, text, _ = key
             self._encoders[model].check_length(text)
             embeds = self._cache[key] = await self._encode_batch(key)
         return embeds
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=_BATCH_WAIT_S)
     async def _encode_batch(self, keys: list[Key]) -> list[TextEmbeds]:
-        texts_of: dict[str, list[Text]] = {}
-        for model, text in dict.fromkeys(keys):
-            texts_of.setdefault(model, []).append(text)
-        embeds = await self._thread.run_async(lambda: self._encode_now(texts_of))
+        embeds = await self._thread.run_async(lambda: self._encode_now(list(dict.fromkeys(keys))))
         return [embeds[key] for key in keys]
 
-    def _encode_now(self, texts_of: dict[str, list[Text]]) -> dict[Key, TextEmbeds]:
-        return {
-            (model, text): embeds
-            for model, texts in texts_of.items()
-            for text, embeds in zip(texts, self._encoders[model].encode(texts), strict=True)
-        }
+    def _encode_now(self, keys: list[Key]) -> dict[Key, TextEmbeds]:
+        """One call for all texts of a model; a text whose bits must not depend on its company has its own."""
+        calls: dict[object, list[Key]] = {}
+        for key in keys:
+            model, _, reproducibility = key
+            calls.setdefault(key if reproducibility == "exact" else model, []).append(key)
+        embeds: dict[Key, TextEmbeds] = {}
+        for of_call in calls.values():
+            encoded = self._encoders[of_call[0][0]].encode([text for _, text, _ in of_call])
+            embeds.update(zip(of_call, encoded, strict=True))
+        return embeds
 
     async def ping(self) -> None:
         """Answers when the replica is alive."""

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.conditioning import Floats, Text, TextEmbeds
+from atelier.core.conditioning import ExactnessKey, Floats, Text
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
-from atelier.engine.engine import Engine
+from atelier.core.sampling import Reproducibility
+from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
-from atelier.engine.runner import Runner
+from atelier.engine.runner import load_runners
 from atelier.models.autoencoder import Autoencoder
 from atelier.models.loading import Placement
 from atelier.models.text_encoder import TextEncoders
 from atelier.models.thread import ModelThread
-from atelier.pipeline.stages import Pixels
+from atelier.pipeline.stages import Decoded, EncodedTexts
 
 CPU = Placement("cpu", "float32")
+HERE = ExactnessKey("here")
+SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=4)
+
+
+def new_engine(
+    catalogue: Catalogue,
+    *,
+    max_waiting: int = 64,
+    max_rows: int = 32,
+    observe: Callable[[StepReport], None] = lambda _: None,
+) -> Engine:
+    settings = replace(SETTINGS, max_waiting=max_waiting, max_rows=max_rows)
+    return Engine(lambda: load_runners(catalogue.models, CPU), settings, exactness_key=HERE, observe=observe)
 
 
 class LocalStages:
@@ -27,18 +43,18 @@ class LocalStages:
         self._thread = ModelThread("models", num_threads=1)
         self._text_encoders = self._thread.run(lambda: {e.id: TextEncoders(e, CPU) for e in catalogue.models})
         self._autoencoders = self._thread.run(lambda: {e.id: Autoencoder(e, CPU) for e in catalogue.models})
-        self.engine = Engine(
-            lambda: {entry.id: Runner(entry, CPU) for entry in catalogue.models}, num_threads=2, max_waiting=64
-        )
+        self.engine = new_engine(catalogue)
 
     def close(self) -> None:
         self.engine.close()
 
-    async def encode_texts(self, model: str, texts: Sequence[Text]) -> list[TextEmbeds]:
+    async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         encoders = self._text_encoders[model]
         for text in texts:
             encoders.check_length(text)
-        return await self._thread.run_async(lambda: encoders.encode(texts))
+        calls = [[text] for text in texts] if reproducibility == "exact" else [texts]
+        embeds = [await self._thread.run_async(partial(encoders.encode, call)) for call in calls]
+        return EncodedTexts([of_text for of_call in embeds for of_text in of_call], HERE)
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
@@ -61,8 +77,11 @@ class LocalStages:
         finally:
             self.engine.cancel(request.request_id)
 
-    async def decode(self, model: str, latents: Floats) -> Pixels:
-        return await self._thread.run_async(lambda: self._autoencoders[model].decode(latents))
+    async def decode(self, model: str, latents: Floats) -> Decoded:
+        return Decoded(await self._thread.run_async(lambda: self._autoencoders[model].decode(latents)), HERE)
+
+    async def metrics_text(self) -> str:
+        return f"atelier_denoiser_steps_total {self.engine.status().num_steps}\n"
 
     async def are_ready(self) -> bool:
         return True

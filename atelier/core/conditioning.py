@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NewType
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+#: Names all that the bits of a stage's result depend on besides its input: device, precision, threads, widths.
+ExactnessKey = NewType("ExactnessKey", str)
+
+TOKENS_PER_CHUNK = 77
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +40,9 @@ class Conditioning:
 
     positive: TextEmbeds
     negative: TextEmbeds | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the longer text, padding to whole chunks included."""
+        texts = [self.positive] if self.negative is None else [self.positive, self.negative]
+        return max(len(text.prompt_embeds) for text in texts)

@@ -8,7 +8,8 @@ from typing import NewType
 import numpy as np
 import numpy.typing as npt
 
-from atelier.core.conditioning import Conditioning
+from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, ExactnessKey
+from atelier.core.sampling import Reproducibility, Sampling
 
 RequestId = NewType("RequestId", str)
 
@@ -23,9 +24,13 @@ class DenoiseRequest:
     width: int
     #: One image per seed; image i is what diffusers gives with `torch.Generator("cpu").manual_seed(seeds[i])`.
     seeds: tuple[int, ...]
-    num_inference_steps: int
+    sampling: Sampling
     guidance_scale: float
     conditioning: Conditioning
+    #: Share of the guided prediction that gets the standard deviation of the unguided one.
+    guidance_rescale: float = 0.0
+    #: `exact`: to the bit, whatever runs beside it, for an equal exactness key.
+    reproducibility: Reproducibility = "fast"
     #: Send a `StepEvent` after every step; nothing is sent where nobody listens.
     wants_steps: bool = False
 
@@ -33,6 +38,15 @@ class DenoiseRequest:
     def is_guided(self) -> bool:
         """Guidance of 1 or less is no guidance: such a request costs one row per image instead of two."""
         return self.guidance_scale > 1
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.seeds) * (2 if self.is_guided else 1)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of 77 tokens of its longest prompt."""
+        return self.conditioning.num_tokens // TOKENS_PER_CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +63,5 @@ class Denoised:
 
     #: [images, 4, height / 8, width / 8]
     latents: npt.NDArray[np.float32]
+    #: Where these bits come out again.
+    exactness_key: ExactnessKey

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from atelier.core.errors import AtelierError, InvalidParameter, InvalidRequest, NotSupported, UnknownParameter
+from atelier.core.sampling import Reproducibility, SamplerName, ScheduleName
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
@@ -23,11 +24,7 @@ MAX_SEED = 2**32 - 1
 
 #: Known names that are not built yet, with the values that change nothing.
 _NOT_YET: dict[str, tuple[object, ...]] = {
-    "guidance_rescale": (0, 0.0),
     "clip_skip": (0,),
-    "eta": (0, 0.0),
-    "sampler": ("euler",),
-    "schedule": (),
     "loras": ([],),
     "init_image": (),
     "strength": (),
@@ -36,7 +33,6 @@ _NOT_YET: dict[str, tuple[object, ...]] = {
     "ip_adapter": ([],),
     "upscale": (),
     "hires": (),
-    "reproducibility": ("fast",),
     "priority": ("standard",),
     "stream": (False,),
     "partial_images": (0,),
@@ -78,6 +74,14 @@ class GenerateParams(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, le=150)
     guidance_scale: float | None = Field(
         None, ge=0, le=30, description="At most 1 switches guidance off. Also known as true_cfg_scale."
+    )
+    guidance_rescale: float = Field(0, ge=0, le=1, description="Against over-exposure by strong guidance.")
+    sampler: SamplerName = "euler"
+    schedule: ScheduleName | None = Field(None, description="How the noise falls; the model's own if absent.")
+    eta: float = Field(0, ge=0, le=1, description="Noise of the sampler ddim.")
+    reproducibility: Reproducibility = Field(
+        "fast",
+        description="exact: bit for bit the same for an equal exactness_key, whatever else the server does; slower.",
     )
     deadline_s: float | None = Field(None, gt=0, le=3600, description="Give up after so many seconds.")
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
-from atelier.engine.samplers import Schedule, StepCoefficients
+from atelier.engine.attention import KeysValues
+from atelier.engine.schedules import S, Schedule
 
 #: An error ends the stream as `Denoised` does.
 Event = StepEvent | Denoised | AtelierError
 Emit = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
     """A request in the inbox, with where its events go."""
 
@@ -26,32 +25,51 @@ class Arrival:
     emit: Emit
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class PromptConditions:
+    """One prompt as the UNet reads it; all images of a request share it."""
+
+    #: Of one prompt: [1, 77 · chunks, width of the layer]
+    keys_values: KeysValues
+    num_tokens: int
+    #: [1280]
+    pooled_prompt_embeds: torch.Tensor
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class ActiveRequest:
-    """An admitted request: its rows are in the batch."""
+    """An admitted request: its state at a step boundary, and what never changes."""
 
     arrival: Arrival
     schedule: Schedule
+    #: With guidance the unconditional one first.
+    prompts: tuple[PromptConditions, ...]
+    #: One per image; what it gives next is the next step's noise.
+    generators: tuple[torch.Generator, ...]
     #: [images, 4, h, w], float32
     latents: torch.Tensor
-    #: [rows, 77 · chunks, 2048]; rows are the images, with guidance the unconditional ones first
-    prompt_embeds: torch.Tensor
-    #: [rows, 77 · chunks]; 1 where a row has a token of its own, 0 where it is shorter than its neighbours
-    prompt_mask: torch.Tensor
-    #: [rows, 1280]
-    pooled_prompt_embeds: torch.Tensor
+    #: The predictions of x₀ of the last two steps, as the latents; zeros before there are any.
+    denoised_1: torch.Tensor
+    denoised_2: torch.Tensor
     step_index: int = 0
+    is_finite: bool = True
 
     @property
-    def step(self) -> StepCoefficients:
-        return self.schedule.steps[self.step_index]
+    def num_images(self) -> int:
+        return len(self.generators)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_images * len(self.prompts)
 
     @property
     def is_finished(self) -> bool:
         return self.step_index == len(self.schedule.steps)
 
-    def final_latents(self) -> npt.NDArray[np.float32]:
-        """The latents as they leave the engine; raises ArithmeticError if they are not finite."""
-        if not torch.isfinite(self.latents).all():
-            raise ArithmeticError("the latents are not finite")
-        return self.latents.cpu().numpy()
+    def noise(self) -> torch.Tensor:
+        """Standard noise for this step, as the latents; zeros if the step adds none."""
+        if self.schedule.steps[self.step_index, S] == 0:
+            return torch.zeros_like(self.latents)
+        shape = (1, *self.latents.shape[1:])
+        drawn = torch.cat([torch.randn(shape, generator=generator) for generator in self.generators])
+        return drawn.to(self.latents.device)

@@ -1,122 +1,142 @@
-"""The UNet of one model: makes a request's rows and predicts their noise.
+"""The UNet of one model: brings a request's conditions to the device and predicts for packed rows.
 
-The only part of the engine that knows devices and precisions; latents stay in float32 throughout.
+With `step` the only part of the engine that runs tensors; latents stay in float32 throughout.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry
-from atelier.core.conditioning import Conditioning, Floats, TextEmbeds
+from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, RequestId
-from atelier.engine.request import ActiveRequest, Arrival
-from atelier.engine.samplers import Euler, scale_model_input
-from atelier.models.loading import Placement, load_scheduler, load_unet
+from atelier.core.errors import ModelUnavailable
+from atelier.core.sampling import Sampling
+from atelier.engine import attention
+from atelier.engine.halves import decode_half, encode_half
+from atelier.engine.packing import Call, Packed, pack
+from atelier.engine.request import ActiveRequest, Arrival, PromptConditions
+from atelier.engine.schedules import C_IN, TIMESTEP, Schedules
+from atelier.engine.step import advance, guide, numbers_of_step
+from atelier.models.host import ModelHost
+from atelier.models.loading import Placement, load_scheduler
+
+
+def load_runners(entries: Sequence[ModelEntry], placement: Placement) -> dict[str, Runner]:
+    """A warm runner for every model, their UNets in one host. Raises ModelUnavailable."""
+    host = ModelHost(entries, placement)
+    return {entry.id: Runner(entry, placement, host) for entry in entries}
 
 
 class Runner:
     """Not thread-safe: made and used in the engine's thread."""
 
-    def __init__(self, entry: ModelEntry, placement: Placement) -> None:
+    def __init__(self, entry: ModelEntry, placement: Placement, host: ModelHost) -> None:
+        """Raises ModelUnavailable if the UNet or the scheduler is not of a kind the engine runs."""
         self._entry = entry
         self._placement = placement
-        self._unet = load_unet(entry, placement)
-        self._euler = Euler(load_scheduler(entry))
+        self._host = host
+        with host.acquire(entry.id) as unet:
+            self._num_channels: int = unet.config.in_channels
+            self._text_width: int = unet.config.cross_attention_dim
+            self._pooled_width: int = (
+                unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+            )
+            try:
+                attention.install(unet)
+                self._schedules = Schedules(load_scheduler(entry).config)
+            except ValueError as error:
+                raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
         self._warm_up()
 
+    @torch.inference_mode()
     def admit(self, arrival: Arrival) -> ActiveRequest:
-        """Draw the request's noise and bring its conditioning to the device."""
+        """Draw the request's first noise and bring its conditioning to the device.
+
+        Raises ValueError if the conditioning is not of the model's widths.
+        """
         request = arrival.request
-        schedule = self._euler.schedule(request.num_inference_steps)
-        embeds = [row for row in self._embeds_of_rows(request) for _ in request.seeds]
+        schedule = self._schedules.of(request.sampling)
+        generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
+        height, width = request.height // PIXELS_PER_LATENT, request.width // PIXELS_PER_LATENT
+        shape = (1, self._num_channels, height, width)
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+        latents = noise.to(self._placement.device) * schedule.init_noise_sigma
         return ActiveRequest(
             arrival=arrival,
             schedule=schedule,
-            latents=self._noise(request).to(self._placement.device) * schedule.init_noise_sigma,
-            prompt_embeds=self._padded([row.prompt_embeds for row in embeds]),
-            prompt_mask=self._padded([np.ones(len(row.prompt_embeds), dtype=np.float32) for row in embeds]),
-            pooled_prompt_embeds=self._padded([row.pooled_prompt_embeds for row in embeds]),
+            prompts=tuple(self._conditions(text) for text in _texts(request)),
+            generators=generators,
+            latents=latents,
+            denoised_1=torch.zeros_like(latents),
+            denoised_2=torch.zeros_like(latents),
         )
 
     @torch.inference_mode()
-    def unet(self, active: ActiveRequest) -> torch.Tensor:
-        """The predicted noise of all rows, [rows, 4, h, w] in float32."""
-        request = active.arrival.request
-        rows = scale_model_input(active.latents, active.step)
-        if request.is_guided:
-            rows = torch.cat([rows, rows])
-        time_ids = torch.tensor(
-            [[request.height, request.width, 0, 0, request.height, request.width]],
-            device=self._placement.device,
-            dtype=self._placement.dtype,
-        )
-        noise_pred: torch.Tensor = self._unet(
-            rows.to(self._placement.dtype),
-            torch.tensor(active.step.timestep, device=self._placement.device),
-            encoder_hidden_states=active.prompt_embeds,
-            encoder_attention_mask=active.prompt_mask,
-            added_cond_kwargs={
-                "text_embeds": active.pooled_prompt_embeds,
-                "time_ids": time_ids.expand(len(rows), -1),
-            },
-            return_dict=False,
-        )[0]
-        return noise_pred.float()
+    def step(self, requests: Sequence[ActiveRequest], packed: Packed) -> None:
+        """The next step of every request, each at its own."""
+        numbers = numbers_of_step(requests)
+        latents = torch.cat([request.latents for request in requests])
+        model_output = self._unet(packed.calls, numbers[C_IN] * latents, numbers[TIMESTEP].flatten())
+        advance(requests, numbers, latents, guide(model_output, packed))
 
-    def _noise(self, request: DenoiseRequest) -> torch.Tensor:
-        """Standard noise [images, 4, h, w], drawn image by image as diffusers draws it."""
-        channels: int = self._unet.config.in_channels
-        shape = (1, channels, request.height // PIXELS_PER_LATENT, request.width // PIXELS_PER_LATENT)
-        return torch.cat(
-            [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in request.seeds]
-        )
+    def _unet(self, calls: tuple[Call, ...], model_input: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """From [images, 4, h, w] at [images] to what it predicts for the rows of all calls, [rows, 4, h, w]."""
+        predicted = []
+        with self._host.acquire(self._entry.id) as unet:
+            for call in calls:
+                rows = model_input[call.image].to(self._placement.dtype)
+                encoded = encode_half(unet, rows, timesteps[call.image], call.conditions)
+                predicted.append(decode_half(unet, encoded, call.conditions).float())
+        return torch.cat(predicted)
 
-    def _embeds_of_rows(self, request: DenoiseRequest) -> list[TextEmbeds]:
-        positive, negative = request.conditioning.positive, request.conditioning.negative
-        if not request.is_guided:
-            return [positive]
-        if negative is None:
-            negative = TextEmbeds(
-                prompt_embeds=np.zeros_like(positive.prompt_embeds),
-                pooled_prompt_embeds=np.zeros_like(positive.pooled_prompt_embeds),
+    def _conditions(self, text: TextEmbeds) -> PromptConditions:
+        num_tokens, text_width = text.prompt_embeds.shape
+        if (text_width, *text.pooled_prompt_embeds.shape) != (self._text_width, self._pooled_width):
+            raise ValueError(
+                f"prompt_embeds {text.prompt_embeds.shape} and pooled {text.pooled_prompt_embeds.shape} "
+                f"do not fit a UNet of {self._text_width} and {self._pooled_width}"
             )
-        return [negative, positive]
-
-    def _padded(self, rows: list[Floats]) -> torch.Tensor:
-        """Arrays of several lengths as one tensor [rows, longest, …] on the device, with zeros at their ends."""
-        tensors = [torch.from_numpy(row.copy()) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-        return padded.to(self._placement.device, self._placement.dtype)
+        embeds = torch.tensor(text.prompt_embeds, device=self._placement.device, dtype=self._placement.dtype)
+        pooled = torch.tensor(text.pooled_prompt_embeds, device=self._placement.device, dtype=self._placement.dtype)
+        with self._host.acquire(self._entry.id) as unet:
+            keys_values = attention.keys_values(unet, embeds[None])
+        return PromptConditions(keys_values, num_tokens, pooled)
 
     def _warm_up(self) -> None:
         """Two steps at the default size, with guidance: the shapes most requests have."""
-        config, size = self._unet.config, self._entry.defaults.size
-        text_width: int = config.cross_attention_dim
-        pooled_width: int = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        size = self._entry.defaults.size
+        empty = TextEmbeds(
+            prompt_embeds=np.zeros((TOKENS_PER_CHUNK, self._text_width), dtype=np.float32),
+            pooled_prompt_embeds=np.zeros(self._pooled_width, dtype=np.float32),
+        )
         request = DenoiseRequest(
             request_id=RequestId("warm-up"),
             model=self._entry.id,
             height=size.height,
             width=size.width,
             seeds=(0,),
-            num_inference_steps=2,
+            sampling=Sampling(num_inference_steps=2),
             guidance_scale=5.0,
-            conditioning=Conditioning(
-                positive=TextEmbeds(
-                    prompt_embeds=np.zeros((77, text_width), dtype=np.float32),
-                    pooled_prompt_embeds=np.zeros(pooled_width, dtype=np.float32),
-                ),
-                negative=None,
-            ),
+            conditioning=Conditioning(positive=empty, negative=None),
         )
-        active = self.admit(Arrival(request, emit=lambda _: None))
-        for _ in active.schedule.steps:
-            self.unet(active)
+        active = [self.admit(Arrival(request, emit=lambda _: None))]
+        packed = pack(active, width=None)
+        for _ in range(2):
+            self.step(active, packed)
 
 
-def guide(noise_pred: torch.Tensor, guidance_scale: float) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w); unconditional rows first."""
-    noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)
-    return noise_pred_uncond + guidance_scale * (noise_pred_text - noise_pred_uncond)
+def _texts(request: DenoiseRequest) -> list[TextEmbeds]:
+    """With guidance the unconditional one first; zeros where there is no negative prompt, as SDXL was trained."""
+    positive, negative = request.conditioning.positive, request.conditioning.negative
+    if not request.is_guided:
+        return [positive]
+    if negative is None:
+        negative = TextEmbeds(
+            prompt_embeds=np.zeros_like(positive.prompt_embeds),
+            pooled_prompt_embeds=np.zeros_like(positive.pooled_prompt_embeds),
+        )
+    return [negative, positive]

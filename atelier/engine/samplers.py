@@ -1,66 +1,146 @@
-"""Samplers as coefficients of one formula, x' = a·x + b0·D, with D the denoised prediction.
+"""Every sampler as coefficients of one formula, x' = a·x + b0·D + b1·D₋₁ + b2·D₋₂ + s·noise.
 
-One row of coefficients per step, computed in float64 when a request is admitted. Samplers with memory or
-noise need more terms of the same formula; for now there is Euler.
+x = α·x₀ + σ·ε are the latents before a step, D the prediction of x₀ made in it, D₋₁ and D₋₂ those of the two
+steps before, noise standard normal. Pure float64 arithmetic over the steps of a schedule; where the levels α and σ
+come from is `schedules`' concern. λ = ln(α/σ) and h = λ' − λ; a prime marks the level that a step goes to.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import torch
-from diffusers import EulerDiscreteScheduler
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]  # [steps]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCoefficients:
-    timestep: float
-    sigma: float
-    a: float
-    b0: float
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Noise levels around every step."""
+
+    alpha: Array
+    sigma: Array
+    next_alpha: Array
+    next_sigma: Array
+
+    @property
+    def h(self) -> Array:
+        """Infinite for a step that ends without noise."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.next_alpha / self.next_sigma) - self.lambdas
+
+    @property
+    def lambdas(self) -> Array:
+        return np.log(self.alpha / self.sigma)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    #: Standard deviation of the noise a picture starts from.
-    init_noise_sigma: float
-    steps: tuple[StepCoefficients, ...]
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    a: Array
+    b0: Array
+    b1: Array
+    b2: Array
+    s: Array
 
 
-class Euler:
-    """Euler's method on the probability flow ODE (Karras et al. 2022, algorithm 1 without churn).
+def ddim(levels: Levels, *, eta: float) -> Coefficients:
+    """Song et al. 2021, eq. 12 and 16.
 
-    dx/dσ = (x − D)/σ, so one step from σ to σ' is x' = (σ'/σ)·x + (1 − σ'/σ)·D.
+    With α = 1 it is Euler's method on the probability flow for η = 0 (Karras et al. 2022, algorithm 1 without
+    churn), and the ancestral Euler sampler for η = 1.
     """
-
-    def __init__(self, scheduler: EulerDiscreteScheduler) -> None:
-        self._config = scheduler.config
-        self.schedule = lru_cache(maxsize=256)(self._schedule)
-
-    def _schedule(self, num_inference_steps: int) -> Schedule:
-        """Timesteps and sigmas are diffusers'; each call has a scheduler of its own."""
-        scheduler = EulerDiscreteScheduler.from_config(self._config)
-        scheduler.set_timesteps(num_inference_steps)
-        sigmas = scheduler.sigmas.numpy().astype(np.float64)
-        ratios = sigmas[1:] / sigmas[:-1]
-        return Schedule(
-            init_noise_sigma=float(scheduler.init_noise_sigma),
-            steps=tuple(
-                StepCoefficients(timestep=float(timestep), sigma=float(sigma), a=float(ratio), b0=float(1 - ratio))
-                for timestep, sigma, ratio in zip(scheduler.timesteps, sigmas, ratios, strict=False)
-            ),
-        )
+    alpha, sigma, next_alpha, next_sigma = levels.alpha, levels.sigma, levels.next_alpha, levels.next_sigma
+    kept = np.maximum(sigma**2 - (alpha * next_sigma / next_alpha) ** 2, 0)
+    s = eta * next_sigma / sigma * np.sqrt(kept)
+    a = np.sqrt(next_sigma**2 - s**2) / sigma
+    zero = np.zeros_like(a)
+    return Coefficients(a=a, b0=next_alpha - alpha * a, b1=zero, b2=zero, s=s)
 
 
-def scale_model_input(latents: torch.Tensor, step: StepCoefficients) -> torch.Tensor:
-    """The UNet's input of unit variance (Karras et al. 2022, c_in in table 1, column VE for σ_data = 1)."""
-    return latents / math.sqrt(step.sigma**2 + 1)
+def dpmpp_2m(levels: Levels) -> Coefficients:
+    """DPM-Solver++(2M): Lu et al. 2022b, algorithm 2; the first and the last step are of first order."""
+    return _second_order(levels, a=levels.next_sigma / levels.sigma, weight=-levels.next_alpha * np.expm1(-levels.h))
 
 
-def advance(latents: torch.Tensor, noise_pred: torch.Tensor, step: StepCoefficients) -> torch.Tensor:
-    """One step: D = x − σ·ε, then the formula."""
-    denoised = latents - step.sigma * noise_pred
-    return step.a * latents + step.b0 * denoised
+def dpmpp_2m_sde(levels: Levels) -> Coefficients:
+    """SDE-DPM-Solver++(2M), midpoint: Lu et al. 2022b, eq. 18 and appendix."""
+    fresh = -np.expm1(-2 * levels.h)
+    coefficients = _second_order(
+        levels, a=levels.next_sigma / levels.sigma * np.exp(-levels.h), weight=levels.next_alpha * fresh
+    )
+    coefficients.s[:] = levels.next_sigma * np.sqrt(fresh)
+    return coefficients
+
+
+def _second_order(levels: Levels, *, a: Array, weight: Array) -> Coefficients:
+    """x' = a·x + weight·(D + (D − D₋₁)/2r) with r = h₋₁/h."""
+    share = np.zeros_like(a)
+    share[1:-1] = levels.h[1:-1] / (2 * levels.h[:-2])
+    zero = np.zeros_like(a)
+    return Coefficients(a=a, b0=weight * (1 + share), b1=-weight * share, b2=zero, s=zero.copy())
+
+
+def lcm(levels: Levels, *, timesteps: Array, timestep_scaling: float) -> Coefficients:
+    """Latent consistency: Luo et al. 2023, algorithm 3, with the boundary condition of Song et al. 2023, eq. 5."""
+    sigma_data = 0.5
+    scaled = timestep_scaling * timesteps
+    c_skip = sigma_data**2 / (scaled**2 + sigma_data**2)
+    c_out = scaled / np.sqrt(scaled**2 + sigma_data**2)
+    zero = np.zeros_like(scaled)
+    return Coefficients(
+        a=levels.next_alpha * c_skip, b0=levels.next_alpha * c_out, b1=zero, b2=zero, s=levels.next_sigma
+    )
+
+
+def heun(levels: Levels) -> Coefficients:
+    """Karras et al. 2022, algorithm 1 without churn, for α = 1; every step but the last takes two ticks.
+
+    The first tick is Euler's. The second sees x̂ at the next level, recovers the x it came from out of x̂ and D₋₁,
+    and with r = σ'/σ the mean of both slopes comes to x' = x̂ + (1 − r)/2r · (D − D₋₁).
+    """
+    r = levels.next_sigma / levels.sigma
+    a, b0, b1 = r.copy(), 1 - r, np.zeros_like(r)
+    second = slice(1, None, 2)
+    ratio = levels.sigma[second] / levels.sigma[:-1:2]
+    a[second] = 1
+    b0[second] = (1 - ratio) / (2 * ratio)
+    b1[second] = -b0[second]
+    zero = np.zeros_like(r)
+    return Coefficients(a=a, b0=b0, b1=b1, b2=zero, s=zero)
+
+
+def unipc(levels: Levels) -> Coefficients:
+    """UniPC of order 2 with B₂(h): Zhao et al. 2023, algorithms 1 to 3 and eq. 5, 9.
+
+    The corrector of a step belongs to the tick that follows it, when D is known there. It starts from the same
+    latents as the predictor, so what it changes is a combination of D, D₋₁ and D₋₂ alone, added to x.
+    """
+    num_steps = len(levels.alpha)
+    lambdas, h = levels.lambdas, levels.h
+    weight = -levels.next_alpha * np.expm1(-h)
+    a = levels.next_sigma / levels.sigma
+    b0, b1, b2 = weight.copy(), np.zeros(num_steps), np.zeros(num_steps)
+    for k in range(1, num_steps):
+        if k < num_steps - 1:
+            reach = (lambdas[k - 1] - lambdas[k]) / h[k]
+            b0[k] -= weight[k] / (2 * reach)
+            b1[k] += weight[k] / (2 * reach)
+        c0, c1, c2 = _corrector(lambdas, h[k - 1], k)
+        b0[k] += a[k] * weight[k - 1] * c0
+        b1[k] += a[k] * weight[k - 1] * c1
+        b2[k] += a[k] * weight[k - 1] * c2
+    return Coefficients(a=a, b0=b0, b1=b1, b2=b2, s=np.zeros(num_steps))
+
+
+def _corrector(lambdas: Array, h: float, k: int) -> tuple[float, float, float]:
+    """Shares of D, D₋₁ and D₋₂ in what correcting the step before tick `k` adds, over that step's weight."""
+    if k == 1:
+        return 0.5, -0.5, 0.0
+    reach = (lambdas[k - 2] - lambdas[k - 1]) / h
+    phi_1 = np.expm1(-h)
+    phi_2 = phi_1 / -h - 1
+    phi_3 = phi_2 / -h - 0.5
+    rho_before, rho_now = np.linalg.solve([[1, 1], [reach, 1]], [phi_2 / phi_1, 2 * phi_3 / phi_1])
+    more = (rho_before - 0.5) / reach
+    return rho_now, -rho_now - more, more

@@ -35,9 +35,13 @@ class Autoencoder:
 
     @torch.inference_mode()
     def decode(self, latents: Floats) -> Pixels:
-        """Final latents [images, 4, h/8, w/8] to pixels, rounded as diffusers' `VaeImageProcessor` does."""
+        """Final latents [images, 4, h/8, w/8] to pixels, rounded as diffusers' `VaeImageProcessor` does.
+
+        One image at a time, so that the bits of an image do not depend on how many come with it.
+        """
         scaled = torch.tensor(latents, device=self._placement.device, dtype=self._placement.dtype)
-        images = self._vae.decode(scaled / self._vae.config.scaling_factor).sample
+        scaled = scaled / self._vae.config.scaling_factor
+        images = torch.cat([self._vae.decode(image).sample for image in scaled.split(1)])
         unit = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         pixels: Pixels = (unit.float() * 255).round().to(torch.uint8).cpu().numpy()
         return pixels

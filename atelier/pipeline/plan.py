@@ -10,6 +10,7 @@ from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter, TooMuchWork
 from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat
+from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +20,10 @@ class Plan:
     model: str
     size: Size
     seeds: tuple[int, ...]
-    num_inference_steps: int
+    sampling: Sampling
     guidance_scale: float
+    guidance_rescale: float
+    reproducibility: Reproducibility
     positive: Text
     #: None: no negative prompt anywhere.
     negative: Text | None
@@ -30,7 +33,7 @@ class Plan:
     @property
     def pixel_steps(self) -> int:
         """The work the request asks for: pixels × steps × images."""
-        return self.size.width * self.size.height * self.num_inference_steps * len(self.seeds)
+        return self.size.width * self.size.height * self.sampling.num_inference_steps * len(self.seeds)
 
     def parameters(self, seed: int) -> dict[str, str | int | float]:
         """The fields that make one of the pictures again, by their names on the wire."""
@@ -42,9 +45,13 @@ class Plan:
             "model": self.model,
             "size": str(self.size),
             "seed": seed,
-            "num_inference_steps": self.num_inference_steps,
+            "num_inference_steps": self.sampling.num_inference_steps,
             "guidance_scale": self.guidance_scale,
-            "sampler": "euler",
+            "guidance_rescale": self.guidance_rescale or None,
+            "sampler": self.sampling.sampler,
+            "schedule": self.sampling.schedule,
+            "eta": self.sampling.eta or None,
+            "reproducibility": self.reproducibility,
             "output_format": self.output_format,
         }
         return {name: value for name, value in fields.items() if value is not None}
@@ -55,18 +62,20 @@ def make_plan(params: GenerateParams, catalogue: Catalogue, *, max_pixel_steps: 
 
     Raises:
         ModelNotFound: the model is not served here.
-        InvalidParameter: the size is not one the model draws.
+        InvalidParameter: the size is not one the model draws, or a setting does not go with the sampler.
         TooMuchWork: pixels × steps × images exceed the limit.
     """
     entry = catalogue.model(params.model)
     first_seed = random.randint(0, MAX_SEED) if params.seed == -1 else params.seed
-    steps, guidance = params.num_inference_steps, params.guidance_scale
+    guidance = params.guidance_scale
     plan = Plan(
         model=entry.id,
         size=_size(params.size, entry),
         seeds=tuple(range(first_seed, first_seed + params.n)),
-        num_inference_steps=entry.defaults.num_inference_steps if steps is None else steps,
+        sampling=_sampling(params, entry),
         guidance_scale=entry.defaults.guidance_scale if guidance is None else guidance,
+        guidance_rescale=params.guidance_rescale,
+        reproducibility=params.reproducibility,
         positive=Text(params.prompt, params.prompt_2 or params.prompt),
         negative=_negative(params, entry),
         output_format=params.output_format,
@@ -74,11 +83,33 @@ def make_plan(params: GenerateParams, catalogue: Catalogue, *, max_pixel_steps: 
     )
     if plan.pixel_steps > max_pixel_steps:
         raise TooMuchWork(
-            f"{plan.size} pixels × {plan.num_inference_steps} steps × {params.n} images is "
+            f"{plan.size} pixels × {plan.sampling.num_inference_steps} steps × {params.n} images is "
             f"{plan.pixel_steps} pixel steps; at most {max_pixel_steps} are allowed in one request. "
             "Ask for fewer images or steps, or a smaller size."
         )
     return plan
+
+
+def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
+    rules = SAMPLERS[params.sampler]
+    steps = params.num_inference_steps
+    if steps is None:
+        steps = entry.defaults.num_inference_steps
+    if steps > rules.max_steps:
+        raise InvalidParameter(
+            f"num_inference_steps: the sampler {params.sampler} takes at most {rules.max_steps}; got {steps}.",
+            param="num_inference_steps",
+        )
+    if params.schedule is not None and params.schedule not in rules.schedules:
+        raise InvalidParameter(
+            f"schedule: the sampler {params.sampler} goes with {', '.join(rules.schedules)}; "
+            f"got {params.schedule!r}.",
+            param="schedule",
+        )
+    if params.eta > 0 and not rules.takes_eta:
+        takers = ", ".join(name for name, other in SAMPLERS.items() if other.takes_eta)
+        raise InvalidParameter(f"eta: only {takers} takes it; got {params.eta} with {params.sampler}.", param="eta")
+    return Sampling(num_inference_steps=steps, sampler=params.sampler, schedule=params.schedule, eta=params.eta)
 
 
 def _size(text: str, entry: ModelEntry) -> Size:

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from atelier.core.conditioning import Text, TextEmbeds
+from atelier.core.conditioning import ExactnessKey, Text, TextEmbeds
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.sampling import Reproducibility
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    #: In the order of the texts.
+    embeds: list[TextEmbeds]
+    exactness_key: ExactnessKey
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    pixels: Pixels
+    exactness_key: ExactnessKey
 
 
 class Stages(Protocol):
     """The deployments as the pipeline sees them: numpy in and out, our own errors."""
 
-    async def encode_texts(self, model: str, texts: Sequence[Text]) -> list[TextEmbeds]:
+    async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         """Raises InvalidParameter if a text is longer than the encoders read."""
         ...
 
@@ -26,7 +41,11 @@ class Stages(Protocol):
         """A stream that ends with `Denoised`; leaving the context stops the work before the next step."""
         ...
 
-    async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Pixels: ...
+    async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Decoded: ...
+
+    async def metrics_text(self) -> str:
+        """Live numbers of every replica, in Prometheus' text format."""
+        ...
 
     async def are_ready(self) -> bool:
         """Whether every stage answers."""

@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from atelier.core.conditioning import Conditioning, Text
 from atelier.core.denoising import DenoiseRequest, RequestId, StepEvent
+from atelier.core.sampling import Sampling
 from deployments.stages import HandleStages
 
 _LONG = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160"}
@@ -35,16 +36,16 @@ async def _settled_steps(denoiser: DeploymentHandle) -> int:
 
 
 async def _request(stages: HandleStages) -> DenoiseRequest:
-    [embeds] = await stages.encode_texts("tiny-sdxl", [Text("a red circle", "a red circle")])
+    encoded = await stages.encode_texts("tiny-sdxl", [Text("a red circle", "a red circle")], "fast")
     return DenoiseRequest(
         request_id=RequestId("req_test"),
         model="tiny-sdxl",
         height=160,
         width=160,
         seeds=(1,),
-        num_inference_steps=150,
+        sampling=Sampling(num_inference_steps=150),
         guidance_scale=5.0,
-        conditioning=Conditioning(positive=embeds, negative=None),
+        conditioning=Conditioning(positive=encoded.embeds[0], negative=None),
         wants_steps=True,
     )
 

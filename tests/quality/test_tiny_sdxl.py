@@ -73,7 +73,7 @@ async def test_a_picture_is_that_of_diffusers_pipeline(
         negative_prompt=params.negative_prompt,
         width=size.width,
         height=size.height,
-        num_inference_steps=result.plan.num_inference_steps,
+        num_inference_steps=result.plan.sampling.num_inference_steps,
         guidance_scale=result.plan.guidance_scale,
         num_images_per_prompt=n,
         generator=[torch.Generator("cpu").manual_seed(params.seed + i) for i in range(n)],

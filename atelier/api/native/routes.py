@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from atelier.api.native.unbuilt import UNBUILT
 from atelier.core.params import OUTPUT_FORMATS, GenerateParams
 from atelier.pipeline.pipeline import Pipeline
+
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class ModelCapabilities(BaseModel):
@@ -74,5 +77,10 @@ def native_routes(pipeline: Pipeline) -> APIRouter:
             return Status(status="ok")
         response.status_code = 503
         return Status(status="not ready")
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        """Live numbers of the step loops, for Prometheus."""
+        return PlainTextResponse(await pipeline.stages.metrics_text(), media_type=_PROMETHEUS)
 
     return routes

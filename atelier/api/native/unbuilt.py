@@ -35,7 +35,6 @@ UNBUILT = (
     Unbuilt("GET", "/api/rate-limit/stats", "Rate limits"),
     Unbuilt("GET", "/api/services/status", "Service status"),
     Unbuilt("GET", "/api/system/info", "System information"),
-    Unbuilt("GET", "/metrics", "Metrics"),
 )
 
 

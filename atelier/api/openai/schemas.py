@@ -28,6 +28,9 @@ class ImagesResponse(BaseModel):
     data: list[Image]
     output_format: OutputFormat
     size: str
+    exactness_key: str = Field(
+        description="Where it is the same, the same request with reproducibility exact gives the same bits."
+    )
 
 
 class Model(BaseModel):

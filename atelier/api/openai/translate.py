@@ -28,6 +28,7 @@ async def images_response(result: Result, *, as_urls: bool, blobs: BlobStore, re
         data=[await image(picture) for picture in result.pictures],
         output_format=result.plan.output_format,
         size=str(result.plan.size),
+        exactness_key=result.exactness_key,
     )
 
 

@@ -76,7 +76,8 @@ async def test_no_other_file_can_be_fetched(http: httpx2.AsyncClient, name: str)
         (b'{"prompt": "x", "widht": 64}', 400, "widht", "unknown_parameter"),
         (b'{"prompt": "x", "model": "dall-e-3"}', 404, "model", "model_not_found"),
         (b'{"prompt": "x", "size": "256x256", "n": 10}', 400, None, "too_much_work"),
-        (b'{"prompt": "x", "sampler": "lcm"}', 501, "sampler", "not_supported"),
+        (b'{"prompt": "x", "clip_skip": 2}', 501, "clip_skip", "not_supported"),
+        (b'{"prompt": "x", "sampler": "euler_a", "schedule": "karras"}', 400, "schedule", "invalid_value"),
     ],
 )
 async def test_bad_requests_are_refused_before_any_model_runs(

@@ -43,6 +43,11 @@ def test_null_means_absent() -> None:
         ("guidance_scale", math.nan),
         ("guidance_scale", math.inf),
         ("guidance_scale", "5"),
+        ("guidance_rescale", 1.1),
+        ("eta", -0.1),
+        ("sampler", "k_euler"),
+        ("schedule", "linear"),
+        ("reproducibility", "always"),
         ("deadline_s", 0),
         ("negative_prompt", ["no"]),
     ],
@@ -66,7 +71,7 @@ def test_an_unknown_field_is_refused_and_the_known_are_listed() -> None:
     assert caught.value.param == "guidence"
 
 
-@pytest.mark.parametrize(("field", "value"), [("sampler", "ddim"), ("loras", [{"model": "x"}]), ("stream", True)])
+@pytest.mark.parametrize(("field", "value"), [("clip_skip", 1), ("loras", [{"model": "x"}]), ("stream", True)])
 def test_what_is_not_built_is_refused_as_such(field: str, value: object) -> None:
     with pytest.raises(NotSupported) as caught:
         parse(GenerateParams, {"prompt": "x", field: value})

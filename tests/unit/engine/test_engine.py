@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,13 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Conditioning, Text, TextEmbeds
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import GenerationFailed, ModelUnavailable, QueueFull
-from atelier.engine.engine import Engine, Runners
-from atelier.engine.request import Event
+from atelier.core.sampling import SAMPLERS, Sampling
+from atelier.engine.engine import Engine, Runners, StepReport
+from atelier.engine.packing import Packed
+from atelier.engine.request import ActiveRequest, Event
 from atelier.engine.runner import Runner
 from atelier.models.text_encoder import TextEncoders
-from tests.local_stages import CPU
+from tests.local_stages import CPU, HERE, SETTINGS, new_engine
 
 _WAIT_S = 60
 
@@ -29,20 +32,25 @@ def embeds(catalogue: Catalogue) -> TextEmbeds:
 
 
 @pytest.fixture
-def engine(catalogue: Catalogue) -> Iterator[Engine]:
-    engine = Engine(lambda: {"tiny-sdxl": Runner(catalogue.model(None), CPU)}, num_threads=2, max_waiting=3)
+def reports() -> list[StepReport]:
+    return []
+
+
+@pytest.fixture
+def engine(catalogue: Catalogue, reports: list[StepReport]) -> Iterator[Engine]:
+    engine = new_engine(catalogue, max_waiting=3, observe=reports.append)
     yield engine
     engine.close()
 
 
-def _request(embeds: TextEmbeds, **changes: object) -> DenoiseRequest:
+def _request(embeds: TextEmbeds, *, steps: int = 4, **changes: object) -> DenoiseRequest:
     request = DenoiseRequest(
         request_id=RequestId("req_a"),
         model="tiny-sdxl",
         height=64,
         width=96,
         seeds=(1,),
-        num_inference_steps=4,
+        sampling=Sampling(num_inference_steps=steps),
         guidance_scale=5.0,
         conditioning=Conditioning(positive=embeds, negative=None),
     )
@@ -114,7 +122,7 @@ def test_a_cancelled_request_stops_before_the_next_step(engine: Engine, embeds: 
             engine.cancel(RequestId("req_a"))
             ended.set()
 
-    engine.submit(_request(embeds, num_inference_steps=100, wants_steps=True), cancel_after_two)
+    engine.submit(_request(embeds, steps=100, wants_steps=True), cancel_after_two)
     assert ended.wait(_WAIT_S)
     assert isinstance(_result(engine, _request(embeds, request_id=RequestId("req_b"))), Denoised)
     assert len(steps) == 2
@@ -124,7 +132,7 @@ def test_a_cancelled_request_stops_before_the_next_step(engine: Engine, embeds: 
 def test_a_waiting_request_can_be_cancelled(engine: Engine, embeds: TextEmbeds) -> None:
     in_work = threading.Event()
     events: list[Event] = []
-    engine.submit(_request(embeds, num_inference_steps=100, wants_steps=True), lambda _: in_work.set())
+    engine.submit(_request(embeds, steps=100, wants_steps=True), lambda _: in_work.set())
     assert in_work.wait(_WAIT_S)
     engine.submit(_request(embeds, request_id=RequestId("req_b")), events.append)
     engine.cancel(RequestId("req_b"))
@@ -133,24 +141,136 @@ def test_a_waiting_request_can_be_cancelled(engine: Engine, embeds: TextEmbeds) 
     assert events == []
 
 
+@contextmanager
+def _held_at_its_first_step(engine: Engine, request: DenoiseRequest) -> Iterator[None]:
+    """Inside the loop stands still: whatever is submitted there meets at the next step."""
+    holding, go_on, ended = (threading.Event() for _ in range(3))
+
+    def hold(event: Event) -> None:
+        if isinstance(event, Denoised):
+            ended.set()
+        holding.set()
+        go_on.wait(_WAIT_S)
+
+    engine.submit(replace(request, wants_steps=True), hold)
+    assert holding.wait(_WAIT_S)
+    yield
+    go_on.set()
+    assert ended.wait(_WAIT_S)
+
+
 def test_a_full_inbox_refuses(engine: Engine, embeds: TextEmbeds) -> None:
-    in_work = threading.Event()
-    engine.submit(_request(embeds, num_inference_steps=100, wants_steps=True), lambda _: in_work.set())
-    assert in_work.wait(_WAIT_S)
-    for index in range(3):
-        engine.submit(_request(embeds, request_id=RequestId(f"req_{index}")), lambda _: None)
-    with pytest.raises(QueueFull):
-        engine.submit(_request(embeds), lambda _: None)
-    assert engine.status().num_waiting == 3
-    for name in ("req_a", "req_0", "req_1", "req_2"):
-        engine.cancel(RequestId(name))
+    with _held_at_its_first_step(engine, _request(embeds)):
+        for index in range(3):
+            engine.submit(_request(embeds, request_id=RequestId(f"req_{index}")), lambda _: None)
+        with pytest.raises(QueueFull):
+            engine.submit(_request(embeds), lambda _: None)
+        assert engine.status().num_waiting == 3
 
 
-def test_a_request_that_turns_nan_fails_alone(engine: Engine, embeds: TextEmbeds) -> None:
+def test_a_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+    late: queue.Queue[Event] = queue.Queue()
+    with _held_at_its_first_step(engine, _request(embeds, steps=6)):
+        engine.submit(_request(embeds, request_id=RequestId("req_late"), seeds=(3, 4), guidance_scale=1.0), late.put)
+    assert isinstance(late.get(timeout=_WAIT_S), Denoised)
+    assert [(report.num_requests, report.num_rows) for report in reports[:6]] == [(1, 2), *[(2, 4)] * 4, (1, 2)]
+
+
+def test_sixteen_different_requests_share_a_call_and_are_what_they_are_alone(
+    catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
+) -> None:
+    engine = new_engine(catalogue, observe=reports.append)
+    samplers = list(SAMPLERS)
+    requests = [
+        _request(
+            replace(embeds, prompt_embeds=np.concatenate([embeds.prompt_embeds] * (1 + index % 3))),
+            request_id=RequestId(f"req_{index}"),
+            seeds=(index,),
+            sampling=Sampling(num_inference_steps=2 + index % 5, sampler=samplers[index % len(samplers)]),
+            guidance_scale=1.0 + index % 4,
+        )
+        for index in range(16)
+    ]
+    together: dict[str, queue.Queue[Event]] = {request.request_id: queue.Queue() for request in requests}
+    with _held_at_its_first_step(engine, _request(embeds, width=64)):
+        for request in requests:
+            engine.submit(request, together[request.request_id].put)
+    ended = {name: events.get(timeout=_WAIT_S) for name, events in together.items()}
+    assert (16, 28) in [(report.num_requests, report.num_rows) for report in reports]
+    for request in requests:
+        event = ended[request.request_id]
+        assert isinstance(event, Denoised)
+        alone = _latents(engine, request)
+        assert np.abs(event.latents - alone).max() < 5e-4 * np.abs(alone).max()
+    engine.close()
+
+
+def test_sizes_take_turns(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+    ended: queue.Queue[Event] = queue.Queue()
+    with _held_at_its_first_step(engine, _request(embeds, steps=5)):
+        other = _request(embeds, request_id=RequestId("req_b"), height=80, guidance_scale=1.0)
+        engine.submit(other, ended.put)
+    assert isinstance(ended.get(timeout=_WAIT_S), Denoised)
+    assert [report.num_rows for report in reports[:8]] == [2, 1, 2, 1, 2, 1, 2, 1]
+
+
+def test_a_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+    engine = new_engine(catalogue, max_rows=4, observe=reports.append)
+    ended: queue.Queue[Event] = queue.Queue()
+    with _held_at_its_first_step(engine, _request(embeds)):
+        for index in range(5):
+            engine.submit(_request(embeds, request_id=RequestId(f"req_{index}")), ended.put)
+        engine.submit(_request(embeds, request_id=RequestId("req_wide"), seeds=(1, 2, 3)), ended.put)
+    assert all(isinstance(ended.get(timeout=_WAIT_S), Denoised) for _ in range(6))
+    assert {report.num_rows for report in reports} == {2, 4, 6}
+    engine.close()
+
+
+def test_a_request_that_turns_nan_fails_alone_and_leaves_no_trace(engine: Engine, embeds: TextEmbeds) -> None:
     poisoned = replace(embeds, prompt_embeds=np.full_like(embeds.prompt_embeds, np.nan))
-    bad = _request(embeds, conditioning=Conditioning(positive=poisoned, negative=None))
-    assert isinstance(_result(engine, bad), GenerationFailed)
-    assert isinstance(_result(engine, _request(embeds)), Denoised)
+    bad = _request(
+        embeds, request_id=RequestId("req_bad"), conditioning=Conditioning(positive=poisoned, negative=None)
+    )
+    good = _request(embeds, request_id=RequestId("req_good"))
+    ends: dict[str, queue.Queue[Event]] = {"bad": queue.Queue(), "good": queue.Queue()}
+    with _held_at_its_first_step(engine, _request(embeds, width=64)):
+        engine.submit(bad, ends["bad"].put)
+        engine.submit(good, ends["good"].put)
+    assert isinstance(ends["bad"].get(timeout=_WAIT_S), GenerationFailed)
+    beside_it = ends["good"].get(timeout=_WAIT_S)
+    assert isinstance(beside_it, Denoised)
+    alone = _latents(engine, good)
+    assert np.abs(beside_it.latents - alone).max() < 5e-4 * np.abs(alone).max()
+
+
+def test_a_step_that_raises_ends_only_the_request_at_fault(
+    engine: Engine, embeds: TextEmbeds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = Runner.step
+
+    def fail_for_seed_13(runner: Runner, requests: Sequence[ActiveRequest], packed: Packed) -> None:
+        if any(request.arrival.request.seeds == (13,) for request in requests):
+            raise MemoryError("too much for seed 13")
+        step(runner, requests, packed)
+
+    monkeypatch.setattr(Runner, "step", fail_for_seed_13)
+    ends: dict[int, queue.Queue[Event]] = {seed: queue.Queue() for seed in (12, 13, 14)}
+    with _held_at_its_first_step(engine, _request(embeds, width=64)):
+        for seed, events in ends.items():
+            engine.submit(_request(embeds, request_id=RequestId(f"req_{seed}"), seeds=(seed,)), events.put)
+    failure = ends[13].get(timeout=_WAIT_S)
+    assert isinstance(failure, GenerationFailed)
+    assert "too much for seed 13" in str(failure)
+    assert all(isinstance(ends[seed].get(timeout=_WAIT_S), Denoised) for seed in (12, 14))
+    assert "one by one" in caplog.text
+
+
+def test_a_result_that_nobody_takes_does_not_stop_the_loop(engine: Engine, embeds: TextEmbeds) -> None:
+    def refuse(_: Event) -> None:
+        raise RuntimeError("the client's event loop is closed")
+
+    engine.submit(_request(embeds), refuse)
+    assert isinstance(_result(engine, _request(embeds, request_id=RequestId("req_b"))), Denoised)
 
 
 def test_a_request_of_the_wrong_shape_fails_alone(engine: Engine, embeds: TextEmbeds) -> None:
@@ -181,4 +301,4 @@ def test_a_model_that_cannot_be_loaded_is_the_constructors_error() -> None:
         raise ModelUnavailable("no files")
 
     with pytest.raises(ModelUnavailable, match="no files"):
-        Engine(load, num_threads=1, max_waiting=1)
+        Engine(load, SETTINGS, exactness_key=HERE)

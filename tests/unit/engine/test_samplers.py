@@ -1,28 +1,138 @@
+"""The formula's coefficients against the diffusers schedulers they stand for."""
+
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, SchedulerMixin
+from diffusers.configuration_utils import FrozenDict
 
-from atelier.catalogue.catalogue import Catalogue
-from atelier.engine.samplers import Euler, advance, scale_model_input
-from atelier.models.loading import load_scheduler
+from atelier.core.sampling import SAMPLERS, SamplerName, Sampling, ScheduleName
+from atelier.engine.schedules import (
+    B0,
+    B1,
+    B2,
+    C_IN,
+    C_OUT,
+    C_SKIP,
+    DIFFUSERS,
+    A,
+    S,
+    Schedules,
+    new_scheduler,
+)
+
+_EVERY = [(sampler, schedule) for sampler, rules in SAMPLERS.items() for schedule in (None, *rules.schedules)]
+#: Data of the analytic denoiser: independent Gaussians of this mean and standard deviation.
+_MEAN, _STD = 0.3, 0.5
 
 
-@pytest.mark.parametrize("num_inference_steps", [1, 8, 20, 31, 150])
-def test_euler_is_diffusers_euler(catalogue: Catalogue, num_inference_steps: int) -> None:
-    """Against the scheduler itself, with a made-up but smooth noise prediction."""
-    scheduler: EulerDiscreteScheduler = load_scheduler(catalogue.model(None))
-    schedule = Euler(scheduler).schedule(num_inference_steps)
-    scheduler.set_timesteps(num_inference_steps)
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * schedule.init_noise_sigma
-    ours, theirs = latents.clone(), latents.clone()
-    assert schedule.init_noise_sigma == pytest.approx(float(scheduler.init_noise_sigma))
-    assert len(schedule.steps) == len(scheduler.timesteps)
-    for step, timestep in zip(schedule.steps, scheduler.timesteps, strict=True):
-        assert step.timestep == timestep
-        scaled = scheduler.scale_model_input(theirs, timestep)
-        torch.testing.assert_close(scale_model_input(ours, step), scaled, rtol=1e-5, atol=1e-6)
-        theirs = scheduler.step(torch.tanh(scaled), timestep, theirs).prev_sample
-        ours = advance(ours, torch.tanh(scale_model_input(ours, step)), step)
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+def _config(prediction_type: str) -> FrozenDict:
+    return EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type=prediction_type,
+    ).config
+
+
+def _step(scheduler: SchedulerMixin, generator: torch.Generator, eta: float) -> Callable[..., torch.Tensor]:
+    """The scheduler's step, with the keywords that its sampler takes."""
+    accepted = inspect.signature(scheduler.step).parameters
+    extra: dict[str, object] = {"generator": generator} if "generator" in accepted else {}
+    if isinstance(scheduler, DIFFUSERS["ddim"][0]):
+        extra["eta"] = eta
+    return lambda model_output, timestep, sample: scheduler.step(model_output, timestep, sample, **extra).prev_sample
+
+
+def _analytic(model_input: torch.Tensor, step: Sequence[float], *, is_v: bool) -> torch.Tensor:
+    """What a perfect model answers for Gaussian data: E[x₀|x] in closed form, as noise or as v.
+
+    It sees α·x₀ + σ·ε of unit variance; α follows from the two ways to write D.
+    """
+    alpha = step[C_SKIP] / step[C_IN] if is_v else step[C_IN] / step[C_SKIP]
+    sigma = math.sqrt(1 - alpha**2)
+    gain = alpha * _STD**2 / (alpha**2 * _STD**2 + sigma**2)
+    denoised = _MEAN + gain * (model_input - alpha * _MEAN)
+    noise = (model_input - alpha * denoised) / sigma
+    return alpha * noise - sigma * denoised if is_v else noise
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(("sampler", "schedule"), _EVERY)
+def test_latents_are_those_of_the_scheduler(
+    sampler: SamplerName, schedule: ScheduleName | None, prediction_type: str
+) -> None:
+    config, is_v = _config(prediction_type), prediction_type == "v_prediction"
+    for num_inference_steps in (1, 2, 3, 8, 20, 31):
+        for eta in (0.0, 0.4, 1.0) if SAMPLERS[sampler].takes_eta else (0.0,):
+            sampling = Sampling(num_inference_steps=num_inference_steps, sampler=sampler, schedule=schedule, eta=eta)
+            ours, theirs = _both(config, sampling, is_v=is_v)
+            assert (ours - theirs).norm() < 5e-6 * ours.norm(), sampling
+
+
+def _both(config: FrozenDict, sampling: Sampling, *, is_v: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Final latents of the formula and of the scheduler, from the same noise."""
+    made, scheduler = Schedules(config).of(sampling), new_scheduler(config, sampling)
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    ours, theirs = (torch.randn(1, 4, 6, 6, generator=g) * made.init_noise_sigma for g in generators)
+    step_of_scheduler = _step(scheduler, generators[1], sampling.eta)
+    denoised_1 = denoised_2 = torch.zeros_like(ours)
+    for step, timestep in zip(made.steps.tolist(), scheduler.timesteps, strict=True):
+        seen = scheduler.scale_model_input(theirs, timestep)
+        theirs = step_of_scheduler(_analytic(seen, step, is_v=is_v), timestep, theirs)
+        denoised = step[C_SKIP] * ours + step[C_OUT] * _analytic(step[C_IN] * ours, step, is_v=is_v)
+        noise = torch.randn(ours.shape, generator=generators[0]) if step[S] else torch.zeros_like(ours)
+        ours = step[A] * ours + step[B0] * denoised + step[B1] * denoised_1 + step[B2] * denoised_2 + step[S] * noise
+        denoised_1, denoised_2 = denoised, denoised_1
+    return ours, theirs
+
+
+@pytest.mark.parametrize(("sampler", "schedule"), _EVERY)
+def test_coefficients_are_the_schedulers_answers_to_unit_impulses(
+    sampler: SamplerName, schedule: ScheduleName | None
+) -> None:
+    """Channel 0 starts from x = 1 with D = 0 throughout; channel k + 1 starts from 0 with D = 1 in step k alone."""
+    sampling = Sampling(num_inference_steps=12, sampler=sampler, schedule=schedule)
+    config = _config("epsilon")
+    made, scheduler = Schedules(config).of(sampling), new_scheduler(config, sampling)
+    num_steps = len(made.steps)
+    x = torch.zeros(1, num_steps + 1, 1, 1)
+    x[0, 0] = 1
+    step_of_scheduler = _step(scheduler, torch.Generator().manual_seed(0), 0.0)
+    noise_generator = torch.Generator().manual_seed(0)
+    for index, (step, timestep) in enumerate(zip(made.steps.tolist(), scheduler.timesteps, strict=True)):
+        denoised = torch.zeros_like(x)
+        denoised[0, index + 1] = 1
+        before = x.flatten().double().numpy()
+        x = step_of_scheduler(((denoised - step[C_SKIP] * x) / step[C_OUT]).float(), timestep, x)
+        if made.is_stochastic and (step[S] or sampler != "lcm"):
+            x = x - step[S] * torch.randn(x.shape, generator=noise_generator)
+        answer = x.flatten().double().numpy()
+        a = answer[0] / before[0] if abs(before[0]) > 1e-4 else step[A]
+        b0, b1, b2 = (
+            answer[index + 1 - lag] - a * before[index + 1 - lag] if lag <= index else 0.0 for lag in range(3)
+        )
+        np.testing.assert_allclose(
+            [a, b0, b1, b2], [step[column] for column in (A, B0, B1, B2)], rtol=2e-4, atol=2e-5
+        )
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "unipc", "heun"])
+def test_many_steps_reach_the_exact_solution(sampler: SamplerName) -> None:
+    """For Gaussian data the flow only shifts and scales: its end is known in closed form."""
+    sampling = Sampling(num_inference_steps=150, sampler=sampler, schedule="normal")
+    ours, _ = _both(_config("epsilon"), sampling, is_v=False)
+    made = Schedules(_config("epsilon")).of(sampling)
+    start = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(1)) * made.init_noise_sigma
+    step = made.steps[0].tolist()
+    alpha = step[C_IN] / step[C_SKIP]
+    exact = _MEAN + _STD * (step[C_IN] * start - alpha * _MEAN) / math.sqrt(alpha**2 * _STD**2 + 1 - alpha**2)
+    assert (ours - exact).abs().max() < 0.05

@@ -18,7 +18,7 @@ def _plan(catalogue: Catalogue, **fields: object) -> Plan:
 
 def test_the_models_defaults_are_filled_in(catalogue: Catalogue) -> None:
     plan = _plan(catalogue)
-    assert (plan.model, str(plan.size), plan.num_inference_steps, plan.guidance_scale) == (
+    assert (plan.model, str(plan.size), plan.sampling.num_inference_steps, plan.guidance_scale) == (
         "tiny-sdxl",
         "128x128",
         20,
@@ -67,3 +67,39 @@ def test_an_unknown_model_is_refused(catalogue: Catalogue) -> None:
 def test_parameters_sent_back_make_the_same_plan(catalogue: Catalogue) -> None:
     plan = _plan(catalogue, negative_prompt="n", prompt_2="p2", size="64x96", output_format="webp", seed=9)
     assert _plan(catalogue, **plan.parameters(9)) == plan
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "allowed"),
+    [
+        ({"sampler": "lcm"}, None, ""),
+        ({"sampler": "lcm", "num_inference_steps": 51}, "num_inference_steps", "at most 50"),
+        ({"sampler": "euler_a", "schedule": "karras"}, "schedule", "normal, trailing, linspace"),
+        ({"sampler": "dpmpp_2m", "schedule": "karras"}, None, ""),
+        ({"sampler": "heun", "eta": 0.5}, "eta", "only ddim"),
+        ({"sampler": "ddim", "eta": 1}, None, ""),
+    ],
+)
+def test_settings_must_go_with_the_sampler(
+    catalogue: Catalogue, fields: dict[str, object], param: str | None, allowed: str
+) -> None:
+    if param is None:
+        assert _plan(catalogue, **fields).sampling.sampler == fields["sampler"]
+        return
+    with pytest.raises(InvalidParameter, match=allowed) as caught:
+        _plan(catalogue, **fields)
+    assert caught.value.param == param
+
+
+def test_a_pictures_parameters_make_the_same_plan(catalogue: Catalogue) -> None:
+    fields = {
+        "sampler": "ddim",
+        "schedule": "trailing",
+        "eta": 0.5,
+        "guidance_rescale": 0.2,
+        "reproducibility": "exact",
+    }
+    plan = _plan(catalogue, seed=3, **fields)
+    parameters = {name: value for name, value in plan.parameters(3).items() if name != "prompt"}
+    assert fields.items() <= parameters.items()
+    assert _plan(catalogue, **parameters) == plan

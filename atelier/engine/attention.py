@@ -1,0 +1,87 @@
+"""Attention of packed rows: each attends to its own prompt, whose keys and values were made once.
+
+They do not change from step to step, so a request pays for them at admission and every step is cheaper for it
+(benchmarks/engine.py). There is one processor for every layer of the UNet: whatever else a
+row brings to attention belongs into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+
+#: Added to the score of what a row must not see; its softmax is exactly zero (diffusers' value).
+MASKED = -10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """What every cross-attention layer reads of prompts, in the order of the UNet's modules."""
+
+    #: Per layer [prompts or rows, 77 · chunks, width of the layer]
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+
+class RowAttention:
+    """The attention processor of one layer; `cross_index` counts the cross-attention layers, None in the others."""
+
+    def __init__(self, cross_index: int | None) -> None:
+        self._cross_index = cross_index
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: None = None,  # noqa: ARG002 diffusers passes it
+        attention_mask: torch.Tensor | None = None,
+        temb: None = None,  # noqa: ARG002
+        *,
+        prompt: KeysValues,
+    ) -> torch.Tensor:
+        """`hidden_states` and the result [rows, tokens, width]; `attention_mask` is a bias [rows, 1, 77 · chunks]."""
+        query: torch.Tensor = attn.to_q(hidden_states)
+        if self._cross_index is None:
+            key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
+        else:
+            key, value = prompt.keys[self._cross_index], prompt.values[self._cross_index]
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            _split_heads(query, attn.heads),
+            _split_heads(key, attn.heads),
+            _split_heads(value, attn.heads),
+            attn_mask=None if attention_mask is None else attention_mask[:, None],
+        )
+        projected: torch.Tensor = attn.to_out[0](attended.transpose(1, 2).flatten(2))
+        return projected
+
+
+def install(unet: UNet2DConditionModel) -> None:
+    """Give every attention layer the processor. Raises ValueError if one is not SDXL's plain attention."""
+    num_cross_layers = 0
+    for name, layer in _layers(unet):
+        extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
+        if any(extra is not None for extra in extras) or layer.residual_connection:
+            raise ValueError(f"{name} is not the plain attention of SDXL's UNet")
+        layer.set_processor(RowAttention(num_cross_layers if layer.is_cross_attention else None))
+        num_cross_layers += layer.is_cross_attention
+
+
+def keys_values(unet: UNet2DConditionModel, prompt_embeds: torch.Tensor) -> KeysValues:
+    """Keys and values of `prompt_embeds` [prompts, 77 · chunks, 2048] for every cross-attention layer."""
+    layers = [layer for _, layer in _layers(unet) if layer.is_cross_attention]
+    return KeysValues(
+        tuple(layer.to_k(prompt_embeds) for layer in layers), tuple(layer.to_v(prompt_embeds) for layer in layers)
+    )
+
+
+def _layers(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
+    return [(name, module) for name, module in unet.named_modules() if isinstance(module, Attention)]
+
+
+def _split_heads(tokens: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """[rows, tokens, width] to [rows, heads, tokens, width / heads]."""
+    rows, num_tokens, width = tokens.shape
+    return tokens.view(rows, num_tokens, num_heads, width // num_heads).transpose(1, 2)

@@ -1,0 +1,125 @@
+"""Every number the graph tells, declared once.
+
+Each goes to two places: to Ray's own exporter on every node (as `ray_atelier_…`, seconds late), and to
+`GET /metrics` of the Router, which asks the replicas when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Counter as OwnCounter
+from prometheus_client import Gauge as OwnGauge
+from prometheus_client import Histogram as OwnHistogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from ray import serve
+from ray.serve import metrics as ray_metrics
+
+if TYPE_CHECKING:
+    from atelier.engine.engine import EngineStatus, StepReport
+
+_REQUESTS = (*range(1, 17), 20, 24, 32, 48, 64)
+_ROWS = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64)
+_STEP_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_GAP_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+class _Registry:
+    """The series of one replica, under its name."""
+
+    def __init__(self) -> None:
+        self.own = CollectorRegistry()
+        self.replica = serve.get_replica_context().replica_id.unique_id
+
+
+class _Counter:
+    def __init__(self, registry: _Registry, name: str, text: str) -> None:
+        self._own = OwnCounter(name, text, ["replica"], registry=registry.own).labels(registry.replica)
+        self._ray = ray_metrics.Counter(name, description=text)
+
+    def add(self, amount: float) -> None:
+        if amount:
+            self._own.inc(amount)
+            self._ray.inc(amount)
+
+
+class _Gauge:
+    def __init__(self, registry: _Registry, name: str, text: str) -> None:
+        self._own = OwnGauge(name, text, ["replica"], registry=registry.own).labels(registry.replica)
+        self._ray = ray_metrics.Gauge(name, description=text)
+
+    def set(self, value: float) -> None:
+        self._own.set(value)
+        self._ray.set(value)
+
+
+class _Histogram:
+    def __init__(self, registry: _Registry, name: str, text: str, bounds: Sequence[float]) -> None:
+        own = OwnHistogram(name, text, ["replica"], registry=registry.own, buckets=bounds)
+        self._own = own.labels(registry.replica)
+        self._ray = ray_metrics.Histogram(name, description=text, boundaries=list(bounds))
+
+    def observe(self, value: float) -> None:
+        self._own.observe(value)
+        self._ray.observe(value)
+
+
+class DenoiserMetrics:
+    """What a Denoiser replica tells of its step loop."""
+
+    def __init__(self) -> None:
+        self._registry = registry = _Registry()
+        self._steps = _Counter(registry, "atelier_denoiser_steps_total", "UNet steps.")
+        self._padding = _Counter(
+            registry, "atelier_denoiser_padding_rows_total", "Rows that only filled a call to its width."
+        )
+        self._requests = _Histogram(
+            registry, "atelier_denoiser_step_requests", "Requests that shared a step.", _REQUESTS
+        )
+        self._rows = _Histogram(registry, "atelier_denoiser_step_rows", "Rows of a step.", _ROWS)
+        self._step_s = _Histogram(registry, "atelier_denoiser_step_seconds", "Duration of a step.", _STEP_S)
+        self._gap_s = _Histogram(
+            registry, "atelier_denoiser_step_gap_seconds", "From a step's end to the next one's start.", _GAP_S
+        )
+        self._waiting = _Gauge(registry, "atelier_denoiser_waiting_requests", "Requests in the inbox.")
+        self._active = _Gauge(registry, "atelier_denoiser_active_requests", "Requests in the batch.")
+
+    def observe(self, report: StepReport) -> None:
+        """Called by the step loop after every step."""
+        self._steps.add(1)
+        self._padding.add(report.num_padding_rows)
+        self._requests.observe(report.num_requests)
+        self._rows.observe(report.num_rows)
+        self._step_s.observe(report.step_s)
+        if report.gap_s is not None:
+            self._gap_s.observe(report.gap_s)
+        self._waiting.set(report.num_waiting)
+        self._active.set(report.num_requests)
+
+    def text(self, status: EngineStatus) -> str:
+        self._waiting.set(status.num_waiting)
+        self._active.set(status.num_active)
+        return generate_latest(self._registry.own).decode()
+
+
+class _Merged:
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for text in self._texts:
+            for family in text_string_to_metric_families(text):
+                families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                families[family.name].samples += family.samples
+        return families.values()
+
+
+def merged(texts: Iterable[str]) -> str:
+    """The series of several replicas as one text."""
+    registry = CollectorRegistry()
+    registry.register(_Merged(texts))
+    return generate_latest(registry).decode()

@@ -1,0 +1,163 @@
+"""Whatever shares the batch, a request's latents are its own: near at `fast`, to the bit at `exact`."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.conditioning import Conditioning, Floats, Text, TextEmbeds
+from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
+from atelier.engine.engine import Engine
+from atelier.engine.request import Event
+from atelier.models.autoencoder import Autoencoder
+from atelier.models.text_encoder import TextEncoders
+from tests.local_stages import CPU, new_engine
+
+_WAIT_S = 120
+_PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, black background", "")
+#: Relative to the largest latent of the request alone.
+_FAST = 5e-4
+_MIN_PSNR_DB = 70.0
+
+_settings = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def embeds(catalogue: Catalogue) -> list[TextEmbeds]:
+    encoders = TextEncoders(catalogue.model(None), CPU)
+    return [encoders.encode([Text(prompt, prompt)])[0] for prompt in _PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def engine(catalogue: Catalogue) -> Iterator[Engine]:
+    engine = new_engine(catalogue, max_rows=64)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def replica(catalogue: Catalogue) -> Iterator[Engine]:
+    """The same settings, its own modules and thread."""
+    engine = new_engine(catalogue, max_rows=64)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def autoencoder(catalogue: Catalogue) -> Autoencoder:
+    return Autoencoder(catalogue.model(None), CPU)
+
+
+@st.composite
+def _sampling(draw: st.DrawFn) -> Sampling:
+    sampler = draw(st.sampled_from(list(SAMPLERS)))
+    rules = SAMPLERS[sampler]
+    return Sampling(
+        num_inference_steps=draw(st.integers(1, 8)),
+        sampler=sampler,
+        schedule=draw(st.sampled_from([None, *rules.schedules])),
+        eta=draw(st.sampled_from([0.0, 0.7])) if rules.takes_eta else 0.0,
+    )
+
+
+@st.composite
+def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[DenoiseRequest, tuple[int, int | None]]]:
+    """Sixteen requests, with the prompts that they are to have."""
+    return [
+        (
+            DenoiseRequest(
+                request_id=RequestId(f"req_{index}"),
+                model="tiny-sdxl",
+                height=draw(st.sampled_from([64, 72])),
+                width=64,
+                seeds=tuple(range(index, index + draw(st.integers(1, 2)))),
+                sampling=draw(_sampling()),
+                guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
+                guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.6])),
+                conditioning=_NOTHING,
+                reproducibility=reproducibility,
+            ),
+            (draw(st.integers(0, 3)), draw(st.sampled_from([None, 0, 1, 3]))),
+        )
+        for index in range(16)
+    ]
+
+
+_NOTHING = Conditioning(
+    positive=TextEmbeds(prompt_embeds=np.zeros((0, 0), np.float32), pooled_prompt_embeds=np.zeros(0, np.float32)),
+    negative=None,
+)
+
+
+def _with_prompts(
+    mix: Sequence[tuple[DenoiseRequest, tuple[int, int | None]]], embeds: Sequence[TextEmbeds]
+) -> list[DenoiseRequest]:
+    return [
+        replace(
+            request,
+            conditioning=Conditioning(
+                positive=embeds[positive], negative=None if negative is None else embeds[negative]
+            ),
+        )
+        for request, (positive, negative) in mix
+    ]
+
+
+def _run(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Floats]:
+    """Final latents of requests that are all in the engine at once."""
+    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
+    for request, events in zip(requests, ends, strict=True):
+        engine.submit(request, events.put)
+    latents = []
+    for events in ends:
+        event = events.get(timeout=_WAIT_S)
+        assert isinstance(event, Denoised)
+        latents.append(event.latents)
+    return latents
+
+
+def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> float:
+    mse = float(np.square(ours.astype(float) - theirs.astype(float)).mean())
+    return float("inf") if mse == 0 else 10 * np.log10(255**2 / mse)
+
+
+@given(mix=_mix("fast"))
+@_settings
+def test_fast_requests_are_what_they_are_alone(
+    engine: Engine,
+    autoencoder: Autoencoder,
+    embeds: list[TextEmbeds],
+    mix: list[tuple[DenoiseRequest, tuple[int, int | None]]],
+) -> None:
+    requests = _with_prompts(mix, embeds)
+    for request, together in zip(requests, _run(engine, requests), strict=True):
+        [alone] = _run(engine, [request])
+        assert np.abs(together - alone).max() <= _FAST * np.abs(alone).max(), request.sampling
+        assert _psnr_db(autoencoder.decode(together), autoencoder.decode(alone)) >= _MIN_PSNR_DB
+
+
+@given(mix=_mix("exact"), order=st.permutations(range(16)))
+@_settings
+def test_exact_requests_are_the_same_bits_alone_in_any_company_and_on_another_replica(
+    engine: Engine,
+    replica: Engine,
+    embeds: list[TextEmbeds],
+    mix: list[tuple[DenoiseRequest, tuple[int, int | None]]],
+    order: list[int],
+) -> None:
+    requests = _with_prompts(mix, embeds)
+    together = _run(engine, requests)
+    shuffled = dict(zip(order, _run(replica, [requests[index] for index in order]), strict=True))
+    for index in order[:6]:
+        [alone] = _run(replica, [requests[index]])
+        assert np.array_equal(together[index], alone), requests[index].sampling
+        assert np.array_equal(shuffled[index], alone)

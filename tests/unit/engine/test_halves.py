@@ -1,0 +1,42 @@
+"""The two halves against `unet.forward` of diffusers with its own attention, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.engine.attention import MASKED, install, keys_values
+from atelier.engine.halves import Conditions, decode_half, encode_half
+from atelier.models.loading import load_unet
+from tests.local_stages import CPU
+
+
+@pytest.mark.parametrize(("height", "width", "num_chunks"), [(16, 16, 1), (9, 15, 1), (8, 20, 3)])
+@torch.inference_mode()
+def test_the_halves_are_the_forward_pass(catalogue: Catalogue, height: int, width: int, num_chunks: int) -> None:
+    entry = catalogue.model(None)
+    theirs, ours = load_unet(entry, CPU), load_unet(entry, CPU)
+    install(ours)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(3, 4, height, width, generator=generator)
+    prompt_embeds = torch.randn(3, 77 * num_chunks, 128, generator=generator)
+    mask = torch.ones(3, 77 * num_chunks)
+    mask[1, 77:] = 0
+    pooled = torch.randn(3, 64, generator=generator)
+    time_ids = torch.tensor([[128.0, 96.0, 0.0, 0.0, 128.0, 96.0]]).expand(3, -1)
+    timesteps = torch.tensor([999.0, 500.5, 1.0])
+    expected = theirs(
+        latents,
+        timesteps,
+        encoder_hidden_states=prompt_embeds,
+        encoder_attention_mask=mask,
+        added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+    ).sample
+    conditions = Conditions(
+        prompt=keys_values(ours, prompt_embeds),
+        prompt_bias=((1 - mask) * MASKED)[:, None],
+        pooled_prompt_embeds=pooled,
+        add_time_ids=time_ids,
+    )
+    assert torch.equal(decode_half(ours, encode_half(ours, latents, timesteps, conditions), conditions), expected)

@@ -1,0 +1,100 @@
+"""The engine against its oracle: every sampler, alone and with all the others in one batch."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import UNet2DConditionModel
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import Files, ModelEntry
+from atelier.core.conditioning import Conditioning, Floats, Text
+from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.sampling import SAMPLERS, SamplerName, Sampling
+from atelier.engine import sequential
+from atelier.engine.engine import Engine
+from atelier.engine.request import Event
+from atelier.engine.runner import load_runners
+from atelier.models.loading import load_scheduler, load_unet
+from atelier.models.text_encoder import TextEncoders
+from tests.local_stages import CPU, HERE, SETTINGS
+
+_WAIT_S = 120
+_BOUND = 5e-4
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def entry(
+    request: pytest.FixtureRequest, catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
+) -> ModelEntry:
+    """The zoo's model, its output read as noise or as v."""
+    entry = catalogue.model(None)
+    assert entry.files.folder is not None
+    folder: Path = tmp_path_factory.mktemp("model")
+    for part in entry.files.folder.iterdir():
+        if part.name != "scheduler":
+            (folder / part.name).symlink_to(part)
+    config = json.loads((entry.files.folder / "scheduler" / "scheduler_config.json").read_text())
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps({**config, "prediction_type": request.param})
+    )
+    return entry.model_copy(update={"files": Files(folder=folder)})
+
+
+@pytest.fixture(scope="module")
+def conditioning(entry: ModelEntry) -> Conditioning:
+    texts = [Text("a red circle", "a red circle"), Text("blue", "blue")]
+    positive, negative = TextEncoders(entry, CPU).encode(texts)
+    return Conditioning(positive=positive, negative=negative)
+
+
+def _request(conditioning: Conditioning, sampler: SamplerName, num_inference_steps: int) -> DenoiseRequest:
+    return DenoiseRequest(
+        request_id=RequestId(f"req_{sampler}_{num_inference_steps}"),
+        model="tiny-sdxl",
+        height=64,
+        width=64,
+        seeds=(num_inference_steps,),
+        sampling=Sampling(
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+            eta=0.5 if SAMPLERS[sampler].takes_eta else 0.0,
+        ),
+        guidance_scale=3.0,
+        guidance_rescale=0.3,
+        conditioning=conditioning,
+    )
+
+
+def _run(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Floats]:
+    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
+    for request, events in zip(requests, ends, strict=True):
+        engine.submit(request, events.put)
+    latents = []
+    for events in ends:
+        event = events.get(timeout=_WAIT_S)
+        assert isinstance(event, Denoised)
+        latents.append(event.latents)
+    return latents
+
+
+@pytest.mark.parametrize("num_inference_steps", [8, 20, 31])
+def test_every_sampler_is_the_oracle_alone_and_in_company(
+    entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
+) -> None:
+    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, exactness_key=HERE)
+    requests = [_request(conditioning, sampler, num_inference_steps) for sampler in SAMPLERS]
+    unet: UNet2DConditionModel = load_unet(entry, CPU)
+    config = load_scheduler(entry).config
+    for request, together in zip(requests, _run(engine, requests), strict=True):
+        oracle = sequential.denoise(unet, config, request).numpy()
+        [alone] = _run(engine, [request])
+        for latents in (alone, together):
+            assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), request.sampling
+    engine.close()
