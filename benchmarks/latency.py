@@ -12,37 +12,19 @@ import io
 import os
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx2
 import numpy as np
-import ray
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
-from ray import serve
 
+from benchmarks.graph import running_graph
 from benchmarks.results import record
-from deployments.options import GraphArgs
-from graph import build
 from zoo.tiny_sdxl import FOLDER
 
-_PORT = 8765
 _PROMPT = "a large red circle on the left, white background"
 _WARM_UP_ROUNDS = 3
-
-
-@contextmanager
-def running_graph(*, num_threads: int) -> Iterator[httpx2.Client]:
-    ray.init(include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": _PORT}, logging_config={"enable_access_log": False})
-    args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})
-    serve.run(build(args), name="atelier")
-    with httpx2.Client(base_url=f"http://127.0.0.1:{_PORT}", timeout=60) as client:
-        yield client
-    serve.shutdown()
-    ray.shutdown()
 
 
 def over_http(client: httpx2.Client, seed: int) -> Image.Image:
@@ -66,7 +48,10 @@ def main() -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(FOLDER, dtype=torch.float32, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     http_s, in_process_s, worst_difference = [], [], 0
-    with running_graph(num_threads=num_threads) as client:
+    with (
+        running_graph(num_threads=num_threads) as address,
+        httpx2.Client(base_url=address, timeout=60) as client,
+    ):
         for seed in range(-_WARM_UP_ROUNDS, options.rounds):
             start = time.perf_counter()
             ours = over_http(client, seed + _WARM_UP_ROUNDS)

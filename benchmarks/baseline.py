@@ -1,0 +1,81 @@
+"""What one would write without Atelier: diffusers' pipeline behind FastAPI, one dedicated thread.
+
+A pool of threads would be 2.3 × slower on the CPU and flatter whoever is compared with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import uvicorn
+from diffusers import StableDiffusionXLPipeline
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from zoo.tiny_sdxl import FOLDER
+
+
+class GenerateRequest(BaseModel):
+    prompt: str
+    seed: int
+    size: str = "128x128"
+    n: int = 1
+    num_inference_steps: int = 20
+    guidance_scale: float = 5.0
+
+
+def load(num_threads: int) -> StableDiffusionXLPipeline:
+    torch.set_num_threads(num_threads)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(FOLDER, dtype=torch.float32, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(pipeline: StableDiffusionXLPipeline, request: GenerateRequest) -> list[str]:
+    """The pictures as base64 PNG."""
+    width, height = map(int, request.size.split("x"))
+    pictures = pipeline(
+        request.prompt,
+        width=width,
+        height=height,
+        num_images_per_prompt=request.n,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        generator=[torch.Generator("cpu").manual_seed(request.seed + i) for i in range(request.n)],
+    ).images
+    encoded = []
+    for picture in pictures:
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        encoded.append(base64.b64encode(file.getvalue()).decode("ascii"))
+    return encoded
+
+
+def build(num_threads: int) -> FastAPI:
+    thread = ThreadPoolExecutor(1)
+    pipeline = thread.submit(load, num_threads).result()
+    app = FastAPI()
+
+    @app.post("/v1/images/generations")
+    async def generate(request: GenerateRequest) -> dict[str, list[dict[str, str]]]:
+        pictures = await asyncio.get_running_loop().run_in_executor(thread, draw, pipeline, request)
+        return {"data": [{"b64_json": picture} for picture in pictures]}
+
+    return app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    uvicorn.run(build(options.threads), host="127.0.0.1", port=options.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The engine's step against bare UNet calls of the same width, and a mixed batch against a uniform one.
+
+`python -m benchmarks.engine` runs all three in turn, in one process, and prints the ratios of the medians. A step of
+the engine is timed from the end of the one before, so that packing, admission and events are in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from atelier.catalogue.catalogue import read_catalogue
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, Text
+from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.sampling import SAMPLERS, Sampling
+from atelier.engine.attention import keys_values
+from atelier.engine.engine import Engine, EngineSettings, StepReport
+from atelier.engine.request import Event
+from atelier.engine.runner import load_runners
+from atelier.models.exactness import exactness_key
+from atelier.models.loading import Placement, load_unet
+from atelier.models.text_encoder import TextEncoders
+from benchmarks.results import record
+
+_CPU = Placement("cpu", "float32")
+_REQUESTS, _ROWS, _STEPS = 16, 32, 20
+
+
+class BareUNet:
+    """diffusers' UNet with its own attention, called in a thread of its own."""
+
+    def __init__(self, entry: ModelEntry, *, num_threads: int) -> None:
+        self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
+        self._unet: UNet2DConditionModel = self._thread.submit(lambda: load_unet(entry, _CPU)).result()
+
+    def call_s(self, repetitions: int, *, num_rows: int, height: int, width: int) -> list[float]:
+        """Duration of calls with rows of height × width latents."""
+        prompt_embeds = self._prompt_embeds(num_rows)
+        arguments = {
+            "sample": torch.randn(num_rows, 4, height, width),
+            "timestep": torch.linspace(1, 999, num_rows),
+            "encoder_hidden_states": prompt_embeds,
+            "encoder_attention_mask": torch.ones(prompt_embeds.shape[:2]),
+            "added_cond_kwargs": {
+                "text_embeds": torch.randn(num_rows, 64),
+                "time_ids": torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(num_rows, -1),
+            },
+        }
+        return self._thread.submit(_timed, lambda: self._unet(**arguments), repetitions).result()
+
+    def keys_values_s(self, repetitions: int, *, num_rows: int) -> list[float]:
+        """The part of a call that the engine does once per request."""
+        prompt_embeds = self._prompt_embeds(num_rows)
+        return self._thread.submit(_timed, lambda: keys_values(self._unet, prompt_embeds), repetitions).result()
+
+    def _prompt_embeds(self, num_rows: int) -> torch.Tensor:
+        return torch.randn(num_rows, TOKENS_PER_CHUNK, self._unet.config.cross_attention_dim)
+
+
+@torch.inference_mode()
+def _timed(call: Callable[[], object], repetitions: int) -> list[float]:
+    taken_s = []
+    for _ in range(repetitions):
+        start_s = time.perf_counter()
+        call()
+        taken_s.append(time.perf_counter() - start_s)
+    return taken_s
+
+
+def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
+    request = DenoiseRequest(
+        request_id=RequestId("req"),
+        model="tiny-sdxl",
+        height=128,
+        width=128,
+        seeds=(0,),
+        sampling=Sampling(num_inference_steps=_STEPS),
+        guidance_scale=5.0,
+        conditioning=conditioning,
+    )
+    return [replace(request, request_id=RequestId(f"req_{i}"), seeds=(i,)) for i in range(2 * _REQUESTS)]
+
+
+def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
+    """Every sampler, 10 to 30 steps, every guidance; as many rows as `uniform`."""
+    samplers = list(SAMPLERS)
+    return [
+        replace(
+            request,
+            sampling=Sampling(num_inference_steps=10 + 7 * i % 21, sampler=samplers[i % len(samplers)]),
+            guidance_scale=1.5 + i % 7,
+        )
+        for i, request in enumerate(uniform(conditioning))
+    ]
+
+
+def full_steps_s(engine: Engine, reports: list[StepReport], requests: Sequence[DenoiseRequest]) -> list[float]:
+    """Duration with the gap before it of every step that had all its rows."""
+    reports.clear()
+    ended: queue.Queue[Event] = queue.Queue()
+    for request in requests:
+        engine.submit(request, ended.put)
+    for _ in requests:
+        event = ended.get(timeout=600)
+        assert isinstance(event, Denoised), event
+    return [r.step_s + r.gap_s for r in reports if r.num_rows == _ROWS and r.gap_s is not None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args()
+    num_threads = os.cpu_count() or 1
+    entry = read_catalogue().model("tiny-sdxl")
+    [embeds] = TextEncoders(entry, _CPU).encode([Text("a red circle", "a red circle")])
+    conditioning = Conditioning(positive=embeds, negative=None)
+    bare = BareUNet(entry, num_threads=num_threads)
+    reports: list[StepReport] = []
+    engine = Engine(
+        lambda: load_runners([entry], _CPU),
+        EngineSettings(num_threads=num_threads, max_waiting=64, max_rows=_ROWS, exact_width=8),
+        exactness_key=exactness_key(_CPU, num_threads=num_threads, width=8),
+        observe=reports.append,
+    )
+    bare_s: list[float] = []
+    keys_values_s: list[float] = []
+    uniform_s: list[float] = []
+    mixed_s: list[float] = []
+    for is_warm in [False, *[True] * options.rounds]:
+        measured = (
+            bare.call_s(_STEPS, num_rows=_ROWS, height=16, width=16),
+            bare.keys_values_s(_STEPS, num_rows=_ROWS),
+            full_steps_s(engine, reports, uniform(conditioning)),
+            full_steps_s(engine, reports, mixed(conditioning)),
+        )
+        if is_warm:
+            for taken_s, more_s in zip((bare_s, keys_values_s, uniform_s, mixed_s), measured, strict=True):
+                taken_s += more_s
+    engine.close()
+    bare_ms, keys_values_ms, uniform_ms, mixed_ms = (
+        1000 * statistics.median(taken_s) for taken_s in (bare_s, keys_values_s, uniform_s, mixed_s)
+    )
+    record(
+        "engine",
+        {
+            "rows": _ROWS,
+            "bare_call_ms": round(bare_ms, 2),
+            "uniform_step_ms": round(uniform_ms, 2),
+            "mixed_step_ms": round(mixed_ms, 2),
+            "bare_over_uniform": round(bare_ms / uniform_ms, 3),
+            "uniform_over_mixed": round(uniform_ms / mixed_ms, 3),
+            "keys_values_share_of_bare_call": round(keys_values_ms / bare_ms, 3),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The graph on a Ray of its own, for benchmarks that go over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray import serve
+
+from deployments.options import GraphArgs
+from graph import build
+
+PORT = 8765
+
+
+@contextmanager
+def running_graph(*, num_threads: int) -> Iterator[str]:
+    """The address of a graph whose Denoiser has so many threads."""
+    ray.init(include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT}, logging_config={"enable_access_log": False})
+    args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})
+    serve.run(build(args), name="atelier")
+    yield f"http://127.0.0.1:{PORT}"
+    serve.shutdown()
+    ray.shutdown()
