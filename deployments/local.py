@@ -26,6 +26,7 @@ at the bottom, black background". Ctrl-C stops the graph.
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = sys.argv[1]
     serve = shutil.which("serve", path=os.path.dirname(sys.executable)) or "serve"
     graph = subprocess.Popen([serve, "run", config])
