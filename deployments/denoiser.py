@@ -52,10 +52,6 @@ class Denoiser:
         finally:
             self._engine.cancel(request.request_id)
 
-    async def num_steps(self) -> int:
-        """Steps done since the start."""
-        return self._engine.status().num_steps
-
     async def metrics_text(self) -> str:
         """This replica's numbers in Prometheus' text format."""
         return self._metrics.text(self._engine.status())

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import ray
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
 from deployments.options import DenoiserOptions, GraphArgs, RouterOptions
 from graph import build
+from tests.integration.steps import Steps
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,5 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def denoiser(address: str) -> DeploymentHandle:
-    assert address
-    return serve.get_deployment_handle("Denoiser", "atelier")
+def steps(address: str) -> Steps:
+    return Steps(address)

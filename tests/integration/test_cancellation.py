@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
 from atelier.core.conditioning import Conditioning, Text
 from atelier.core.denoising import DenoiseRequest, RequestId, StepEvent
 from atelier.core.sampling import Sampling
 from deployments.stages import HandleStages
+from tests.integration.steps import Steps
 
 _LONG = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160"}
 
@@ -26,12 +26,12 @@ def stages(address: str) -> HandleStages:
     )
 
 
-async def _settled_steps(denoiser: DeploymentHandle) -> int:
+async def _settled(steps: Steps) -> int:
     """The engine's steps once they no longer grow."""
-    before, now = -1, int(await denoiser.num_steps.remote())
+    before, now = -1, await steps.done()
     while now != before:
         await asyncio.sleep(0.5)
-        before, now = now, int(await denoiser.num_steps.remote())
+        before, now = now, await steps.done()
     return now
 
 
@@ -50,21 +50,21 @@ async def _request(stages: HandleStages) -> DenoiseRequest:
     )
 
 
-async def test_an_http_client_that_leaves_stops_the_work(address: str, denoiser: DeploymentHandle) -> None:
-    before = await _settled_steps(denoiser)
+async def test_an_http_client_that_leaves_stops_the_work(address: str, steps: Steps) -> None:
+    before = await _settled(steps)
     async with httpx2.AsyncClient(base_url=address) as client:
         with pytest.raises(httpx2.TimeoutException):
             await client.post("/v1/images/generations", json=_LONG, timeout=1.0)
-    done = await _settled_steps(denoiser) - before
+    done = await _settled(steps) - before
     assert 0 < done < 150
 
 
-async def test_a_deadline_stops_the_work(address: str, denoiser: DeploymentHandle) -> None:
-    before = await _settled_steps(denoiser)
+async def test_a_deadline_stops_the_work(address: str, steps: Steps) -> None:
+    before = await _settled(steps)
     async with httpx2.AsyncClient(base_url=address) as client:
         response = await client.post("/v1/images/generations", json={**_LONG, "deadline_s": 0.7}, timeout=30)
     assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
-    assert 0 < await _settled_steps(denoiser) - before < 150
+    assert 0 < await _settled(steps) - before < 150
 
 
 async def _third_step(events: AsyncIterator[object]) -> StepEvent:
@@ -74,26 +74,24 @@ async def _third_step(events: AsyncIterator[object]) -> StepEvent:
     raise AssertionError("the stream ended before its third step")
 
 
-async def test_leaving_the_stream_stops_before_the_next_step(
-    stages: HandleStages, denoiser: DeploymentHandle
-) -> None:
-    before = await _settled_steps(denoiser)
+async def test_leaving_the_stream_stops_before_the_next_step(stages: HandleStages, steps: Steps) -> None:
+    before = await _settled(steps)
     async with stages.denoise(await _request(stages)) as events:
         assert await _third_step(events) == StepEvent(3, 150)
-        seen = int(await denoiser.num_steps.remote()) - before
-    assert await _settled_steps(denoiser) - before <= seen + 2
+        seen = await steps.done() - before
+    assert await _settled(steps) - before <= seen + 2
 
 
-async def test_an_exception_beside_the_stream_stops_it(stages: HandleStages, denoiser: DeploymentHandle) -> None:
+async def test_an_exception_beside_the_stream_stops_it(stages: HandleStages, steps: Steps) -> None:
     async def fail_beside_the_stream() -> None:
         async with stages.denoise(await _request(stages)) as events:
             await _third_step(events)
             raise ZeroDivisionError
 
-    before = await _settled_steps(denoiser)
+    before = await _settled(steps)
     with pytest.raises(ZeroDivisionError):
         await fail_beside_the_stream()
-    assert 3 <= await _settled_steps(denoiser) - before < 30
+    assert 3 <= await _settled(steps) - before < 30
 
 
 async def test_after_all_that_the_next_request_is_served(address: str) -> None:
