@@ -9,6 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from zoo.dataset import latent_scaling_factor
 from zoo.sdxl import new_scheduler, train_text_and_unet
+from zoo.training import forget
 from zoo.vae import train_vae
 
 FOLDER = Path(__file__).parent / "weights" / "tiny-sdxl"
@@ -32,3 +33,4 @@ def make() -> None:
     pipeline.to(dtype=torch.float16).save_pretrained(FOLDER, safe_serialization=True)
     for file in FOLDER.rglob("*.safetensors"):
         file.chmod(0o644)
+    forget("vae", "vae-decoder", "sdxl")

@@ -57,6 +57,12 @@ def train(
     module.load_state_dict(average.module.state_dict())
 
 
+def forget(*names: str) -> None:
+    """Drop the states of finished runs, so that the next run starts from scratch."""
+    for name in names:
+        (STATE_FOLDER / f"{name}.pt").unlink()
+
+
 def _one_cycle(progress: float) -> float:
     """Linear warm-up, then a half cosine down to one hundredth."""
     if progress < _WARM_UP:
