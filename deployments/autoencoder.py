@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
-from atelier.pipeline.stages import Decoded, Pixels
+from atelier.pipeline.stages import Decoded, EncodedPictures, Pixels
 from deployments.options import AutoencoderOptions
 
 
@@ -21,9 +21,9 @@ class Autoencoder:
         self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
         self._models = self._thread.run(lambda: {entry.id: Model(entry, place) for entry in catalogue.models})
 
-    async def encode(self, model: str, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the latents, each [images, 4, h/8, w/8]."""
-        return await self._thread.run_async(lambda: self._models[model].encode(pixels))
+    async def encode(self, model: str, pixels: Pixels) -> EncodedPictures:
+        mean, std = await self._thread.run_async(lambda: self._models[model].encode(pixels))
+        return EncodedPictures(mean, std, self._exactness_key)
 
     async def decode(self, model: str, latents: Floats) -> Decoded:
         pixels = await self._thread.run_async(lambda: self._models[model].decode(latents))

@@ -46,7 +46,7 @@ class AutoencoderOptions(ReplicaOptions):
 class RouterOptions(Options):
     #: Refuse a request whose pixels × steps × images exceed this.
     max_pixel_steps: int = Field(40_000_000, ge=1)
-    max_body_bytes: int = Field(1_000_000, ge=1)
+    max_body_bytes: int = Field(30_000_000, ge=1)
 
 
 class GraphArgs(Options):

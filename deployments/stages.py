@@ -17,7 +17,7 @@ from atelier.core.conditioning import Text
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
 from atelier.core.sampling import Reproducibility
-from atelier.pipeline.stages import Decoded, EncodedTexts
+from atelier.pipeline.stages import Decoded, EncodedPictures, EncodedTexts, Pixels
 from deployments.metrics import merged
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,11 @@ class HandleStages:
     async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         with _our_errors():
             encoded: EncodedTexts = await self._text_encoder.encode.remote(model, texts, reproducibility)
+        return encoded
+
+    async def encode(self, model: str, pixels: Pixels) -> EncodedPictures:
+        with _our_errors():
+            encoded: EncodedPictures = await self._autoencoder.encode.remote(model, pixels)
         return encoded
 
     @asynccontextmanager

@@ -20,7 +20,7 @@ from atelier.models.autoencoder import Autoencoder
 from atelier.models.loading import Placement
 from atelier.models.text_encoder import TextEncoders
 from atelier.models.thread import ModelThread
-from atelier.pipeline.stages import Decoded, EncodedTexts
+from atelier.pipeline.stages import Decoded, EncodedPictures, EncodedTexts, Pixels
 
 CPU = Placement("cpu", "float32")
 HERE = ExactnessKey("here")
@@ -55,6 +55,10 @@ class LocalStages:
         calls = [[text] for text in texts] if reproducibility == "exact" else [texts]
         embeds = [await self._thread.run_async(partial(encoders.encode, call)) for call in calls]
         return EncodedTexts([of_text for of_call in embeds for of_text in of_call], HERE)
+
+    async def encode(self, model: str, pixels: Pixels) -> EncodedPictures:
+        mean, std = await self._thread.run_async(lambda: self._autoencoders[model].encode(pixels))
+        return EncodedPictures(mean, std, HERE)
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:

@@ -8,10 +8,21 @@ from typing import NewType
 import numpy as np
 import numpy.typing as npt
 
-from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, ExactnessKey
+from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, ExactnessKey, Floats
 from atelier.core.sampling import Reproducibility, Sampling
 
 RequestId = NewType("RequestId", str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialImage:
+    """The picture that image-to-image and inpainting start from, as the VAE sees it."""
+
+    #: Of the posterior, each [4, height / 8, width / 8].
+    mean: Floats
+    std: Floats
+    #: [height / 8, width / 8]; 1 is painted anew, 0 kept. None: all is painted anew.
+    mask: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +42,7 @@ class DenoiseRequest:
     guidance_rescale: float = 0.0
     #: `exact`: to the bit, whatever runs beside it, for an equal exactness key.
     reproducibility: Reproducibility = "fast"
+    initial_image: InitialImage | None = None
     #: Send a `StepEvent` after every step; nothing is sent where nobody listens.
     wants_steps: bool = False
 

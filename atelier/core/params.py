@@ -7,10 +7,11 @@ model are filled in by `atelier.pipeline.plan`.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from atelier.core.errors import AtelierError, InvalidParameter, InvalidRequest, NotSupported, UnknownParameter
@@ -26,9 +27,6 @@ MAX_SEED = 2**32 - 1
 _NOT_YET: dict[str, tuple[object, ...]] = {
     "clip_skip": (0,),
     "loras": ([],),
-    "init_image": (),
-    "strength": (),
-    "mask_image": (),
     "controls": ([],),
     "ip_adapter": ([],),
     "upscale": (),
@@ -55,6 +53,24 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _bytes_of_picture(value: object) -> object:
+    """Base64, with or without a data URL's prefix; by handle also the bytes themselves."""
+    if not isinstance(value, str):
+        return value
+    text = value.partition(";base64,")[2] if value.startswith("data:") else value
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise PydanticCustomError("base64", "must be a picture in base64") from error
+
+
+PictureBytes = Annotated[
+    bytes,
+    BeforeValidator(_bytes_of_picture),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}),
+]
+
+
 class GenerateParams(BaseModel):
     """One request for pictures from a text."""
 
@@ -79,6 +95,16 @@ class GenerateParams(BaseModel):
     sampler: SamplerName = "euler"
     schedule: ScheduleName | None = Field(None, description="How the noise falls; the model's own if absent.")
     eta: float = Field(0, ge=0, le=1, description="Noise of the sampler ddim.")
+    init_image: PictureBytes | None = Field(
+        None,
+        description="Start from this picture (PNG, JPEG, WebP); what is transparent in it is painted anew.",
+    )
+    mask_image: PictureBytes | None = Field(
+        None, description="Paint only where it is transparent or, if it is opaque, white; the rest stays as it is."
+    )
+    strength: float | None = Field(
+        None, gt=0, le=1, description="How far from init_image: 0.8 by default, 1 keeps least of it."
+    )
     reproducibility: Reproducibility = Field(
         "fast",
         description="exact: bit for bit the same for an equal exactness_key, whatever else the server does; slower.",

@@ -51,3 +51,9 @@ class Sampling:
     schedule: ScheduleName | None = None
     #: Share of DDIM's noise (Song et al. 2021, eq. 16).
     eta: float = 0.0
+    #: Share of the steps that are taken; the first of them starts from the initial image at its noise level.
+    strength: float = 1.0
+
+    @property
+    def num_taken_steps(self) -> int:
+        return int(self.num_inference_steps * self.strength)

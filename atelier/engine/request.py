@@ -10,7 +10,7 @@ import torch
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.engine.attention import KeysValues
-from atelier.engine.schedules import S, Schedule
+from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
 
 #: An error ends the stream as `Denoised` does.
 Event = StepEvent | Denoised | AtelierError
@@ -36,6 +36,17 @@ class PromptConditions:
     pooled_prompt_embeds: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What inpainting leaves as it was; it goes through the noise levels with the rest."""
+
+    #: Each [images, 4, h, w].
+    x0: torch.Tensor
+    noise: torch.Tensor
+    #: [h, w]; 1 is painted anew, 0 kept.
+    mask: torch.Tensor
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class ActiveRequest:
     """An admitted request: its state at a step boundary, and what never changes."""
@@ -51,6 +62,7 @@ class ActiveRequest:
     #: The predictions of x₀ of the last two steps, as the latents; zeros before there are any.
     denoised_1: torch.Tensor
     denoised_2: torch.Tensor
+    kept: Kept | None = None
     step_index: int = 0
     is_finite: bool = True
 
@@ -65,6 +77,16 @@ class ActiveRequest:
     @property
     def is_finished(self) -> bool:
         return self.step_index == len(self.schedule.steps)
+
+    def keep_what_is_not_painted(self) -> None:
+        """Put the kept part back at the noise level that the latents are at now."""
+        if self.kept is None:
+            return
+        alpha, sigma = (
+            (1.0, 0.0) if self.is_finished else self.schedule.steps[self.step_index, [ALPHA, SIGMA]].tolist()
+        )
+        kept = alpha * self.kept.x0 + sigma * self.kept.noise
+        self.latents = torch.where(self.kept.mask > 0, self.latents, kept)
 
     def noise(self) -> torch.Tensor:
         """Standard noise for this step, as the latents; zeros if the step adds none."""

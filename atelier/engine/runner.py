@@ -18,8 +18,8 @@ from atelier.core.sampling import Sampling
 from atelier.engine import attention
 from atelier.engine.halves import decode_half, encode_half
 from atelier.engine.packing import Call, Packed, pack
-from atelier.engine.request import ActiveRequest, Arrival, PromptConditions
-from atelier.engine.schedules import C_IN, TIMESTEP, Schedules
+from atelier.engine.request import ActiveRequest, Arrival, Kept, PromptConditions
+from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.step import advance, guide, numbers_of_step
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler
@@ -61,19 +61,40 @@ class Runner:
         request = arrival.request
         schedule = self._schedules.of(request.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
-        height, width = request.height // PIXELS_PER_LATENT, request.width // PIXELS_PER_LATENT
-        shape = (1, self._num_channels, height, width)
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-        latents = noise.to(self._placement.device) * schedule.init_noise_sigma
+        latents, kept = self._start(request, schedule, generators)
         return ActiveRequest(
             arrival=arrival,
             schedule=schedule,
             prompts=tuple(self._conditions(text) for text in _texts(request)),
             generators=generators,
             latents=latents,
+            kept=kept,
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )
+
+    def _start(
+        self, request: DenoiseRequest, schedule: Schedule, generators: Sequence[torch.Generator]
+    ) -> tuple[torch.Tensor, Kept | None]:
+        """The latents before the first step, every random number drawn in the order of the diffusers pipeline.
+
+        Image-to-image draws the VAE's posterior, then the noise; inpainting the posterior once more, of the masked
+        picture, which only matters to the numbers that samplers draw later.
+        """
+        shape = (1, self._num_channels, request.height // PIXELS_PER_LATENT, request.width // PIXELS_PER_LATENT)
+        device, image = self._placement.device, request.initial_image
+        if image is None:
+            return _draw(shape, generators).to(device) * schedule.init_noise_sigma, None
+        x0 = (torch.tensor(image.mean) + torch.tensor(image.std) * _draw(shape, generators)).to(device)
+        noise = _draw(shape, generators).to(device)
+        alpha, sigma = schedule.steps[0, [ALPHA, SIGMA]].tolist()
+        latents = alpha * x0 + sigma * noise
+        if image.mask is None:
+            return latents, None
+        _draw(shape, generators)
+        if request.sampling.strength == 1:
+            latents = noise * schedule.init_noise_sigma
+        return latents, Kept(x0=x0, noise=noise, mask=torch.tensor(image.mask, device=device))
 
     @torch.inference_mode()
     def step(self, requests: Sequence[ActiveRequest], packed: Packed) -> None:
@@ -127,6 +148,11 @@ class Runner:
         packed = pack(active, width=None)
         for _ in range(2):
             self.step(active, packed)
+
+
+def _draw(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Standard noise [images, …], image by image on the CPU as diffusers draws it."""
+    return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
 
 def _texts(request: DenoiseRequest) -> list[TextEmbeds]:

@@ -24,6 +24,10 @@ class Levels:
     next_alpha: Array
     next_sigma: Array
 
+    def from_step(self, first: int) -> Levels:
+        """The levels without the steps before `first`."""
+        return Levels(self.alpha[first:], self.sigma[first:], self.next_alpha[first:], self.next_sigma[first:])
+
     @property
     def h(self) -> Array:
         """Infinite for a step that ends without noise."""

@@ -51,17 +51,18 @@ _SCHEDULES: Final[Mapping[ScheduleName, Mapping[str, Setting]]] = {
     "exponential": {"use_karras_sigmas": False, "use_exponential_sigmas": True},
 }
 #: Columns of `Schedule.steps`.
-TIMESTEP, C_IN, C_SKIP, C_OUT, A, B0, B1, B2, S = range(9)
+TIMESTEP, ALPHA, SIGMA, C_IN, C_SKIP, C_OUT, A, B0, B1, B2, S = range(11)
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """The numbers of a request's steps.
 
+    Before a step the latents are α·x₀ + σ·ε.
     The UNet sees c_in·x at the timestep, and D = c_skip·x + c_out·(what it answers); then the formula of `samplers`.
     """
 
-    #: [steps, 9]; the columns are named above.
+    #: [steps, 11]; the columns are named above.
     steps: npt.NDArray[np.float64]
     #: Standard deviation of the noise a picture starts from.
     init_noise_sigma: float
@@ -80,6 +81,12 @@ def new_scheduler(config: Mapping[str, object], sampling: Sampling) -> Scheduler
     return scheduler
 
 
+def first_tick(scheduler: SchedulerMixin, sampling: Sampling) -> int:
+    """Index of the first timestep that `strength` leaves."""
+    order: int = scheduler.order
+    return (sampling.num_inference_steps - sampling.num_taken_steps) * order
+
+
 class Schedules:
     """The schedules of one model."""
 
@@ -96,14 +103,15 @@ class Schedules:
 
     def _of(self, sampling: Sampling) -> Schedule:
         scheduler = new_scheduler(self._config, sampling)
-        timesteps = np.asarray(scheduler.timesteps, dtype=np.float64)
-        levels = _levels(scheduler, sampling.sampler)
+        first = first_tick(scheduler, sampling)
+        timesteps = np.asarray(scheduler.timesteps, dtype=np.float64)[first:]
+        levels = _levels(scheduler, sampling.sampler).from_step(first)
         coefficients = _coefficients(levels, scheduler, sampling, timesteps)
         c_in = 1 / np.hypot(levels.alpha, levels.sigma)
         c_skip, c_out = self._denoiser(levels, c_in)
         of_formula = (coefficients.a, coefficients.b0, coefficients.b1, coefficients.b2, coefficients.s)
         return Schedule(
-            steps=np.stack([timesteps, c_in, c_skip, c_out, *of_formula], axis=1),
+            steps=np.stack([timesteps, levels.alpha, levels.sigma, c_in, c_skip, c_out, *of_formula], axis=1),
             init_noise_sigma=float(scheduler.init_noise_sigma),
         )
 

@@ -16,7 +16,7 @@ from atelier.engine.schedules import B0, B1, B2, C_OUT, C_SKIP, A, S
 
 
 def numbers_of_step(requests: Sequence[ActiveRequest]) -> torch.Tensor:
-    """The schedule's numbers for the step that each image is at, [9, images, 1, 1, 1]."""
+    """The schedule's numbers for the step that each image is at, [11, images, 1, 1, 1]."""
     rows = [request.schedule.steps[request.step_index] for request in requests for _ in request.generators]
     numbers = torch.from_numpy(np.stack(rows, axis=1).astype(np.float32))
     return numbers[..., None, None, None].to(requests[0].latents.device)
@@ -62,4 +62,5 @@ def advance(
         request.latents, request.denoised_1 = latents[images], denoised[images]
         request.is_finite = all(is_finite[images])
         request.step_index += 1
+        request.keep_what_is_not_painted()
         first = images.stop

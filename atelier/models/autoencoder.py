@@ -27,7 +27,7 @@ class Autoencoder:
     @torch.inference_mode()
     def encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the posterior, each [images, 4, h/8, w/8], as the UNet scales them."""
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        images = torch.tensor(pixels).permute(0, 3, 1, 2)
         images = images.to(self._placement.device, self._placement.dtype) / 127.5 - 1
         posterior = self._vae.encode(images).latent_dist
         scale: float = self._vae.config.scaling_factor

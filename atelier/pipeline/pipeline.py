@@ -13,12 +13,17 @@ import secrets
 from dataclasses import dataclass
 from random import SystemRandom
 
+import numpy as np
+
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import PIXELS_PER_LATENT
 from atelier.core.conditioning import Conditioning, ExactnessKey
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId
 from atelier.core.errors import DeadlineExceeded, ReplicaLost
-from atelier.core.params import GenerateParams
+from atelier.core.params import GenerateParams, OutputFormat
 from atelier.imaging.formats import encode_picture
+from atelier.imaging.inputs import blend, mask_of_latents
+from atelier.pipeline.inputs import FittedInputs, Inputs, read_inputs
 from atelier.pipeline.plan import Plan, make_plan
 from atelier.pipeline.stages import Pixels, Stages
 
@@ -52,24 +57,24 @@ class Pipeline:
 
     async def generate(self, params: GenerateParams) -> Result:
         """Raises any error of `atelier.core.errors` under InvalidRequest, or what the stages raise."""
-        plan = make_plan(params, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
+        inputs = await asyncio.to_thread(read_inputs, params)
+        plan = make_plan(params, inputs, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
         request_id = RequestId(f"req_{secrets.token_hex(12)}")
         try:
             async with asyncio.timeout(plan.deadline_s):
-                pixels, exactness_key = await self._make(plan, request_id)
+                return await self._make(plan, inputs, request_id)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"Not finished within deadline_s = {plan.deadline_s}.", param="deadline_s"
             ) from error
-        files = await asyncio.to_thread(lambda: [encode_picture(picture, plan.output_format) for picture in pixels])
-        pictures = tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True))
-        return Result(request_id=request_id, plan=plan, exactness_key=exactness_key, pictures=pictures)
 
-    async def _make(self, plan: Plan, request_id: RequestId) -> tuple[Pixels, ExactnessKey]:
-        is_guided = plan.guidance_scale > 1
-        negative = plan.negative if is_guided else None
+    async def _make(self, plan: Plan, inputs: Inputs | None, request_id: RequestId) -> Result:
+        fitted = None if inputs is None else await asyncio.to_thread(inputs.at, plan.size)
+        negative = plan.negative if plan.guidance_scale > 1 else None
         texts = [plan.positive] if negative is None else [plan.positive, negative]
-        encoded = await self.stages.encode_texts(plan.model, texts, plan.reproducibility)
+        encoded, initial = await asyncio.gather(
+            self.stages.encode_texts(plan.model, texts, plan.reproducibility), self._encode(plan.model, fitted)
+        )
         request = DenoiseRequest(
             request_id=request_id,
             model=plan.model,
@@ -83,10 +88,24 @@ class Pipeline:
             conditioning=Conditioning(
                 positive=encoded.embeds[0], negative=None if negative is None else encoded.embeds[1]
             ),
+            initial_image=initial,
         )
         denoised = await self._denoise(request)
         decoded = await self.stages.decode(plan.model, denoised.latents)
-        return decoded.pixels, _joined(encoded.exactness_key, denoised.exactness_key, decoded.exactness_key)
+        files = await asyncio.to_thread(_files, decoded.pixels, fitted, plan.output_format)
+        return Result(
+            request_id=request_id,
+            plan=plan,
+            exactness_key=_joined(encoded.exactness_key, denoised.exactness_key, decoded.exactness_key),
+            pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
+        )
+
+    async def _encode(self, model: str, fitted: FittedInputs | None) -> InitialImage | None:
+        if fitted is None:
+            return None
+        encoded = await self.stages.encode(model, fitted.pixels[None])
+        mask = None if fitted.mask is None else mask_of_latents(fitted.mask, pixels_per_latent=PIXELS_PER_LATENT)
+        return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask)
 
     async def _denoise(self, request: DenoiseRequest) -> Denoised:
         async with self.stages.denoise(request) as events:
@@ -94,6 +113,13 @@ class Pipeline:
                 if isinstance(event, Denoised):
                     return event
         raise ReplicaLost("The denoiser's stream ended without latents.")
+
+
+def _files(pixels: Pixels, fitted: FittedInputs | None, output_format: OutputFormat) -> list[bytes]:
+    """The pictures as files; what inpainting keeps is the client's own picture again."""
+    if fitted is not None and fitted.mask is not None:
+        pixels = np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
+    return [encode_picture(picture, output_format) for picture in pixels]
 
 
 def _joined(*keys: ExactnessKey) -> ExactnessKey:

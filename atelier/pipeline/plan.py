@@ -11,6 +11,10 @@ from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter, TooMuchWork
 from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
+from atelier.pipeline.inputs import Inputs
+
+#: Of image-to-image, where the client says nothing.
+_STRENGTH = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,7 @@ class Plan:
     @property
     def pixel_steps(self) -> int:
         """The work the request asks for: pixels × steps × images."""
-        return self.size.width * self.size.height * self.sampling.num_inference_steps * len(self.seeds)
+        return self.size.width * self.size.height * self.sampling.num_taken_steps * len(self.seeds)
 
     def parameters(self, seed: int) -> dict[str, str | int | float]:
         """The fields that make one of the pictures again, by their names on the wire."""
@@ -51,13 +55,16 @@ class Plan:
             "sampler": self.sampling.sampler,
             "schedule": self.sampling.schedule,
             "eta": self.sampling.eta or None,
+            "strength": None if self.sampling.strength == 1 else self.sampling.strength,
             "reproducibility": self.reproducibility,
             "output_format": self.output_format,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def make_plan(params: GenerateParams, catalogue: Catalogue, *, max_pixel_steps: int, random: Random) -> Plan:
+def make_plan(
+    params: GenerateParams, inputs: Inputs | None, catalogue: Catalogue, *, max_pixel_steps: int, random: Random
+) -> Plan:
     """Fill in the model's defaults and check what depends on the model.
 
     Raises:
@@ -70,9 +77,9 @@ def make_plan(params: GenerateParams, catalogue: Catalogue, *, max_pixel_steps: 
     guidance = params.guidance_scale
     plan = Plan(
         model=entry.id,
-        size=_size(params.size, entry),
+        size=_size(params.size, inputs, entry),
         seeds=tuple(range(first_seed, first_seed + params.n)),
-        sampling=_sampling(params, entry),
+        sampling=_sampling(params, entry, has_picture=inputs is not None),
         guidance_scale=entry.defaults.guidance_scale if guidance is None else guidance,
         guidance_rescale=params.guidance_rescale,
         reproducibility=params.reproducibility,
@@ -83,14 +90,14 @@ def make_plan(params: GenerateParams, catalogue: Catalogue, *, max_pixel_steps: 
     )
     if plan.pixel_steps > max_pixel_steps:
         raise TooMuchWork(
-            f"{plan.size} pixels × {plan.sampling.num_inference_steps} steps × {params.n} images is "
+            f"{plan.size} pixels × {plan.sampling.num_taken_steps} steps × {params.n} images is "
             f"{plan.pixel_steps} pixel steps; at most {max_pixel_steps} are allowed in one request. "
             "Ask for fewer images or steps, or a smaller size."
         )
     return plan
 
 
-def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
+def _sampling(params: GenerateParams, entry: ModelEntry, *, has_picture: bool) -> Sampling:
     rules = SAMPLERS[params.sampler]
     steps = params.num_inference_steps
     if steps is None:
@@ -109,12 +116,21 @@ def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
     if params.eta > 0 and not rules.takes_eta:
         takers = ", ".join(name for name, other in SAMPLERS.items() if other.takes_eta)
         raise InvalidParameter(f"eta: only {takers} takes it; got {params.eta} with {params.sampler}.", param="eta")
-    return Sampling(num_inference_steps=steps, sampler=params.sampler, schedule=params.schedule, eta=params.eta)
+    strength = (_STRENGTH if params.strength is None else params.strength) if has_picture else 1.0
+    sampling = Sampling(
+        num_inference_steps=steps, sampler=params.sampler, schedule=params.schedule, eta=params.eta, strength=strength
+    )
+    if sampling.num_taken_steps == 0:
+        raise InvalidParameter(
+            f"strength: {strength} of {steps} steps is none; ask for at least {1 / steps:.3f} or more steps.",
+            param="strength",
+        )
+    return sampling
 
 
-def _size(text: str, entry: ModelEntry) -> Size:
+def _size(text: str, inputs: Inputs | None, entry: ModelEntry) -> Size:
     if text == "auto":
-        return entry.defaults.size
+        return entry.defaults.size if inputs is None else inputs.size_within(entry.sides_px)
     sides = entry.sides_px
     try:
         size = Size.parse(text)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from atelier.core.conditioning import ExactnessKey, Text, TextEmbeds
+from atelier.core.conditioning import ExactnessKey, Floats, Text, TextEmbeds
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.sampling import Reproducibility
 
@@ -21,6 +21,16 @@ Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 class EncodedTexts:
     #: In the order of the texts.
     embeds: list[TextEmbeds]
+    exactness_key: ExactnessKey
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPictures:
+    """The VAE's posterior, as the UNet scales latents."""
+
+    #: Each [images, 4, height / 8, width / 8].
+    mean: Floats
+    std: Floats
     exactness_key: ExactnessKey
 
 
@@ -36,6 +46,8 @@ class Stages(Protocol):
     async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         """Raises InvalidParameter if a text is longer than the encoders read."""
         ...
+
+    async def encode(self, model: str, pixels: Pixels) -> EncodedPictures: ...
 
     def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:
         """A stream that ends with `Denoised`; leaving the context stops the work before the next step."""

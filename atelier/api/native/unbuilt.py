@@ -18,8 +18,6 @@ class Unbuilt(NamedTuple):
 
 
 UNBUILT = (
-    Unbuilt("POST", "/v1/images/edits", "Editing pictures"),
-    Unbuilt("POST", "/v1/images/variations", "Variations of pictures"),
     Unbuilt("POST", "/v1/images/upscale", "Upscaling"),
     Unbuilt("POST", "/v1/images/inspect", "Reading metadata from pictures"),
     Unbuilt("POST", "/generate", "Jobs"),

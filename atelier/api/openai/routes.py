@@ -7,16 +7,19 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from atelier.api.body import json_fields
+from atelier.api.multipart import form_fields
 from atelier.api.openai.schemas import (
     ErrorResponse,
+    ImagesEditRequest,
     ImagesGenerateRequest,
     ImagesResponse,
+    ImagesVariationRequest,
     Model,
     ModelList,
 )
-from atelier.api.openai.translate import images_response, model
+from atelier.api.openai.translate import edit_params, images_response, model, variation_params
 from atelier.core.errors import NotFound
-from atelier.core.params import parse
+from atelier.core.params import GenerateParams, parse
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -24,6 +27,15 @@ from atelier.stores.blobs import BlobStore
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
 }
+_PICTURE_LISTS = frozenset({"image"})
+
+
+def _form(kind: type[GenerateParams]) -> dict[str, Any]:
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": kind.model_json_schema()}}}
+    }
+
+
 _JSON_BODY = {
     "requestBody": {
         "required": True,
@@ -40,6 +52,32 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         """Pictures from a text."""
         params = parse(ImagesGenerateRequest, await json_fields(request))
         result = await pipeline.generate(params)
+        return await images_response(result, as_urls=params.response_format == "url", blobs=blobs, request=request)
+
+    @routes.post(
+        "/images/edits",
+        responses=_ERRORS,
+        openapi_extra=_form(ImagesEditRequest),
+        response_model_exclude_none=True,
+    )
+    async def edit_image(request: Request) -> ImagesResponse:
+        """A picture painted anew: where its mask says, or all of it after a text."""
+        fields = await form_fields(request, ImagesEditRequest, lists=_PICTURE_LISTS)
+        params = parse(ImagesEditRequest, fields)
+        result = await pipeline.generate(edit_params(params))
+        return await images_response(result, as_urls=params.response_format == "url", blobs=blobs, request=request)
+
+    @routes.post(
+        "/images/variations",
+        responses=_ERRORS,
+        openapi_extra=_form(ImagesVariationRequest),
+        response_model_exclude_none=True,
+    )
+    async def vary_image(request: Request) -> ImagesResponse:
+        """Pictures like a picture."""
+        fields = await form_fields(request, ImagesVariationRequest, lists=_PICTURE_LISTS)
+        params = parse(ImagesVariationRequest, fields)
+        result = await pipeline.generate(variation_params(params))
         return await images_response(result, as_urls=params.response_format == "url", blobs=blobs, request=request)
 
     @routes.get("/images/files/{name}", responses=_ERRORS, response_class=Response)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from atelier.core.params import GenerateParams, OutputFormat
+from atelier.core.params import MAX_PROMPT_CHARS, GenerateParams, OutputFormat, PictureBytes
 
 
 class ImagesGenerateRequest(GenerateParams):
@@ -14,6 +14,24 @@ class ImagesGenerateRequest(GenerateParams):
 
     response_format: Literal["b64_json", "url"] = "b64_json"
     user: str | None = Field(None, max_length=512, description="A label; it is not read.")
+
+
+class ImagesEditRequest(ImagesGenerateRequest):
+    """POST /v1/images/edits, as a multipart form"""
+
+    image: list[PictureBytes] = Field(min_length=1, max_length=16, description="The picture to edit.")
+    mask: PictureBytes | None = Field(None, description="As large as the picture; transparent where to paint.")
+    input_fidelity: Literal["high", "low"] | None = Field(
+        None, description="high stays nearer to the picture: strength 0.5 instead of 0.8."
+    )
+
+
+class ImagesVariationRequest(ImagesGenerateRequest):
+    """POST /v1/images/variations, as a multipart form"""
+
+    prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="None is needed.")
+    image: list[PictureBytes] = Field(min_length=1, max_length=1, description="The picture to vary.")
+    strength: float = Field(0.6, gt=0, le=1, description="How far from the picture.")
 
 
 class Image(BaseModel):

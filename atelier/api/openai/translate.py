@@ -7,10 +7,35 @@ import time
 
 from starlette.requests import Request
 
-from atelier.api.openai.schemas import Image, ImagesResponse, Model
+from atelier.api.openai.schemas import Image, ImagesEditRequest, ImagesResponse, ImagesVariationRequest, Model
 from atelier.catalogue.entries import ModelEntry
+from atelier.core.errors import NotSupported
+from atelier.core.params import GenerateParams
 from atelier.pipeline.pipeline import Picture, Result
 from atelier.stores.blobs import BlobStore
+
+#: Strength of an edit that asks for high input fidelity.
+_HIGH_FIDELITY = 0.5
+
+
+def edit_params(request: ImagesEditRequest) -> GenerateParams:
+    """Raises NotSupported for more than one picture: there is nothing yet that could see the others."""
+    if len(request.image) > 1:
+        raise NotSupported("Editing with several pictures is not supported by this server yet.", param="image")
+    strength = _HIGH_FIDELITY if request.input_fidelity == "high" and request.strength is None else request.strength
+    return _params(request, mask_image=request.mask or request.mask_image, strength=strength)
+
+
+def variation_params(request: ImagesVariationRequest) -> GenerateParams:
+    return _params(request, mask_image=request.mask_image, strength=request.strength)
+
+
+def _params(
+    request: ImagesEditRequest | ImagesVariationRequest, *, mask_image: bytes | None, strength: float | None
+) -> GenerateParams:
+    fields = {name: getattr(request, name) for name in GenerateParams.model_fields}
+    pictures = {"init_image": request.image[0], "mask_image": mask_image, "strength": strength}
+    return GenerateParams.model_construct(**{**fields, **pictures})
 
 
 async def images_response(result: Result, *, as_urls: bool, blobs: BlobStore, request: Request) -> ImagesResponse:

@@ -13,7 +13,7 @@ from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from tests.local_stages import LocalStages
 
-MAX_BODY_BYTES = 20_000
+MAX_BODY_BYTES = 100_000
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from atelier.pipeline.plan import Plan, make_plan
 
 def _plan(catalogue: Catalogue, **fields: object) -> Plan:
     params = parse(GenerateParams, {"prompt": "x", **fields})
-    return make_plan(params, catalogue, max_pixel_steps=10_000_000, random=Random(0))
+    return make_plan(params, None, catalogue, max_pixel_steps=10_000_000, random=Random(0))
 
 
 def test_the_models_defaults_are_filled_in(catalogue: Catalogue) -> None:

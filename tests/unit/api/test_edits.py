@@ -1,0 +1,182 @@
+"""Pictures as input: the official client's multipart calls, our JSON fields, and what is refused of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from random import Random
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from tests.local_stages import LocalStages
+from zoo.scenes import Description, Thing, arrange, draw
+
+_QUICK = {"num_inference_steps": 4, "seed": 3}
+_SCENE = arrange(
+    Description(things=(Thing(colour="red", shape="circle"),), background="white"), Random(1), width=128, height=96
+)
+
+
+def _file(picture: Image.Image, output_format: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, output_format, **options)
+    return file.getvalue()
+
+
+def _picture(b64_json: str | None) -> Image.Image:
+    assert b64_json is not None
+    return Image.open(io.BytesIO(base64.b64decode(b64_json)))
+
+
+def _mask(alpha: bool) -> Image.Image:
+    """The right half is to be painted: transparent there, or white."""
+    mask = np.zeros((96, 128, 4), dtype=np.uint8)
+    mask[..., 3] = 255
+    mask[:, 64:] = (0, 0, 0, 0) if alpha else (255, 255, 255, 255)
+    return Image.fromarray(mask) if alpha else Image.fromarray(mask).convert("L")
+
+
+@pytest.fixture
+def client(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+async def test_an_edit_with_a_mask_keeps_the_rest(client: openai.AsyncOpenAI, alpha: bool) -> None:
+    answer = await client.images.edit(
+        image=_file(draw(_SCENE)), mask=_file(_mask(alpha)), prompt="a blue square", n=2, extra_body=_QUICK
+    )
+    assert answer.data is not None
+    assert len(answer.data) == 2
+    edited = np.asarray(_picture(answer.data[0].b64_json))
+    original = np.asarray(draw(_SCENE))
+    assert np.array_equal(edited[:, :64], original[:, :64])
+    assert not np.array_equal(edited[:, 64:], original[:, 64:])
+
+
+async def test_a_transparent_picture_is_its_own_mask(client: openai.AsyncOpenAI) -> None:
+    picture = draw(_SCENE).convert("RGBA")
+    picture.putalpha(_mask(alpha=True).getchannel("A"))
+    answer = await client.images.edit(image=[_file(picture)], prompt="a blue square", extra_body=_QUICK)
+    assert answer.data is not None
+    edited = np.asarray(_picture(answer.data[0].b64_json))
+    assert np.array_equal(edited[:, :64], np.asarray(draw(_SCENE))[:, :64])
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+async def test_a_variation_is_like_its_picture_and_not_the_same(client: openai.AsyncOpenAI) -> None:
+    answer = await client.images.create_variation(image=_file(draw(_SCENE), "WEBP"), n=1, extra_body=_QUICK)
+    assert answer.data is not None
+    assert _picture(answer.data[0].b64_json).size == (128, 96)
+
+
+async def test_several_pictures_are_refused_as_not_built(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.images.edit(image=[_file(draw(_SCENE))] * 2, prompt="x")
+    assert (caught.value.status_code, caught.value.param) == (501, "image")
+
+
+async def test_json_takes_base64_with_or_without_a_data_url(http: httpx2.AsyncClient) -> None:
+    encoded = base64.b64encode(_file(draw(_SCENE), "JPEG")).decode()
+    bodies = [
+        {"prompt": "a blue square", "init_image": f"{prefix}{encoded}", "strength": 0.5, **_QUICK}
+        for prefix in ("", "data:image/jpeg;base64,")
+    ]
+    first, second = [(await http.post("/v1/images/generations", json=body)).json()["data"][0] for body in bodies]
+    assert first["parameters"]["strength"] == 0.5
+    assert first["parameters"]["size"] == "128x96"
+    assert first["b64_json"] == second["b64_json"]
+
+
+async def test_a_picture_is_turned_upright_and_fitted(http: httpx2.AsyncClient) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = _file(draw(_SCENE), "JPEG", exif=exif)
+    body = {"prompt": "x", "init_image": base64.b64encode(lying).decode(), **_QUICK}
+    upright = (await http.post("/v1/images/generations", json=body)).json()
+    assert upright["size"] == "96x128"
+    fitted = (await http.post("/v1/images/generations", json={**body, "size": "64x64"})).json()
+    assert _picture(fitted["data"][0]["b64_json"]).size == (64, 64)
+
+
+def _bomb() -> bytes:
+    """A PNG of 50 000 × 50 000 that says so in its header and holds next to nothing."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
+
+    header = (50_000).to_bytes(4) * 2 + b"\x08\x02\x00\x00\x00"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def _broken() -> list[bytes]:
+    good = [_file(draw(_SCENE), output_format) for output_format in ("PNG", "JPEG", "WEBP")]
+    random = Random(0)
+    broken = [b"", b"not a picture", b"GIF89a", _file(draw(_SCENE), "BMP"), _bomb()]
+    broken += [data[: len(data) // 2] for data in good[:2]]
+    broken += [data[: random.randrange(1, 60)] for data in good]
+    return broken
+
+
+@pytest.mark.parametrize("data", _broken(), ids=lambda data: f"{len(data)} bytes")
+async def test_broken_pictures_are_refused_before_any_model(
+    http: httpx2.AsyncClient, local_stages: LocalStages, data: bytes
+) -> None:
+    steps = local_stages.engine.status().num_steps
+    answers = [
+        await http.post("/v1/images/edits", data={"prompt": "x"}, files={"image": ("upload", data)}),
+        await http.post(
+            "/v1/images/generations", json={"prompt": "x", "init_image": base64.b64encode(data).decode()}
+        ),
+    ]
+    for answer in answers:
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == "init_image"
+    assert local_stages.engine.status().num_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"strength": 0.5}, "strength"),
+        ({"mask_image": "AAAA"}, "mask_image"),
+        ({"init_image": "%%%"}, "init_image"),
+        ({"init_image": 3}, "init_image"),
+        ({"init_image": base64.b64encode(_file(draw(_SCENE))).decode(), "strength": 0.01}, "strength"),
+        (
+            {
+                "init_image": base64.b64encode(_file(draw(_SCENE))).decode(),
+                "mask_image": base64.b64encode(_file(draw(_SCENE).resize((64, 64)))).decode(),
+            },
+            "mask_image",
+        ),
+    ],
+)
+async def test_what_does_not_fit_together_is_refused_by_name(
+    http: httpx2.AsyncClient, fields: dict[str, object], param: str
+) -> None:
+    answer = await http.post("/v1/images/generations", json={"prompt": "x", **fields})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"--x\r\n", "multipart/form-data; boundary=x"),
+        (b"", "multipart/form-data"),
+        (b'{"prompt": "x"}', "application/json"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n' * 2 + b"--x--\r\n",
+            "multipart/form-data; boundary=x",
+        ),
+    ],
+)
+async def test_broken_forms_are_refused(http: httpx2.AsyncClient, content: bytes, content_type: str) -> None:
+    answer = await http.post("/v1/images/edits", content=content, headers={"content-type": content_type})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
