@@ -40,6 +40,11 @@ class Batch:
         return sum(request.num_rows for request in self.requests)
 
     @property
+    def num_padding_rows(self) -> int:
+        """Copies that fill the last call of `exact` requests to its width."""
+        return -self.num_rows % self._width if self._width else 0
+
+    @property
     def packed(self) -> Packed:
         if self._packed is None:
             self._packed = self.pack(self.requests)

@@ -45,7 +45,7 @@ class StepReport:
 
     num_requests: int
     num_rows: int
-    #: Rows that only filled a call of `exact` requests to its width.
+    #: Copies beside them that filled a call of `exact` requests to its width.
     num_padding_rows: int
     num_waiting: int
     step_s: float
@@ -197,10 +197,10 @@ class Engine:
 
     def _step(self, batch: Batch) -> None:
         started_s = time.monotonic()
-        num_requests, packed = len(batch.requests), batch.packed
+        num_requests, num_rows, num_padding_rows = len(batch.requests), batch.num_rows, batch.num_padding_rows
         runner = self._runners[batch.key.model]
         try:
-            runner.step(batch.requests, packed)
+            runner.step(batch.requests, batch.packed)
         except Exception:
             logger.exception("a step failed; its requests take it one by one", extra={"key": batch.key})
             for request in list(batch.requests):
@@ -213,8 +213,8 @@ class Engine:
         self._observe(
             StepReport(
                 num_requests=num_requests,
-                num_rows=packed.num_rows,
-                num_padding_rows=packed.num_padding_rows,
+                num_rows=num_rows,
+                num_padding_rows=num_padding_rows,
                 num_waiting=len(self._inbox),
                 step_s=ended_s - started_s,
                 gap_s=None if self._last_end_s is None else started_s - self._last_end_s,

@@ -29,9 +29,6 @@ class Packed:
     """The constant part of a batch."""
 
     calls: tuple[Call, ...]
-    #: Rows of all calls, with those that only fill a call to its width.
-    num_rows: int
-    num_padding_rows: int
     #: [images], index of the row with the image's prompt, and of the one without; the same where there is no guidance
     text_row: torch.Tensor
     uncond_row: torch.Tensor
@@ -46,12 +43,12 @@ def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
     prompts = [prompt for request in requests for prompt in request.prompts]
     layout = _layout(requests)
     num_rows = len(layout.image_of_row)
-    num_padding_rows = -num_rows % width if width else 0
     stacked, device = _stack(prompts, requests), requests[0].latents.device
-    rows = [*range(num_rows), *[num_rows - 1] * num_padding_rows]
+    width = width or num_rows
+    rows = [*range(num_rows), *[num_rows - 1] * (-num_rows % width)]
     calls = []
-    for start in range(0, len(rows), width or len(rows)):
-        of_call = rows[start : start + width] if width else rows
+    for start in range(0, len(rows), width):
+        of_call = rows[start : start + width]
         prompt_index = torch.tensor([layout.prompt_of_row[row] for row in of_call], device=device)
         image_index = torch.tensor([layout.image_of_row[row] for row in of_call], device=device)
         calls.append(Call(_select(stacked, prompt_index), image_index))
@@ -59,8 +56,6 @@ def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
     scales = [request.guidance_scale for request in of_image]
     return Packed(
         calls=tuple(calls),
-        num_rows=len(rows),
-        num_padding_rows=num_padding_rows,
         text_row=torch.tensor(layout.text_row, device=device),
         uncond_row=torch.tensor(layout.uncond_row, device=device),
         guidance_scale=torch.tensor(scales, device=device).view(-1, 1, 1, 1),

@@ -205,6 +205,12 @@ def test_sixteen_different_requests_share_a_call_and_are_what_they_are_alone(
     engine.close()
 
 
+def test_calls_of_exact_requests_are_filled_up(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+    request = _request(embeds, steps=2, seeds=(1, 2, 3), reproducibility="exact")
+    assert isinstance(_result(engine, request), Denoised)
+    assert [(report.num_rows, report.num_padding_rows) for report in reports[:1]] == [(6, 2)]
+
+
 def test_sizes_take_turns(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
     ended: queue.Queue[Event] = queue.Queue()
     with _held_at_its_first_step(engine, _request(embeds, steps=5)):
