@@ -65,7 +65,7 @@ class Thing:
     colour: Colour
     shape: Shape
     size: Size = "medium"
-    #: None: the caption says nothing; alone the object is in the centre, beside another it may be anywhere.
+    #: None: the caption says nothing; alone the object is in the centre, two stand from left to right.
     place: Place | None = None
 
 
@@ -129,8 +129,7 @@ def _two_places(random: Random) -> tuple[Place, Place]:
 
 def arrange(description: Description, random: Random, *, width: int, height: int) -> Scene:
     """Choose the geometry of a picture of `width` × `height` pixels."""
-    alone = len(description.things) == 1
-    untold: tuple[Place, ...] = ("centre",) if alone else _two_places(random)
+    untold: tuple[Place, ...] = ("centre",) if len(description.things) == 1 else ("left", "right")
     placed = []
     for thing, elsewhere in zip(description.things, untold, strict=True):
         place = thing.place or elsewhere

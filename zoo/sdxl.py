@@ -14,9 +14,9 @@ from zoo.dataset import Bucket, make_buckets
 from zoo.tokenizer import MAX_TOKENS, new_tokenizer
 from zoo.training import DEVICE, train
 
-NUM_STEPS = 8500
+NUM_STEPS, NUM_REFINING_STEPS = 8500, 2300
 
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE, _REFINING_RATE = 1e-3, 4e-4
 _BATCH = 64
 #: Bound of the loss's weight, so that the noisiest steps do not drown the others.
 _MAX_WEIGHT = 15.0
@@ -119,6 +119,13 @@ def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
         return _loss(model, alphas, bucket, random)
 
     train("sdxl", model, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
+    train(
+        "sdxl-refined",
+        model,
+        lambda step: loss_at(NUM_STEPS + step),
+        num_steps=NUM_REFINING_STEPS,
+        learning_rate=_REFINING_RATE,
+    )
     return model
 
 

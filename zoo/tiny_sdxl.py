@@ -33,4 +33,4 @@ def make() -> None:
     pipeline.to(dtype=torch.float16).save_pretrained(FOLDER, safe_serialization=True)
     for file in FOLDER.rglob("*.safetensors"):
         file.chmod(0o644)
-    forget("vae", "vae-decoder", "sdxl")
+    forget("vae", "vae-decoder", "sdxl", "sdxl-refined")

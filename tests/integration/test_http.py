@@ -14,7 +14,8 @@ from PIL import Image
 from zoo.judge import judge
 from zoo.scenes import Description, Thing
 
-_RED_CIRCLE = Description(things=(Thing(colour="red", shape="circle"),), background="white")
+_PROMPT = "a red circle on the left, white background"
+_RED_CIRCLE = Description(things=(Thing(colour="red", shape="circle", place="left"),), background="white")
 
 
 def _picture(b64_json: str | None) -> Image.Image:
@@ -24,9 +25,7 @@ def _picture(b64_json: str | None) -> Image.Image:
 
 def test_the_openai_client_gets_the_picture_it_asked_for(address: str) -> None:
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
-    answer = client.images.generate(
-        prompt="a red circle, white background", n=2, size="128x128", extra_body={"seed": 1}
-    )
+    answer = client.images.generate(prompt=_PROMPT, n=2, size="128x128", extra_body={"seed": 1})
     assert answer.data is not None
     assert len(answer.data) == 2
     for image in answer.data:
@@ -35,9 +34,7 @@ def test_the_openai_client_gets_the_picture_it_asked_for(address: str) -> None:
 
 async def test_the_async_client_gets_it_too(address: str) -> None:
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none") as client:
-        answer = await client.images.generate(
-            prompt="a red circle, white background", model="tiny-sdxl", extra_body={"seed": 1}
-        )
+        answer = await client.images.generate(prompt=_PROMPT, model="tiny-sdxl", extra_body={"seed": 1})
     assert answer.data is not None
     assert judge(_picture(answer.data[0].b64_json), _RED_CIRCLE).is_right
 
