@@ -40,9 +40,3 @@ class Conditioning:
 
     positive: TextEmbeds
     negative: TextEmbeds | None
-
-    @property
-    def num_tokens(self) -> int:
-        """Of the longer text, padding to whole chunks included."""
-        texts = [self.positive] if self.negative is None else [self.positive, self.negative]
-        return max(len(text.prompt_embeds) for text in texts)

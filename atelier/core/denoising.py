@@ -57,8 +57,10 @@ class DenoiseRequest:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of 77 tokens of its longest prompt."""
-        return self.conditioning.num_tokens // TOKENS_PER_CHUNK
+        """Chunks of 77 tokens of the longest prompt that its rows read."""
+        positive, negative = self.conditioning.positive, self.conditioning.negative
+        texts = [positive] if negative is None or not self.is_guided else [positive, negative]
+        return max(len(text.prompt_embeds) for text in texts) // TOKENS_PER_CHUNK
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from atelier.catalogue.catalogue import Catalogue
@@ -28,7 +28,11 @@ _PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, 
 _FAST = 5e-4
 _MIN_PSNR_DB = 70.0
 
-_settings = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+#: A mix is slow to run: a failing one is shown as it is found.
+_PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+_settings = settings(
+    deadline=None, max_examples=4, phases=_PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def _with_scheduler(kind: type, theirs: StableDiffusionXLPipeline, sampler: Samp
         ("euler", 0.8),
         ("euler", 1.0),
         ("dpmpp_2m", 0.5),
-        ("unipc", 0.6),
+        ("unipc", 0.8),
         ("heun", 0.7),
         ("ddim", 0.75),
         ("euler_a", 0.6),
