@@ -58,18 +58,14 @@ TIMESTEP, ALPHA, SIGMA, C_IN, C_SKIP, C_OUT, A, B0, B1, B2, S = range(11)
 class Schedule:
     """The numbers of a request's steps.
 
-    Before a step the latents are α·x₀ + σ·ε.
-    The UNet sees c_in·x at the timestep, and D = c_skip·x + c_out·(what it answers); then the formula of `samplers`.
+    Before a step the latents are x = α·x₀ + σ·ε. The UNet sees c_in·x at the timestep, and
+    D = c_skip·x + c_out·(what it answers); then comes the formula of `samplers`.
     """
 
     #: [steps, 11]; the columns are named above.
     steps: npt.NDArray[np.float64]
     #: Standard deviation of the noise a picture starts from.
     init_noise_sigma: float
-
-    @property
-    def is_stochastic(self) -> bool:
-        return bool(self.steps[:, S].any())
 
 
 def new_scheduler(config: Mapping[str, object], sampling: Sampling) -> SchedulerMixin:
@@ -79,12 +75,6 @@ def new_scheduler(config: Mapping[str, object], sampling: Sampling) -> Scheduler
     scheduler = kind.from_config(config, **settings, **spacing)
     scheduler.set_timesteps(sampling.num_inference_steps)
     return scheduler
-
-
-def first_tick(scheduler: SchedulerMixin, sampling: Sampling) -> int:
-    """Index of the first timestep that `strength` leaves."""
-    order: int = scheduler.order
-    return (sampling.num_inference_steps - sampling.num_taken_steps) * order
 
 
 class Schedules:
@@ -103,7 +93,7 @@ class Schedules:
 
     def _of(self, sampling: Sampling) -> Schedule:
         scheduler = new_scheduler(self._config, sampling)
-        first = first_tick(scheduler, sampling)
+        first = (sampling.num_inference_steps - sampling.num_taken_steps) * scheduler.order
         timesteps = np.asarray(scheduler.timesteps, dtype=np.float64)[first:]
         levels = _levels(scheduler, sampling.sampler).from_step(first)
         coefficients = _coefficients(levels, scheduler, sampling, timesteps)

@@ -17,7 +17,13 @@ from atelier.api.openai.schemas import (
     Model,
     ModelList,
 )
-from atelier.api.openai.translate import edit_params, images_response, model, variation_params
+from atelier.api.openai.translate import (
+    edit_params,
+    errors_in_openais_names,
+    images_response,
+    model,
+    variation_params,
+)
 from atelier.core.errors import NotFound
 from atelier.core.params import GenerateParams, parse
 from atelier.imaging.formats import MEDIA_TYPES
@@ -47,25 +53,24 @@ _JSON_BODY = {
 def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["OpenAI"])
 
+    async def answer(params: GenerateParams, asked: ImagesGenerateRequest, request: Request) -> ImagesResponse:
+        result = await pipeline.generate(params)
+        return await images_response(result, as_urls=asked.response_format == "url", blobs=blobs, request=request)
+
     @routes.post("/images/generations", responses=_ERRORS, openapi_extra=_JSON_BODY, response_model_exclude_none=True)
     async def generate_images(request: Request) -> ImagesResponse:
-        """Pictures from a text."""
-        params = parse(ImagesGenerateRequest, await json_fields(request))
-        result = await pipeline.generate(params)
-        return await images_response(result, as_urls=params.response_format == "url", blobs=blobs, request=request)
+        """Pictures from a text, or from a text and a picture."""
+        asked = parse(ImagesGenerateRequest, await json_fields(request))
+        return await answer(asked, asked, request)
 
     @routes.post(
-        "/images/edits",
-        responses=_ERRORS,
-        openapi_extra=_form(ImagesEditRequest),
-        response_model_exclude_none=True,
+        "/images/edits", responses=_ERRORS, openapi_extra=_form(ImagesEditRequest), response_model_exclude_none=True
     )
     async def edit_image(request: Request) -> ImagesResponse:
         """A picture painted anew: where its mask says, or all of it after a text."""
-        fields = await form_fields(request, ImagesEditRequest, lists=_PICTURE_LISTS)
-        params = parse(ImagesEditRequest, fields)
-        result = await pipeline.generate(edit_params(params))
-        return await images_response(result, as_urls=params.response_format == "url", blobs=blobs, request=request)
+        asked = parse(ImagesEditRequest, await form_fields(request, ImagesEditRequest, lists=_PICTURE_LISTS))
+        with errors_in_openais_names():
+            return await answer(edit_params(asked), asked, request)
 
     @routes.post(
         "/images/variations",
@@ -75,10 +80,11 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     )
     async def vary_image(request: Request) -> ImagesResponse:
         """Pictures like a picture."""
-        fields = await form_fields(request, ImagesVariationRequest, lists=_PICTURE_LISTS)
-        params = parse(ImagesVariationRequest, fields)
-        result = await pipeline.generate(variation_params(params))
-        return await images_response(result, as_urls=params.response_format == "url", blobs=blobs, request=request)
+        asked = parse(
+            ImagesVariationRequest, await form_fields(request, ImagesVariationRequest, lists=_PICTURE_LISTS)
+        )
+        with errors_in_openais_names():
+            return await answer(variation_params(asked), asked, request)
 
     @routes.get("/images/files/{name}", responses=_ERRORS, response_class=Response)
     async def picture_file(name: str) -> Response:

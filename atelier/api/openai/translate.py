@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.requests import Request
 
 from atelier.api.openai.schemas import Image, ImagesEditRequest, ImagesResponse, ImagesVariationRequest, Model
 from atelier.catalogue.entries import ModelEntry
-from atelier.core.errors import NotSupported
+from atelier.core.errors import InvalidParameter, NotSupported
 from atelier.core.params import GenerateParams
 from atelier.pipeline.pipeline import Picture, Result
 from atelier.stores.blobs import BlobStore
 
+_OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask"}
 #: Strength of an edit that asks for high input fidelity.
 _HIGH_FIDELITY = 0.5
 
@@ -28,6 +31,18 @@ def edit_params(request: ImagesEditRequest) -> GenerateParams:
 
 def variation_params(request: ImagesVariationRequest) -> GenerateParams:
     return _params(request, mask_image=request.mask_image, strength=request.strength)
+
+
+@contextmanager
+def errors_in_openais_names() -> Iterator[None]:
+    """Name the fields of a form as its client does, where the pipeline has names of its own."""
+    try:
+        yield
+    except InvalidParameter as error:
+        theirs = _OPENAIS_NAMES.get(error.param or "")
+        if error.param is None or theirs is None:
+            raise
+        raise InvalidParameter(str(error).replace(error.param, theirs), param=theirs) from error
 
 
 def _params(

@@ -134,9 +134,10 @@ async def test_broken_pictures_are_refused_before_any_model(
             "/v1/images/generations", json={"prompt": "x", "init_image": base64.b64encode(data).decode()}
         ),
     ]
-    for answer in answers:
-        assert answer.status_code == 400, answer.text
-        assert answer.json()["error"]["param"] == "init_image"
+    for answer, name in zip(answers, ("image", "init_image"), strict=True):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, name)
+        assert error["message"].startswith(name)
     assert local_stages.engine.status().num_steps == steps
 
 

@@ -113,7 +113,7 @@ def test_coefficients_are_the_schedulers_answers_to_unit_impulses(
         denoised[0, index + 1] = 1
         before = x.flatten().double().numpy()
         x = step_of_scheduler(((denoised - step[C_SKIP] * x) / step[C_OUT]).float(), timestep, x)
-        if made.is_stochastic and (step[S] or sampler != "lcm"):
+        if made.steps[:, S].any() and (step[S] or sampler != "lcm"):
             x = x - step[S] * torch.randn(x.shape, generator=noise_generator)
         answer = x.flatten().double().numpy()
         a = answer[0] / before[0] if abs(before[0]) > 1e-4 else step[A]
