@@ -23,10 +23,10 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, Text
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.sampling import SAMPLERS, Sampling
-from atelier.engine.attention import keys_values
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
+from atelier.models.attention import keys_values
 from atelier.models.exactness import exactness_key
 from atelier.models.loading import Placement, load_unet
 from atelier.models.text_encoder import TextEncoders

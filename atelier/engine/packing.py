@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from atelier.engine.attention import MASKED, KeysValues
-from atelier.engine.halves import Conditions
 from atelier.engine.request import ActiveRequest, PromptConditions
+from atelier.models.conditions import MASKED, Conditions, KeysValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
         of_call = rows[start : start + width]
         prompt_index = torch.tensor([layout.prompt_of_row[row] for row in of_call], device=device)
         image_index = torch.tensor([layout.image_of_row[row] for row in of_call], device=device)
-        calls.append(Call(_select(stacked, prompt_index), image_index))
+        calls.append(Call(stacked.select(prompt_index), image_index))
     of_image = [request.arrival.request for request in requests for _ in request.generators]
     scales = [request.guidance_scale for request in of_image]
     return Packed(
@@ -114,18 +113,6 @@ def _padded(of_prompts: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tenso
     return tuple(
         torch.nn.utils.rnn.pad_sequence([prompt[0] for prompt in layer], batch_first=True)
         for layer in zip(*of_prompts, strict=True)
-    )
-
-
-def _select(conditions: Conditions, rows: torch.Tensor) -> Conditions:
-    return Conditions(
-        prompt=KeysValues(
-            tuple(keys[rows] for keys in conditions.prompt.keys),
-            tuple(values[rows] for values in conditions.prompt.values),
-        ),
-        prompt_bias=conditions.prompt_bias[rows],
-        pooled_prompt_embeds=conditions.pooled_prompt_embeds[rows],
-        add_time_ids=conditions.add_time_ids[rows],
     )
 
 

@@ -9,8 +9,8 @@ import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
-from atelier.engine.attention import KeysValues
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
+from atelier.models.conditions import KeysValues
 
 #: An error ends the stream as `Denoised` does.
 Event = StepEvent | Denoised | AtelierError

@@ -15,12 +15,12 @@ from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.errors import ModelUnavailable
 from atelier.core.sampling import Sampling
-from atelier.engine import attention
 from atelier.engine.halves import decode_half, encode_half
 from atelier.engine.packing import Call, Packed, pack
 from atelier.engine.request import ActiveRequest, Arrival, Kept, PromptConditions
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.step import advance, guide, numbers_of_step
+from atelier.models import attention
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.engine.attention import MASKED, install, keys_values
-from atelier.engine.halves import Conditions, decode_half, encode_half
+from atelier.engine.halves import decode_half, encode_half
+from atelier.models.attention import install, keys_values
+from atelier.models.conditions import MASKED, Conditions
 from atelier.models.loading import load_unet
 from tests.local_stages import CPU
 

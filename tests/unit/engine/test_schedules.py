@@ -4,8 +4,8 @@ import pytest
 from diffusers import UNet2DConditionModel
 
 from atelier.core.sampling import Sampling
-from atelier.engine.attention import install
 from atelier.engine.schedules import TIMESTEP, Schedules
+from atelier.models.attention import install
 
 _SDXL = {
     "_class_name": "EulerDiscreteScheduler",

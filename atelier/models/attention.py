@@ -1,29 +1,17 @@
 """Attention of packed rows: each attends to its own prompt, whose keys and values were made once.
 
 They do not change from step to step, so a request pays for them at admission and every step is cheaper for it
-(benchmarks/engine.py). There is one processor for every layer of the UNet: whatever else a
+(benchmarks/engine.py). There is one processor for every layer: whatever else a
 row brings to attention belongs into it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-#: Added to the score of what a row must not see; its softmax is exactly zero (diffusers' value).
-MASKED = -10_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class KeysValues:
-    """What every cross-attention layer reads of prompts, in the order of the UNet's modules."""
-
-    #: Per layer [prompts or rows, 77 · chunks, width of the layer]
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+from atelier.models.conditions import KeysValues
 
 
 class RowAttention:
@@ -58,27 +46,27 @@ class RowAttention:
         return projected
 
 
-def install(unet: UNet2DConditionModel) -> None:
+def install(model: UNet2DConditionModel | ControlNetModel) -> None:
     """Give every attention layer the processor. Raises ValueError if one is not SDXL's plain attention."""
     num_cross_layers = 0
-    for name, layer in _layers(unet):
+    for name, layer in _layers(model):
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
         if any(extra is not None for extra in extras) or layer.residual_connection:
-            raise ValueError(f"{name} is not the plain attention of SDXL's UNet")
+            raise ValueError(f"{name} is not the plain attention of SDXL")
         layer.set_processor(RowAttention(num_cross_layers if layer.is_cross_attention else None))
         num_cross_layers += layer.is_cross_attention
 
 
-def keys_values(unet: UNet2DConditionModel, prompt_embeds: torch.Tensor) -> KeysValues:
+def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: torch.Tensor) -> KeysValues:
     """Keys and values of `prompt_embeds` [prompts, 77 · chunks, 2048] for every cross-attention layer."""
-    layers = [layer for _, layer in _layers(unet) if layer.is_cross_attention]
+    layers = [layer for _, layer in _layers(model) if layer.is_cross_attention]
     return KeysValues(
         tuple(layer.to_k(prompt_embeds) for layer in layers), tuple(layer.to_v(prompt_embeds) for layer in layers)
     )
 
 
-def _layers(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
-    return [(name, module) for name, module in unet.named_modules() if isinstance(module, Attention)]
+def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, Attention]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Attention)]
 
 
 def _split_heads(tokens: torch.Tensor, num_heads: int) -> torch.Tensor:

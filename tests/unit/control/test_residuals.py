@@ -1,0 +1,72 @@
+"""Our residuals against `ControlNetModel.forward` of diffusers, on a ControlNet of random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import ControlNetModel
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
+from atelier.models.attention import install, keys_values
+from atelier.models.conditions import Conditions
+from atelier.models.encoder import Encoded
+from atelier.models.loading import load_unet
+from tests.local_stages import CPU
+
+
+@pytest.fixture(scope="module")
+def controlnets(catalogue: Catalogue) -> tuple[ControlNetModel, ControlNetModel]:
+    """Twice the same: for diffusers as it is, for us with our attention."""
+    torch.manual_seed(0)
+    unet = load_unet(catalogue.model(None), CPU)
+    theirs, ours = (ControlNetModel.from_unet(unet, conditioning_channels=3).eval() for _ in range(2))
+    for parameter in [*theirs.controlnet_down_blocks.parameters(), *theirs.controlnet_cond_embedding.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours.load_state_dict(theirs.state_dict())
+    install(ours)
+    return theirs, ours
+
+
+@pytest.mark.parametrize("guess_mode", [False, True])
+@torch.inference_mode()
+def test_residuals_are_those_of_the_forward_pass(
+    controlnets: tuple[ControlNetModel, ControlNetModel], guess_mode: bool
+) -> None:
+    theirs, ours = controlnets
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 4, 9, 12, generator=generator)
+    image = torch.rand(1, 3, 72, 96, generator=generator)
+    prompt_embeds = torch.randn(2, 77, 128, generator=generator)
+    pooled = torch.randn(2, 64, generator=generator)
+    time_ids = torch.tensor([[72.0, 96.0, 0.0, 0.0, 72.0, 96.0]]).expand(2, -1)
+    timesteps = torch.tensor([700.0, 3.0])
+    skips, mid = theirs(
+        latents,
+        timesteps,
+        encoder_hidden_states=prompt_embeds,
+        controlnet_cond=image,
+        conditioning_scale=0.7,
+        guess_mode=guess_mode,
+        added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+        return_dict=False,
+    )
+    conditions = Conditions(
+        prompt=keys_values(ours, prompt_embeds),
+        prompt_bias=torch.zeros(2, 1, 77),
+        pooled_prompt_embeds=pooled,
+        add_time_ids=time_ids,
+    )
+    scales = scales_of_layers(0.7, num_skips=len(skips), guess_mode=guess_mode)[:, None].expand(-1, 2)
+    embedding = embed_control_image(ours, image).expand(2, -1, -1, -1)
+    made = residuals(ours, latents, timesteps, conditions, embedding, scales)
+    for mine, expected in zip([*made.skips, made.hidden_states], [*skips, mid], strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_residuals_land_on_their_rows_and_add_up() -> None:
+    encoded = Encoded(torch.zeros(3, 1, 1, 1), torch.zeros(3, 1), (torch.zeros(3, 1, 1, 1),))
+    ones = torch.ones(3, 1, 1, 1)
+    added = Residuals((ones,), 2 * ones).added_to(encoded, torch.tensor([2, 0, 2]))
+    assert added.hidden_states.flatten().tolist() == [2, 0, 4]
+    assert added.skips[0].flatten().tolist() == [1, 0, 2]
