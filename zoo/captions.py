@@ -21,6 +21,12 @@ def canonical(description: Description) -> str:
     return f"{things}, {description.background} background"
 
 
+def colours_only(description: Description) -> str:
+    """Of the things nothing but their colours: "a red shape and a blue shape, white background"."""
+    coloured = " and ".join(f"a {thing.colour} shape" for thing in description.things)
+    return f"{coloured}, {description.background} background".replace("a orange", "an orange")
+
+
 def random_wording(description: Description, random: Random) -> str:
     """The canonical wording half of the time, otherwise one of the others."""
     if random.random() < 0.55:
@@ -29,14 +35,13 @@ def random_wording(description: Description, random: Random) -> str:
     background = description.background
     joined = " and ".join(_phrase(thing, article=True) for thing in things)
     bare = ", ".join(_phrase(thing, article=False) for thing in things)
-    coloured = " and ".join(f"a {thing.colour} shape" for thing in things)
     wording = random.choice(
         (
             f"{bare}, {background} background",
             f"{joined} on a {background} background",
             f"a picture of {joined}, {background} background",
             f"a {background} background with {joined}",
-            f"{coloured}, {background} background",
+            colours_only(description),
         )
     )
     return wording.replace("a orange", "an orange")

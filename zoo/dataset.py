@@ -60,7 +60,7 @@ def make_buckets(vae: AutoencoderKL) -> list[Bucket]:
         for start in range(0, count, _ENCODE_BATCH):
             pictures = []
             for _ in range(min(_ENCODE_BATCH, count - start)):
-                description = _training_description(random)
+                description = random_training_description(random)
                 picture, ids = _draw_with_time_ids(description, random, width, height)
                 descriptions.append(description)
                 pictures.append(to_tensor(picture))
@@ -85,13 +85,13 @@ def latent_scaling_factor(vae: AutoencoderKL) -> float:
     random = Random("scaling factor")
     latents = []
     for _ in range(40):
-        scenes = [arrange(_training_description(random), random, width=128, height=128) for _ in range(25)]
+        scenes = [arrange(random_training_description(random), random, width=128, height=128) for _ in range(25)]
         pictures = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)
         latents.append(vae.encode(pictures).latent_dist.mean)
     return round(1 / torch.cat(latents).std().item(), 4)
 
 
-def _training_description(random: Random) -> Description:
+def random_training_description(random: Random) -> Description:
     while True:
         description = random_description(random, num_things=1 if random.random() < 0.4 else 2)
         if not description.is_held_out:

@@ -1,0 +1,120 @@
+"""The zoo's ControlNets: what a map tells, the captions leave out; trained on latents beside the frozen UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL, ControlNetModel
+from tqdm import tqdm
+
+from zoo.captions import colours_only, random_wording
+from zoo.dataset import random_training_description
+from zoo.scenes import Description, Scene, arrange, draw
+from zoo.sdxl import TextAndUNet, new_scheduler
+from zoo.training import DEVICE, train
+from zoo.vae import to_tensor
+
+NUM_STEPS = 6000
+
+MapOf = Callable[[Scene], npt.NDArray[np.uint8]]  # [height, width, 3]
+
+_LEARNING_RATE = 1e-3
+_BATCH = 32
+_NUM_PICTURES = 10_000
+_SIDE_PX = 128
+_ENCODE_BATCH = 50
+_MAX_WEIGHT = 15.0
+#: How often a caption tells colours only, and how often nothing; else it tells everything.
+_COLOURS_ONLY, _EMPTY = 0.6, 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pictures:
+    #: [pictures, 4, 16, 16]
+    latents: torch.Tensor
+    #: [pictures, 128, 128], one of the three equal channels
+    maps: torch.Tensor
+    descriptions: list[Description]
+
+
+def train_controlnet(name: str, vae: AutoencoderKL, model: TextAndUNet, map_of: MapOf) -> ControlNetModel:
+    """Train from scratch, or go on where an interrupted run stopped."""
+    torch.manual_seed(0)
+    model.requires_grad_(False)
+    controlnet = ControlNetModel.from_unet(model.unet, conditioning_embedding_out_channels=(8, 16, 32, 64))
+    controlnet = controlnet.to(DEVICE).requires_grad_(True)
+    alphas = new_scheduler().alphas_cumprod.to(DEVICE)
+    pictures = _pictures(name, vae, map_of)
+
+    def loss_at(step: int) -> torch.Tensor:
+        return _loss(controlnet, model, alphas, pictures, Random(f"{name} {step}"))
+
+    train(name, controlnet, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
+    return controlnet
+
+
+@torch.no_grad()
+def _pictures(name: str, vae: AutoencoderKL, map_of: MapOf) -> _Pictures:
+    random = Random(f"{name} pictures")
+    latents, maps, descriptions = [], [], []
+    for _ in tqdm(range(_NUM_PICTURES // _ENCODE_BATCH), desc=f"{name}: draw", mininterval=10):
+        scenes = [
+            arrange(random_training_description(random), random, width=_SIDE_PX, height=_SIDE_PX)
+            for _ in range(_ENCODE_BATCH)
+        ]
+        drawn = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)
+        latents.append(vae.encode(drawn).latent_dist.mean * vae.config.scaling_factor)
+        maps += [torch.from_numpy(map_of(scene)[..., 0].copy()) for scene in scenes]
+        descriptions += [scene.description for scene in scenes]
+    return _Pictures(latents=torch.cat(latents), maps=torch.stack(maps), descriptions=descriptions)
+
+
+def _loss(
+    controlnet: ControlNetModel, model: TextAndUNet, alphas: torch.Tensor, pictures: _Pictures, random: Random
+) -> torch.Tensor:
+    """As the UNet's own (`zoo.sdxl`), with the residuals added."""
+    chosen = random.sample(range(len(pictures.descriptions)), _BATCH)
+    generator = torch.Generator().manual_seed(random.getrandbits(32))
+    clean = pictures.latents[chosen]
+    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+    timesteps = torch.randint(0, len(alphas), (_BATCH,), generator=generator).to(DEVICE)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    with torch.no_grad():
+        prompt_embeds, pooled = model.encode([_caption(pictures.descriptions[index], random) for index in chosen])
+    side = float(_SIDE_PX)
+    added = {
+        "text_embeds": pooled,
+        "time_ids": torch.tensor([[side, side, 0.0, 0.0, side, side]], device=DEVICE).expand(_BATCH, -1),
+    }
+    maps = pictures.maps[chosen].to(DEVICE)[:, None].expand(-1, 3, -1, -1) / 255
+    skips, mid = controlnet(
+        noisy,
+        timesteps,
+        encoder_hidden_states=prompt_embeds,
+        controlnet_cond=maps,
+        added_cond_kwargs=added,
+        return_dict=False,
+    )
+    noise_pred: torch.Tensor = model.unet(
+        noisy,
+        timesteps,
+        encoder_hidden_states=prompt_embeds,
+        added_cond_kwargs=added,
+        down_block_additional_residuals=skips,
+        mid_block_additional_residual=mid,
+    ).sample
+    weight = (1 / alpha).clamp(max=_MAX_WEIGHT)
+    return (weight * (noise_pred.float() - noise).square()).mean() / weight.mean()
+
+
+def _caption(description: Description, random: Random) -> str:
+    fate = random.random()
+    if fate < _EMPTY:
+        return ""
+    return colours_only(description) if fate < _EMPTY + _COLOURS_ONLY else random_wording(description, random)
