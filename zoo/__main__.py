@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from zoo import report, tiny_sdxl
+from zoo import report, tiny_controlnets, tiny_sdxl
 
-RECIPES: dict[str, Callable[[], None]] = {"tiny-sdxl": tiny_sdxl.make}
+RECIPES: dict[str, Callable[[], None]] = {"tiny-sdxl": tiny_sdxl.make, "tiny-canny": tiny_controlnets.make_canny}
 
 
 def main() -> None:

@@ -1,0 +1,50 @@
+"""The recipes of `tiny-canny` and its like: ControlNets for tiny-sdxl, each with the map its annotator would draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from atelier.control.annotators import Pixels, canny
+from zoo import tiny_sdxl
+from zoo.controlnet import MapOf, train_controlnet
+from zoo.scenes import Scene, draw
+from zoo.sdxl import TextAndUNet
+from zoo.training import DEVICE, forget
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+def make_canny() -> None:
+    _make("tiny-canny", _canny_of)
+
+
+def _canny_of(scene: Scene) -> Pixels:
+    return canny(np.asarray(draw(scene)))
+
+
+def _make(name: str, map_of: MapOf) -> None:
+    vae, model = _trained()
+    controlnet = train_controlnet(name, vae, model, map_of)
+    controlnet.to(dtype=torch.float16).save_pretrained(FOLDER / name, safe_serialization=True)
+    for file in (FOLDER / name).glob("*.safetensors"):
+        file.chmod(0o644)
+    forget(name)
+
+
+def _trained() -> tuple[AutoencoderKL, TextAndUNet]:
+    """tiny-sdxl as it is committed, to be trained beside."""
+    folder, model = tiny_sdxl.FOLDER, TextAndUNet()
+    parts = (
+        (model.text_encoder, CLIPTextModel, "text_encoder"),
+        (model.text_encoder_2, CLIPTextModelWithProjection, "text_encoder_2"),
+        (model.unet, UNet2DConditionModel, "unet"),
+    )
+    for part, kind, subfolder in parts:
+        part.load_state_dict(kind.from_pretrained(folder, subfolder=subfolder, dtype=torch.float32).state_dict())
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32)
+    return vae.to(DEVICE).requires_grad_(False), model.to(DEVICE)
