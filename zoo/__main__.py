@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from zoo import report, tiny_controlnets, tiny_sdxl
+from zoo import depth_estimator, report, tiny_controlnets, tiny_sdxl
 
-RECIPES: dict[str, Callable[[], None]] = {"tiny-sdxl": tiny_sdxl.make, "tiny-canny": tiny_controlnets.make_canny}
+RECIPES: dict[str, Callable[[], None]] = {
+    "tiny-sdxl": tiny_sdxl.make,
+    "tiny-canny": tiny_controlnets.make_canny,
+    "tiny-depth": tiny_controlnets.make_depth,
+    "tiny-depth-anything": depth_estimator.make,
+}
 
 
 def main() -> None:

@@ -153,15 +153,25 @@ def draw(scene: Scene) -> Image.Image:
     """The scene as an RGB picture with smooth edges."""
     picture = Image.new("RGB", (scene.width, scene.height), RGB[scene.description.background])
     for placed in scene.placed:
-        mask = silhouette(
-            placed.thing.shape,
-            (scene.width, scene.height),
-            placed.centre_px,
-            placed.radius_px,
-            placed.rotation_deg,
-        )
-        picture.paste(RGB[placed.thing.colour], mask=mask)
+        picture.paste(RGB[placed.thing.colour], mask=_coverage(placed, scene))
     return picture
+
+
+def draw_depth(scene: Scene) -> Image.Image:
+    """The scene's inverse depth, mode L: what is bright is near, the background infinitely far.
+
+    As if all things were equally large in truth: then the radius on the picture is proportional to 1 / distance.
+    """
+    depth = Image.new("L", (scene.width, scene.height))
+    largest_px = RADII["large"][1] * min(scene.width, scene.height)
+    for placed in scene.placed:
+        depth.paste(round(255 * placed.radius_px / largest_px), mask=_coverage(placed, scene))
+    return depth
+
+
+def _coverage(placed: Placed, scene: Scene) -> Image.Image:
+    size_px = (scene.width, scene.height)
+    return silhouette(placed.thing.shape, size_px, placed.centre_px, placed.radius_px, placed.rotation_deg)
 
 
 def silhouette(

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from atelier.control.annotators import Pixels, canny
+from atelier.control.annotators import Pixels, canny, depth_map
 from zoo import tiny_sdxl
 from zoo.controlnet import MapOf, train_controlnet
-from zoo.scenes import Scene, draw
+from zoo.scenes import Scene, draw, draw_depth
 from zoo.sdxl import TextAndUNet
-from zoo.training import DEVICE, forget
-
-FOLDER = Path(__file__).parent / "weights"
+from zoo.training import DEVICE, WEIGHTS_FOLDER, forget, write_weights
 
 
 def make_canny() -> None:
     _make("tiny-canny", _canny_of)
 
 
+def make_depth() -> None:
+    _make("tiny-depth", _depth_of)
+
+
 def _canny_of(scene: Scene) -> Pixels:
     return canny(np.asarray(draw(scene)))
+
+
+def _depth_of(scene: Scene) -> Pixels:
+    return depth_map(np.asarray(draw_depth(scene)))
 
 
 def _make(name: str, map_of: MapOf) -> None:
     vae, model = _trained()
     controlnet = train_controlnet(name, vae, model, map_of)
-    controlnet.to(dtype=torch.float16).save_pretrained(FOLDER / name, safe_serialization=True)
-    for file in (FOLDER / name).glob("*.safetensors"):
-        file.chmod(0o644)
+    write_weights(controlnet.to(dtype=torch.float16), WEIGHTS_FOLDER / name)
     forget(name)
 
 

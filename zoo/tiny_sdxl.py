@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers import StableDiffusionXLPipeline
 
 from zoo.dataset import latent_scaling_factor
 from zoo.sdxl import new_scheduler, train_text_and_unet
-from zoo.training import forget
+from zoo.training import WEIGHTS_FOLDER, forget, write_weights
 from zoo.vae import train_vae
 
-FOLDER = Path(__file__).parent / "weights" / "tiny-sdxl"
+FOLDER = WEIGHTS_FOLDER / "tiny-sdxl"
 
 
 def make() -> None:
@@ -30,7 +28,5 @@ def make() -> None:
         scheduler=new_scheduler(),
         add_watermarker=False,
     )
-    pipeline.to(dtype=torch.float16).save_pretrained(FOLDER, safe_serialization=True)
-    for file in FOLDER.rglob("*.safetensors"):
-        file.chmod(0o644)
+    write_weights(pipeline.to(dtype=torch.float16), FOLDER)
     forget("vae", "vae-decoder", "sdxl", "sdxl-refined")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 #: Where interrupted runs are kept.
 STATE_FOLDER = Path(__file__).parent / ".training"
 
@@ -55,6 +57,17 @@ def train(
         if (step + 1) % _SAVE_EVERY_STEPS == 0 or step + 1 == num_steps:
             _save(state_file, step + 1, module, average, optimizer)
     module.load_state_dict(average.module.state_dict())
+
+
+class Savable(Protocol):
+    def save_pretrained(self, folder: Path, *, safe_serialization: bool) -> object: ...
+
+
+def write_weights(model: Savable, folder: Path) -> None:
+    """As safetensors that everyone may read."""
+    model.save_pretrained(folder, safe_serialization=True)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def forget(*names: str) -> None:

@@ -40,6 +40,13 @@ def scribble(pixels: Pixels) -> Pixels:
     return _three_channels(np.where(cv2.GaussianBlur(thick, (0, 0), 1.5) > 96, 255, 0).astype(np.uint8))
 
 
+def depth_map(inverse_depth: npt.NDArray[np.generic]) -> Pixels:
+    """Inverse depth [height, width] of any unit as a map: the nearest point white, the farthest black."""
+    values = inverse_depth.astype(np.float32)
+    span = max(float(values.max() - values.min()), 1e-6)
+    return _three_channels(np.round(255 * (values - values.min()) / span).astype(np.uint8))
+
+
 ANNOTATORS: dict[EdgeKind, Callable[[Pixels], Pixels]] = {
     "canny": canny,
     "softedge": softedge,
@@ -52,5 +59,5 @@ def _grey(pixels: Pixels) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def _three_channels(grey: npt.NDArray[np.integer]) -> Pixels:
+def _three_channels(grey: npt.NDArray[np.generic]) -> Pixels:
     return np.repeat(np.asarray(grey, dtype=np.uint8)[..., None], 3, axis=2)
