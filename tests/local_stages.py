@@ -9,11 +9,13 @@ from dataclasses import replace
 from functools import partial
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.control.controlnets import load_controlnets
+from atelier.control.transports import InProcess
 from atelier.core.conditioning import ExactnessKey, Floats, Text
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.sampling import Reproducibility
-from atelier.engine.engine import Engine, EngineSettings, StepReport
+from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
 from atelier.models.autoencoder import Autoencoder
@@ -35,7 +37,11 @@ def new_engine(
     observe: Callable[[StepReport], None] = lambda _: None,
 ) -> Engine:
     settings = replace(SETTINGS, max_waiting=max_waiting, max_rows=max_rows)
-    return Engine(lambda: load_runners(catalogue.models, CPU), settings, exactness_key=HERE, observe=observe)
+
+    def load() -> Runners:
+        return load_runners(catalogue.models, CPU, InProcess(load_controlnets(catalogue, CPU)))
+
+    return Engine(load, settings, exactness_key=HERE, observe=observe)
 
 
 class LocalStages:

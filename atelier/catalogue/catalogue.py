@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from atelier.catalogue.entries import Entry, ModelEntry
+from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Entry, ModelEntry
 from atelier.core.errors import ModelNotFound
 
 DEFAULT_CATALOGUE = Path(__file__).parent / "catalogue.yaml"
@@ -20,14 +21,22 @@ class CatalogueError(Exception):
 
 class Catalogue(Entry):
     models: tuple[ModelEntry, ...]
+    controlnets: tuple[ControlNetEntry, ...] = ()
+    annotators: tuple[AnnotatorEntry, ...] = ()
 
-    def only(self, ids: Iterable[str]) -> Catalogue:
-        """The catalogue of the models a graph serves, in the order given; the first is the default.
+    def only(
+        self, models: Iterable[str], controlnets: Iterable[str] = (), annotators: Iterable[str] = ()
+    ) -> Catalogue:
+        """The catalogue of what a graph serves, in the order given; the first model is the default.
 
         Raises:
             ModelNotFound: an id that is not in the catalogue.
         """
-        return Catalogue(models=tuple(self.model(model_id) for model_id in ids))
+        return Catalogue(
+            models=tuple(_entry(self.models, model_id, "model") for model_id in models),
+            controlnets=tuple(_entry(self.controlnets, model_id, "ControlNet") for model_id in controlnets),
+            annotators=tuple(_entry(self.annotators, model_id, "annotator") for model_id in annotators),
+        )
 
     def model(self, model_id: str | None) -> ModelEntry:
         """The entry with this id, the first one for None.
@@ -35,13 +44,22 @@ class Catalogue(Entry):
         Raises:
             ModelNotFound: naming the models there are.
         """
-        if model_id is None:
-            return self.models[0]
-        for entry in self.models:
-            if entry.id == model_id:
-                return entry
-        known = ", ".join(entry.id for entry in self.models)
-        raise ModelNotFound(f"Unknown model {model_id!r}. Known models: {known}.", param="model")
+        return self.models[0] if model_id is None else _entry(self.models, model_id, "model")
+
+    def controlnets_for(self, model_id: str) -> tuple[ControlNetEntry, ...]:
+        """The ControlNets that were trained beside the model."""
+        return tuple(entry for entry in self.controlnets if entry.base == model_id)
+
+
+E = TypeVar("E", ModelEntry, ControlNetEntry, AnnotatorEntry)
+
+
+def _entry(entries: Sequence[E], entry_id: str, what: str) -> E:
+    for entry in entries:
+        if entry.id == entry_id:
+            return entry
+    known = ", ".join(entry.id for entry in entries)
+    raise ModelNotFound(f"Unknown {what} {entry_id!r}. Known {what}s: {known}.", param="model")
 
 
 def read_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import datetime
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+
+from atelier.core.control import ControlKind
 
 #: Latents are eight times smaller than pictures.
 PIXELS_PER_LATENT = 8
@@ -116,3 +118,27 @@ class ModelEntry(Entry):
     def created_unix_s(self) -> int:
         midnight = datetime.datetime.combine(self.created, datetime.time(), datetime.UTC)
         return int(midnight.timestamp())
+
+
+class ControlNetEntry(Entry):
+    """A ControlNet of SDXL's architecture."""
+
+    id: str
+    description: str
+    licence: str
+    files: Files
+    #: The model it was trained beside.
+    base: str
+    kind: ControlKind
+    #: Recommended conditioning scale.
+    scale: float = Field(gt=0, le=2)
+
+
+class AnnotatorEntry(Entry):
+    """A model that draws control maps: a depth estimator as transformers has them."""
+
+    id: str
+    description: str
+    licence: str
+    files: Files
+    kind: Literal["depth"]

@@ -6,6 +6,7 @@ every row has a scale of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,15 +25,22 @@ class Residuals:
     #: [rows, channels, h, w]
     hidden_states: torch.Tensor
 
-    def added_to(self, encoded: Encoded, rows: torch.Tensor) -> Encoded:
-        """`encoded` with these residuals on its rows of the index [residual rows]; a row may come several times."""
-        return Encoded(
-            encoded.hidden_states.index_add(0, rows, self.hidden_states),
-            encoded.emb,
-            tuple(
-                skip.index_add(0, rows, residual) for skip, residual in zip(encoded.skips, self.skips, strict=True)
-            ),
-        )
+    @classmethod
+    def joined(cls, parts: Sequence[Residuals]) -> Residuals:
+        """The rows of all parts one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        skips = zip(*(part.skips for part in parts), strict=True)
+        return cls(tuple(map(torch.cat, skips)), torch.cat([part.hidden_states for part in parts]))
+
+    def select(self, rows: slice | torch.Tensor) -> Residuals:
+        return Residuals(tuple(skip[rows] for skip in self.skips), self.hidden_states[rows])
+
+    def add_to(self, encoded: Encoded, rows: torch.Tensor) -> None:
+        """Add, in place, to the rows [residual rows] of `encoded`, each of which comes once."""
+        encoded.hidden_states.index_add_(0, rows, self.hidden_states)
+        for skip, residual in zip(encoded.skips, self.skips, strict=True):
+            skip.index_add_(0, rows, residual)
 
 
 def embed_control_image(controlnet: ControlNetModel, control_image: torch.Tensor) -> torch.Tensor:

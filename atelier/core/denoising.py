@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, ExactnessKey, Floats
+from atelier.core.control import Control
 from atelier.core.sampling import Reproducibility, Sampling
 
 RequestId = NewType("RequestId", str)
@@ -43,6 +44,7 @@ class DenoiseRequest:
     #: `exact`: to the bit, whatever runs beside it, for an equal exactness key.
     reproducibility: Reproducibility = "fast"
     initial_image: InitialImage | None = None
+    controls: tuple[Control, ...] = ()
     #: Send a `StepEvent` after every step; nothing is sent where nobody listens.
     wants_steps: bool = False
 

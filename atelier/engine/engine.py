@@ -18,7 +18,7 @@ import torch
 
 from atelier.core.conditioning import ExactnessKey
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
-from atelier.core.errors import GenerationFailed, QueueFull
+from atelier.core.errors import AtelierError, GenerationFailed, QueueFull
 from atelier.engine.batch import Batch, BatchKey
 from atelier.engine.policy import admissible, next_key
 from atelier.engine.request import Arrival, Emit, Event
@@ -241,7 +241,9 @@ class Engine:
         except Exception as error:
             request_id = arrival.request.request_id
             logger.exception("request failed", extra={"request_id": request_id})
-            self._end(arrival, GenerationFailed(f"Request {request_id} failed: {error}"))
+            if not isinstance(error, AtelierError):
+                error = GenerationFailed(f"Request {request_id} failed: {error}")
+            self._end(arrival, error)
 
     def _end(self, arrival: Arrival, event: Event) -> None:
         self._forget(arrival.request.request_id)

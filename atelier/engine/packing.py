@@ -10,8 +10,17 @@ from dataclasses import dataclass, field
 
 import torch
 
-from atelier.engine.request import ActiveRequest, PromptConditions
-from atelier.models.conditions import MASKED, Conditions, KeysValues
+from atelier.engine.request import ActiveRequest
+from atelier.models.conditions import Conditions, stack
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose row it is."""
+
+    #: Index of the request, and of the prompt among its prompts.
+    request: int
+    prompt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,8 @@ class Call:
     conditions: Conditions
     #: [rows], index of each row's image
     image: torch.Tensor
+    #: Of the first rows; those behind them only fill the call up.
+    owners: tuple[Owner, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class Packed:
     guidance_scale: torch.Tensor
     #: Images whose guidance is rescaled, and by how much.
     guidance_rescale: dict[int, float]
+    #: Rows of every model call, if their number is fixed.
+    width: int | None
 
 
 def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
@@ -42,15 +55,18 @@ def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
     prompts = [prompt for request in requests for prompt in request.prompts]
     layout = _layout(requests)
     num_rows = len(layout.image_of_row)
-    stacked, device = _stack(prompts, requests), requests[0].latents.device
-    width = width or num_rows
-    rows = [*range(num_rows), *[num_rows - 1] * (-num_rows % width)]
+    of_prompt = [request.arrival.request for request in requests for _ in request.prompts]
+    sizes = [(request.height, request.width) for request in of_prompt]
+    stacked, device = stack(prompts, sizes), requests[0].latents.device
+    rows_of_call = width or num_rows
+    rows = [*range(num_rows), *[num_rows - 1] * (-num_rows % rows_of_call)]
     calls = []
-    for start in range(0, len(rows), width):
-        of_call = rows[start : start + width]
+    for start in range(0, len(rows), rows_of_call):
+        of_call = rows[start : start + rows_of_call]
         prompt_index = torch.tensor([layout.prompt_of_row[row] for row in of_call], device=device)
         image_index = torch.tensor([layout.image_of_row[row] for row in of_call], device=device)
-        calls.append(Call(stacked.select(prompt_index), image_index))
+        owners = tuple(layout.owner[start : start + rows_of_call])
+        calls.append(Call(stacked.select(prompt_index), image_index, owners))
     of_image = [request.arrival.request for request in requests for _ in request.generators]
     scales = [request.guidance_scale for request in of_image]
     return Packed(
@@ -63,11 +79,13 @@ def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
             for image, request in enumerate(of_image)
             if request.is_guided and request.guidance_rescale > 0
         },
+        width=width,
     )
 
 
 @dataclass(slots=True)
 class _Layout:
+    owner: list[Owner] = field(default_factory=list)
     prompt_of_row: list[int] = field(default_factory=list)
     image_of_row: list[int] = field(default_factory=list)
     text_row: list[int] = field(default_factory=list)
@@ -78,9 +96,10 @@ def _layout(requests: Sequence[ActiveRequest]) -> _Layout:
     """Request by request, in each prompt by prompt, in each image by image."""
     layout = _Layout()
     num_prompts = num_images = 0
-    for request in requests:
+    for request_index, request in enumerate(requests):
         first_row = len(layout.image_of_row)
-        for _ in request.prompts:
+        for prompt_index in range(len(request.prompts)):
+            layout.owner += [Owner(request_index, prompt_index)] * request.num_images
             layout.prompt_of_row += [num_prompts] * request.num_images
             layout.image_of_row += range(num_images, num_images + request.num_images)
             num_prompts += 1
@@ -88,35 +107,3 @@ def _layout(requests: Sequence[ActiveRequest]) -> _Layout:
         layout.text_row += range(len(layout.image_of_row) - request.num_images, len(layout.image_of_row))
         num_images += request.num_images
     return layout
-
-
-def _stack(prompts: Sequence[PromptConditions], requests: Sequence[ActiveRequest]) -> Conditions:
-    """Conditions with a row per prompt, the shorter prompts padded and masked."""
-    lengths = torch.tensor([prompt.num_tokens for prompt in prompts])
-    positions = torch.arange(int(lengths.max()))
-    pooled = torch.stack([prompt.pooled_prompt_embeds for prompt in prompts])
-    bias = torch.where(positions < lengths[:, None], 0.0, MASKED).to(pooled)
-    time_ids = [_time_ids(request) for request in requests for _ in request.prompts]
-    return Conditions(
-        prompt=KeysValues(
-            _padded([prompt.keys_values.keys for prompt in prompts]),
-            _padded([prompt.keys_values.values for prompt in prompts]),
-        ),
-        prompt_bias=bias[:, None],
-        pooled_prompt_embeds=pooled,
-        add_time_ids=torch.tensor(time_ids).to(pooled),
-    )
-
-
-def _padded(of_prompts: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-    """Per layer one tensor [prompts, longest, width], with zeros at the ends of the shorter."""
-    return tuple(
-        torch.nn.utils.rnn.pad_sequence([prompt[0] for prompt in layer], batch_first=True)
-        for layer in zip(*of_prompts, strict=True)
-    )
-
-
-def _time_ids(request: ActiveRequest) -> list[float]:
-    """(orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels (Podell et al. 2023, §2.2)."""
-    size = [float(request.arrival.request.height), float(request.arrival.request.width)]
-    return [*size, 0.0, 0.0, *size]

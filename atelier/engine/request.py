@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from atelier.control.calls import ControlContext
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
-from atelier.models.conditions import KeysValues
+from atelier.models.conditions import PromptConditions
 
 #: An error ends the stream as `Denoised` does.
 Event = StepEvent | Denoised | AtelierError
@@ -23,17 +24,6 @@ class Arrival:
 
     request: DenoiseRequest
     emit: Emit
-
-
-@dataclass(frozen=True, slots=True)
-class PromptConditions:
-    """One prompt as the UNet reads it; all images of a request share it."""
-
-    #: Of one prompt: [1, 77 · chunks, width of the layer]
-    keys_values: KeysValues
-    num_tokens: int
-    #: [1280]
-    pooled_prompt_embeds: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +53,8 @@ class ActiveRequest:
     denoised_1: torch.Tensor
     denoised_2: torch.Tensor
     kept: Kept | None = None
+    #: Of the request's controls, in their order.
+    control_contexts: tuple[ControlContext, ...] = ()
     step_index: int = 0
     is_finite: bool = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,17 @@ class KeysValues:
         return KeysValues(tuple(keys[rows] for keys in self.keys), tuple(values[rows] for values in self.values))
 
 
+@dataclass(frozen=True, slots=True)
+class PromptConditions:
+    """One prompt as a model reads it; all images of a request share it."""
+
+    #: Of one prompt: [1, 77 · chunks, width of the layer]
+    keys_values: KeysValues
+    num_tokens: int
+    #: [1280]
+    pooled_prompt_embeds: torch.Tensor
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     prompt: KeysValues
@@ -39,3 +51,34 @@ class Conditions:
             pooled_prompt_embeds=self.pooled_prompt_embeds[rows],
             add_time_ids=self.add_time_ids[rows],
         )
+
+
+def stack(prompts: Sequence[PromptConditions], sizes: Sequence[tuple[int, int]]) -> Conditions:
+    """Conditions with a row per prompt and the (height, width) of its picture; shorter prompts padded and masked."""
+    lengths = torch.tensor([prompt.num_tokens for prompt in prompts])
+    positions = torch.arange(int(lengths.max()))
+    pooled = torch.stack([prompt.pooled_prompt_embeds for prompt in prompts])
+    bias = torch.where(positions < lengths[:, None], 0.0, MASKED).to(pooled)
+    return Conditions(
+        prompt=KeysValues(
+            _padded([prompt.keys_values.keys for prompt in prompts]),
+            _padded([prompt.keys_values.values for prompt in prompts]),
+        ),
+        prompt_bias=bias[:, None],
+        pooled_prompt_embeds=pooled,
+        add_time_ids=torch.tensor([_time_ids(size) for size in sizes]).to(pooled),
+    )
+
+
+def _padded(of_prompts: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    """Per layer one tensor [prompts, longest, width], with zeros at the ends of the shorter."""
+    return tuple(
+        torch.nn.utils.rnn.pad_sequence([prompt[0] for prompt in layer], batch_first=True)
+        for layer in zip(*of_prompts, strict=True)
+    )
+
+
+def _time_ids(size: tuple[int, int]) -> list[float]:
+    """(orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels (Podell et al. 2023, §2.2)."""
+    height, width = map(float, size)
+    return [height, width, 0.0, 0.0, height, width]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from atelier.catalogue.entries import Files, ModelEntry
+from atelier.catalogue.entries import ControlNetEntry, Files, ModelEntry
 from atelier.core.errors import ModelUnavailable
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -40,7 +40,7 @@ class TextEncoderModules:
 
 def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
     files = entry.files
-    with _explained(entry, files):
+    with _explained(entry.id, files):
         unet = UNet2DConditionModel.from_pretrained(
             files.source,
             subfolder="unet",
@@ -52,8 +52,21 @@ def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
     return unet.to(placement.device).eval()
 
 
+def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
+    files = entry.files
+    with _explained(entry.id, files):
+        controlnet = ControlNetModel.from_pretrained(
+            files.source,
+            revision=files.revision,
+            variant=files.variant,
+            dtype=placement.dtype,
+            use_safetensors=True,
+        )
+    return controlnet.to(placement.device).eval()
+
+
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
-    with _explained(entry, entry.files):
+    with _explained(entry.id, entry.files):
         scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(
             entry.files.source, subfolder="scheduler", revision=entry.files.revision
         )
@@ -62,7 +75,7 @@ def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
 
 def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     files = entry.vae or entry.files
-    with _explained(entry, files):
+    with _explained(entry.id, files):
         vae = AutoencoderKL.from_pretrained(
             files.source,
             subfolder=None if entry.vae else "vae",
@@ -76,7 +89,7 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
 
 def load_text_encoders(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
     files = entry.files
-    with _explained(entry, files):
+    with _explained(entry.id, files):
         encoder, encoder_2 = (
             kind.from_pretrained(
                 files.source,
@@ -103,11 +116,11 @@ def load_text_encoders(entry: ModelEntry, placement: Placement) -> TextEncoderMo
 
 
 @contextmanager
-def _explained(entry: ModelEntry, files: Files) -> Iterator[None]:
+def _explained(model: str, files: Files) -> Iterator[None]:
     """Turn what loaders raise into an error that says what to do."""
     if files.folder is not None and not files.folder.is_dir():
         raise ModelUnavailable(
-            f"Model {entry.id!r}: the folder {files.folder} does not exist. Correct `files.folder` in the "
+            f"Model {model!r}: the folder {files.folder} does not exist. Correct `files.folder` in the "
             "catalogue; models of the zoo are made by `make zoo`."
         )
     try:
@@ -119,4 +132,4 @@ def _explained(entry: ModelEntry, files: Files) -> Iterator[None]:
             else f"Check the network and HF_TOKEN, or fetch it once with `hf download {files.repository}` and "
             "start with HF_HUB_OFFLINE=1."
         )
-        raise ModelUnavailable(f"Model {entry.id!r}: cannot load {files.source}. {advice} ({error})") from error
+        raise ModelUnavailable(f"Model {model!r}: cannot load {files.source}. {advice} ({error})") from error

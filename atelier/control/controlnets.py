@@ -1,0 +1,161 @@
+"""The ControlNets of a replica: contexts they were told, and residuals for packed rows of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from cachetools import LRUCache
+from diffusers import ControlNetModel
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import PIXELS_PER_LATENT, ControlNetEntry, Size
+from atelier.control.calls import ContextId, ControlCall, ControlContext, ControlRow
+from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
+from atelier.core.conditioning import TOKENS_PER_CHUNK, TextEmbeds
+from atelier.core.errors import ModelUnavailable
+from atelier.models import attention
+from atelier.models.conditions import Conditions, PromptConditions, stack
+from atelier.models.host import ModelHost
+from atelier.models.loading import Placement, load_controlnet
+
+#: A context (about 25 MB at SDXL's size) is forgotten when so many calls did without it, and can be told again.
+_FORGOTTEN_AFTER_CALLS = 64
+#: Batches whose rows are kept packed from step to step.
+_MAX_PACKED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    #: [1, channels, h, w]
+    embedding: torch.Tensor
+    prompts: tuple[PromptConditions, ...]
+    #: (height, width) of the picture
+    size: tuple[int, int]
+
+
+def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
+    """All of the catalogue's, warm at the sizes their base models draw by default. Raises ModelUnavailable."""
+    controlnets = ControlNets(catalogue.controlnets, placement)
+    for entry in catalogue.controlnets:
+        controlnets.warm_up(entry.id, catalogue.model(entry.base).defaults.size)
+    return controlnets
+
+
+class ControlNets:
+    """Not thread-safe: made and used in one thread."""
+
+    def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
+        """Raises ModelUnavailable if files are missing or one is no ControlNet of SDXL's plain kind."""
+        self._host = ModelHost({entry.id: _load(entry, placement) for entry in entries})
+        self._placement = placement
+        self._opened: dict[ContextId, _Opened] = {}
+        #: By context the number of the last call that needed it.
+        self._last_call: dict[ContextId, int] = {}
+        self._num_calls = 0
+        self._packed: LRUCache[tuple[ControlRow, ...], tuple[Conditions, torch.Tensor]] = LRUCache(_MAX_PACKED)
+
+    def unknown(self, rows: Iterable[ControlRow]) -> tuple[ContextId, ...]:
+        """The contexts of the rows that have not been told, or are forgotten."""
+        return tuple(dict.fromkeys(row.context_id for row in rows if row.context_id not in self._opened))
+
+    @torch.inference_mode()
+    def open(self, context: ControlContext) -> None:
+        """Embed the control image and prepare the prompts, once for all steps."""
+        image = torch.tensor(context.control_image).permute(2, 0, 1)[None]
+        image = image.to(self._placement.device, self._placement.dtype) / 255
+        with self._host.acquire(context.controlnet) as controlnet:
+            self._last_call[context.context_id] = self._num_calls
+            self._opened[context.context_id] = _Opened(
+                embed_control_image(controlnet, image),
+                tuple(self._prompt(controlnet, text) for text in context.texts),
+                context.control_image.shape[:2],
+            )
+
+    @torch.inference_mode()
+    def residuals(self, call: ControlCall) -> Residuals:
+        """Raises KeyError if a context was not opened."""
+        self._num_calls += 1
+        self._last_call.update((row.context_id, self._num_calls) for row in call.rows)
+        self._forget()
+        width, num_rows = call.width or len(call.rows), len(call.rows)
+        index = torch.tensor([*range(num_rows), *[num_rows - 1] * (-num_rows % width)])
+        passes = []
+        with self._host.acquire(call.controlnet) as controlnet:
+            for of_pass in index.split(width):
+                rows = tuple(call.rows[row] for row in of_pass.tolist())
+                conditions, embedding = self._pack(rows)
+                model_input = call.model_input[of_pass].to(self._placement.dtype)
+                scales = _scales(controlnet, rows).to(model_input)
+                passes.append(
+                    residuals(controlnet, model_input, call.timesteps[of_pass], conditions, embedding, scales)
+                )
+        return Residuals.joined(passes).select(slice(num_rows))
+
+    def warm_up(self, controlnet_id: str, size: Size) -> None:
+        """One call of the shape that most requests have: two rows of one text."""
+        with self._host.acquire(controlnet_id) as controlnet:
+            config = controlnet.config
+        pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        text = TextEmbeds(
+            prompt_embeds=np.zeros((TOKENS_PER_CHUNK, config.cross_attention_dim), dtype=np.float32),
+            pooled_prompt_embeds=np.zeros(pooled_width, dtype=np.float32),
+        )
+        context = ControlContext.of(controlnet_id, np.zeros((size.height, size.width, 3), dtype=np.uint8), [text])
+        self.open(context)
+        shape = (2, config.in_channels, size.height // PIXELS_PER_LATENT, size.width // PIXELS_PER_LATENT)
+        self.residuals(
+            ControlCall(
+                controlnet=controlnet_id,
+                rows=(ControlRow(context.context_id, 0, 1.0, False),) * 2,
+                model_input=torch.zeros(shape, device=self._placement.device),
+                timesteps=torch.zeros(2, device=self._placement.device),
+                width=None,
+            )
+        )
+
+    def _forget(self) -> None:
+        oldest = self._num_calls - _FORGOTTEN_AFTER_CALLS
+        for context_id in [context_id for context_id, last in self._last_call.items() if last < oldest]:
+            del self._opened[context_id], self._last_call[context_id]
+
+    def _pack(self, rows: tuple[ControlRow, ...]) -> tuple[Conditions, torch.Tensor]:
+        if rows not in self._packed:
+            opened = [self._opened[row.context_id] for row in rows]
+            prompts = [context.prompts[row.text] for context, row in zip(opened, rows, strict=True)]
+            embedding = torch.cat([context.embedding for context in opened])
+            self._packed[rows] = stack(prompts, [context.size for context in opened]), embedding
+        return self._packed[rows]
+
+    def _prompt(self, controlnet: ControlNetModel, text: TextEmbeds) -> PromptConditions:
+        device, dtype = self._placement.device, self._placement.dtype
+        embeds = torch.tensor(text.prompt_embeds, device=device, dtype=dtype)
+        pooled = torch.tensor(text.pooled_prompt_embeds, device=device, dtype=dtype)
+        return PromptConditions(attention.keys_values(controlnet, embeds[None]), len(embeds), pooled)
+
+
+def _scales(controlnet: ControlNetModel, rows: Sequence[ControlRow]) -> torch.Tensor:
+    """[skips + 1, rows]"""
+    num_skips = len(controlnet.controlnet_down_blocks)
+    of_rows = [
+        scales_of_layers(row.conditioning_scale, num_skips=num_skips, guess_mode=row.guess_mode) for row in rows
+    ]
+    return torch.stack(of_rows, dim=1)
+
+
+def _load(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
+    controlnet = load_controlnet(entry, placement)
+    config = controlnet.config
+    if (
+        config.addition_embed_type != "text_time"
+        or config.controlnet_conditioning_channel_order != "rgb"
+        or config.global_pool_conditions
+    ):
+        raise ModelUnavailable(f"ControlNet {entry.id!r} is not of SDXL's plain kind.")
+    try:
+        attention.install(controlnet)
+    except ValueError as error:
+        raise ModelUnavailable(f"ControlNet {entry.id!r}: {error}.") from error
+    return controlnet.to(memory_format=torch.channels_last)
