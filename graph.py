@@ -8,6 +8,7 @@ from ray.serve import Application
 
 from atelier.catalogue.catalogue import read_catalogue
 from deployments.autoencoder import Autoencoder
+from deployments.controlnet import ControlNet
 from deployments.denoiser import Denoiser
 from deployments.options import GraphArgs
 from deployments.router import Router
@@ -17,8 +18,11 @@ from deployments.text_encoder import TextEncoder
 
 def build(args: GraphArgs) -> Application:
     """Raises CatalogueError or ModelNotFound if the arguments name what there is not."""
-    catalogue = read_catalogue(args.catalogue).only(args.models)
+    catalogue = read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators)
     text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
+    controlnet = node(ControlNet, max_ongoing_requests=64, num_cpus=0.1).bind(
+        catalogue, args.controlnet, has_residuals=args.denoiser.has_remote_control
+    )
     denoiser = node(Denoiser, max_ongoing_requests=64, num_cpus=0.4)
     autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.2)
     router = node(Router, max_ongoing_requests=1000, num_cpus=0.1)
@@ -26,7 +30,8 @@ def build(args: GraphArgs) -> Application:
         catalogue,
         args.router,
         text_encoder=text_encoder.bind(catalogue, args.text_encoder),
-        denoiser=denoiser.bind(catalogue, args.denoiser),
+        controlnet=controlnet,
+        denoiser=denoiser.bind(catalogue, args.denoiser, controlnet),
         autoencoder=autoencoder.bind(catalogue, args.autoencoder),
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from ray.serve.handle import DeploymentHandle
+
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
@@ -13,17 +15,23 @@ from deployments.options import DenoiserOptions
 
 
 class Denoiser:
-    def __init__(self, catalogue: Catalogue, options: DenoiserOptions) -> None:
-        from atelier.engine.engine import Engine, EngineSettings
+    def __init__(self, catalogue: Catalogue, options: DenoiserOptions, controlnet: DeploymentHandle) -> None:
+        from atelier.engine.engine import Engine, EngineSettings, Runners
         from atelier.engine.runner import load_runners
         from atelier.models.exactness import exactness_key
         from deployments.accelerator import placement
+        from deployments.residuals import transport
 
         place = placement(options)
         self._stall_s = options.stall_s
         self._metrics = DenoiserMetrics()
+
+        def load() -> Runners:
+            residuals = transport(catalogue, place, controlnet, options, on_failure=self._metrics.control_failed)
+            return load_runners(catalogue.models, place, residuals)
+
         self._engine = Engine(
-            lambda: load_runners(catalogue.models, place),
+            load,
             EngineSettings(
                 num_threads=options.num_threads,
                 max_waiting=options.max_waiting,

@@ -7,7 +7,7 @@ Each goes to two places: to Ray's own exporter on every node (as `ray_atelier_â€
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Counter as OwnCounter
@@ -17,6 +17,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 from ray.serve import metrics as ray_metrics
+
+from atelier.core.control import TransportName
 
 if TYPE_CHECKING:
     from atelier.engine.engine import EngineStatus, StepReport
@@ -84,6 +86,12 @@ class DenoiserMetrics:
         self._gap_s = _Histogram(
             registry, "atelier_denoiser_step_gap_seconds", "From a step's end to the next one's start.", _GAP_S
         )
+        self._control_failures = {
+            name: _Counter(
+                registry, f"atelier_denoiser_control_{name}_failures_total", f"Steps that {name} did not answer."
+            )
+            for name in get_args(TransportName)
+        }
         self._waiting = _Gauge(registry, "atelier_denoiser_waiting_requests", "Requests in the inbox.")
         self._active = _Gauge(registry, "atelier_denoiser_active_requests", "Requests in the batch.")
 
@@ -98,6 +106,10 @@ class DenoiserMetrics:
             self._gap_s.observe(report.gap_s)
         self._waiting.set(report.num_waiting)
         self._active.set(report.num_requests)
+
+    def control_failed(self, transport: TransportName) -> None:
+        """Called when a way to the ControlNets fails and the next stands in."""
+        self._control_failures[transport].add(1)
 
     def text(self, status: EngineStatus) -> str:
         self._waiting.set(status.num_waiting)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atelier.catalogue.catalogue import DEFAULT_CATALOGUE
+from atelier.core.control import TransportName
 
 
 class Options(BaseModel):
@@ -37,6 +38,19 @@ class DenoiserOptions(ReplicaOptions):
     max_rows: int = Field(32, ge=20)
     #: Rows of every UNet call of `exact` requests, filled up with copies.
     exact_width: int = Field(8, ge=1)
+    #: How ControlNets are reached, in this order: the next stands in where one fails. With `in_process` every Denoiser
+    #: keeps their weights; with the others the ControlNet replicas do, and every step costs a hop.
+    control_transports: tuple[TransportName, ...] = Field(("in_process",), min_length=1)
+    #: A ControlNet replica that takes longer for a step is given up.
+    control_deadline_s: float = Field(2.0, gt=0)
+
+    @property
+    def has_remote_control(self) -> bool:
+        return any(name != "in_process" for name in self.control_transports)
+
+
+class ControlNetOptions(ReplicaOptions):
+    num_threads: int = Field(2, ge=1)
 
 
 class AutoencoderOptions(ReplicaOptions):
@@ -55,7 +69,21 @@ class GraphArgs(Options):
     catalogue: Path = DEFAULT_CATALOGUE
     #: Ids from the catalogue; the first is the one a request gets that names none.
     models: tuple[str, ...] = Field(("tiny-sdxl",), min_length=1)
+    controlnets: tuple[str, ...] = ("tiny-canny", "tiny-depth")
+    #: Models that draw control maps; of several of a kind the first is taken.
+    annotators: tuple[str, ...] = ("tiny-depth-anything",)
     text_encoder: TextEncoderOptions = TextEncoderOptions()
     denoiser: DenoiserOptions = DenoiserOptions()
+    controlnet: ControlNetOptions = ControlNetOptions()
     autoencoder: AutoencoderOptions = AutoencoderOptions()
     router: RouterOptions = RouterOptions()
+
+    @model_validator(mode="after")
+    def _residuals_have_the_same_bits_everywhere(self) -> GraphArgs:
+        """A picture may go on elsewhere when a ControlNet replica is lost: that must not be seen in it."""
+        if self.denoiser.has_remote_control:
+            for name in ("device", "dtype", "num_threads"):
+                ours, theirs = getattr(self.controlnet, name), getattr(self.denoiser, name)
+                if ours != theirs:
+                    raise ValueError(f"controlnet.{name} is {ours}; it must be the denoiser's, {theirs}")
+        return self

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.params import GenerateParams, parse
+from atelier.core.params import AnnotateParams, GenerateParams, parse
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -27,10 +27,11 @@ class Router:
         catalogue: Catalogue,
         options: RouterOptions,
         text_encoder: DeploymentHandle,
+        controlnet: DeploymentHandle,
         denoiser: DeploymentHandle,
         autoencoder: DeploymentHandle,
     ) -> None:
-        stages = HandleStages(text_encoder, denoiser, autoencoder)
+        stages = HandleStages(text_encoder, controlnet, denoiser, autoencoder)
         self._options = options
         self._pipeline = Pipeline(stages, catalogue, max_pixel_steps=options.max_pixel_steps)
         settings = Settings()
@@ -39,6 +40,10 @@ class Router:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._pipeline, self._blobs, max_body_bytes=self._options.max_body_bytes)
+
+    async def annotate(self, params: Mapping[str, object]) -> bytes:
+        """A control map as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
+        return (await self._pipeline.annotate(parse(AnnotateParams, params))).data
 
     async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
         """Pictures from a text: the fields of POST /v1/images/generations in, plain data out.
@@ -50,6 +55,7 @@ class Router:
             params = parse(GenerateParams, params)
         result = await self._pipeline.generate(params)
         return {
+            "control_maps": [{"kind": drawn.kind, "image": drawn.data} for drawn in result.control_maps],
             "request_id": result.request_id,
             "exactness_key": result.exactness_key,
             "images": [

@@ -14,10 +14,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from atelier.core.conditioning import Text
+from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
 from atelier.core.sampling import Reproducibility
-from atelier.pipeline.stages import Decoded, EncodedPictures, EncodedTexts, Pixels
+from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels
 from deployments.metrics import merged
 
 logger = logging.getLogger(__name__)
@@ -30,9 +31,14 @@ class HandleStages:
     """`atelier.pipeline.stages.Stages` over the handles that the graph was built with."""
 
     def __init__(
-        self, text_encoder: DeploymentHandle, denoiser: DeploymentHandle, autoencoder: DeploymentHandle
+        self,
+        text_encoder: DeploymentHandle,
+        controlnet: DeploymentHandle,
+        denoiser: DeploymentHandle,
+        autoencoder: DeploymentHandle,
     ) -> None:
         self._text_encoder = text_encoder
+        self._controlnet = controlnet
         self._denoiser = denoiser
         self._autoencoder = autoencoder
 
@@ -45,6 +51,11 @@ class HandleStages:
         with _our_errors():
             encoded: EncodedPictures = await self._autoencoder.encode.remote(model, pixels)
         return encoded
+
+    async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
+        with _our_errors():
+            drawn: Annotated = await self._controlnet.annotate.remote(annotation, picture)
+        return drawn
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
@@ -74,7 +85,7 @@ class HandleStages:
         return merged(texts)
 
     async def are_ready(self) -> bool:
-        stages = (self._text_encoder, self._denoiser, self._autoencoder)
+        stages = (self._text_encoder, self._controlnet, self._denoiser, self._autoencoder)
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 with _our_errors():

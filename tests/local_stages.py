@@ -9,9 +9,11 @@ from dataclasses import replace
 from functools import partial
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.control.annotators import Annotators
 from atelier.control.controlnets import load_controlnets
 from atelier.control.transports import InProcess
 from atelier.core.conditioning import ExactnessKey, Floats, Text
+from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.sampling import Reproducibility
@@ -22,7 +24,7 @@ from atelier.models.autoencoder import Autoencoder
 from atelier.models.loading import Placement
 from atelier.models.text_encoder import TextEncoders
 from atelier.models.thread import ModelThread
-from atelier.pipeline.stages import Decoded, EncodedPictures, EncodedTexts, Pixels
+from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels
 
 CPU = Placement("cpu", "float32")
 HERE = ExactnessKey("here")
@@ -49,6 +51,7 @@ class LocalStages:
         self._thread = ModelThread("models", num_threads=1)
         self._text_encoders = self._thread.run(lambda: {e.id: TextEncoders(e, CPU) for e in catalogue.models})
         self._autoencoders = self._thread.run(lambda: {e.id: Autoencoder(e, CPU) for e in catalogue.models})
+        self._annotators = self._thread.run(lambda: Annotators(catalogue.annotators, CPU))
         self.engine = new_engine(catalogue)
 
     def close(self) -> None:
@@ -65,6 +68,9 @@ class LocalStages:
     async def encode(self, model: str, pixels: Pixels) -> EncodedPictures:
         mean, std = await self._thread.run_async(lambda: self._autoencoders[model].encode(pixels))
         return EncodedPictures(mean, std, HERE)
+
+    async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
+        return Annotated(await self._thread.run_async(lambda: self._annotators.annotate(annotation, picture)), HERE)
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:

@@ -7,7 +7,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from atelier.control.annotators import Pixels, canny, depth_map
+from atelier.control.annotators import canny, depth_map
+from atelier.core.control import CANNY_THRESHOLDS, ControlImage
 from zoo import tiny_sdxl
 from zoo.controlnet import MapOf, train_controlnet
 from zoo.scenes import Scene, draw, draw_depth
@@ -23,11 +24,11 @@ def make_depth() -> None:
     _make("tiny-depth", _depth_of)
 
 
-def _canny_of(scene: Scene) -> Pixels:
-    return canny(np.asarray(draw(scene)))
+def _canny_of(scene: Scene) -> ControlImage:
+    return canny(np.asarray(draw(scene)), *CANNY_THRESHOLDS)
 
 
-def _depth_of(scene: Scene) -> Pixels:
+def _depth_of(scene: Scene) -> ControlImage:
     return depth_map(np.asarray(draw_depth(scene)))
 
 

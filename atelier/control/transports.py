@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from atelier.control.calls import Contexts, ControlCall
 from atelier.control.controlnets import ControlNets
 from atelier.control.residuals import Residuals
+from atelier.core.control import TransportName
 from atelier.core.errors import ReplicaLost
 
 logger = logging.getLogger(__name__)
-
-TransportName = Literal["in_process", "same_node", "handle"]
 
 #: Waits for the answers to a step's calls, in their order. Raises TransportFailed.
 Wait = Callable[[], list[Residuals]]

@@ -13,7 +13,22 @@ ControlKind = Literal["canny", "softedge", "lineart", "scribble", "depth"]
 
 ControlImage = npt.NDArray[np.uint8]  # [height, width, 3]
 
+#: How a Denoiser reaches ControlNets: they are in its process, in another one of its node, or anywhere.
+TransportName = Literal["in_process", "same_node", "handle"]
+
 MAX_CONTROLS = 4
+#: Of canny: gradients above the second are edges, and those above the first that continue an edge.
+CANNY_THRESHOLDS = 100, 200
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """How a map is drawn from a picture."""
+
+    kind: ControlKind
+    #: Of canny.
+    low_threshold: int = CANNY_THRESHOLDS[0]
+    high_threshold: int = CANNY_THRESHOLDS[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

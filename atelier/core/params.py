@@ -8,12 +8,22 @@ model are filled in by `atelier.pipeline.plan`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from atelier.core.control import CANNY_THRESHOLDS, MAX_CONTROLS, ControlKind
 from atelier.core.errors import AtelierError, InvalidParameter, InvalidRequest, NotSupported, UnknownParameter
 from atelier.core.sampling import Reproducibility, SamplerName, ScheduleName
 
@@ -27,7 +37,6 @@ MAX_SEED = 2**32 - 1
 _NOT_YET: dict[str, tuple[object, ...]] = {
     "clip_skip": (0,),
     "loras": ([],),
-    "controls": ([],),
     "ip_adapter": ([],),
     "upscale": (),
     "hires": (),
@@ -71,10 +80,50 @@ PictureBytes = Annotated[
 ]
 
 
-class GenerateParams(BaseModel):
-    """One request for pictures from a text."""
-
+class Params(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AnnotateParams(Params):
+    """A picture and the kind of map to draw from it."""
+
+    image: PictureBytes = Field(description="PNG, JPEG or WebP.")
+    kind: ControlKind
+    low_threshold: int = Field(
+        CANNY_THRESHOLDS[0], ge=0, le=255, description="Of canny: weaker gradients are no edges."
+    )
+    high_threshold: int = Field(
+        CANNY_THRESHOLDS[1], ge=0, le=255, description="Of canny: stronger gradients are edges."
+    )
+
+
+class ControlParams(Params):
+    """A ControlNet: which, the map that steers, how strongly and when."""
+
+    model: str | None = Field(None, description="A ControlNet's id from GET /; or give its kind.")
+    kind: ControlKind | None = Field(None, description="The ControlNet of this kind for the model.")
+    image: PictureBytes = Field(description="The map; or, with annotate, the picture to draw it from.")
+    annotate: bool = Field(False, description="Draw the map from the image; it comes back in control_maps.")
+    low_threshold: int = Field(CANNY_THRESHOLDS[0], ge=0, le=255, description="Of canny, with annotate.")
+    high_threshold: int = Field(CANNY_THRESHOLDS[1], ge=0, le=255, description="Of canny, with annotate.")
+    scale: float | None = Field(
+        None, ge=0, le=2, description="Strength; as recommended for the ControlNet if absent."
+    )
+    start: float = Field(0, ge=0, le=1, description="Share of the steps after which it begins to act.")
+    end: float = Field(1, ge=0, le=1, description="Share of the steps after which it acts no more.")
+    guess_mode: bool = Field(False, description="Follow the map without being told by the prompt what it shows.")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> ControlParams:
+        if (self.model is None) == (self.kind is None):
+            raise PydanticCustomError("which", "give either model or kind")
+        if self.start >= self.end:
+            raise PydanticCustomError("window", "start must be below end")
+        return self
+
+
+class GenerateParams(Params):
+    """One request for pictures from a text."""
 
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS), AfterValidator(_not_blank)]
     model: str | None = Field(None, description="An id from GET /v1/models; the server's first model if absent.")
@@ -105,6 +154,12 @@ class GenerateParams(BaseModel):
     strength: float | None = Field(
         None, gt=0, le=1, description="How far from init_image: 0.8 by default, 1 keeps least of it."
     )
+    controls: Annotated[
+        tuple[ControlParams, ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        Field(max_length=MAX_CONTROLS),
+        WithJsonSchema({"type": "array", "maxItems": MAX_CONTROLS, "items": ControlParams.model_json_schema()}),
+    ] = ()
     reproducibility: Reproducibility = Field(
         "fast",
         description="exact: bit for bit the same for an equal exactness_key, whatever else the server does; slower.",
@@ -112,7 +167,7 @@ class GenerateParams(BaseModel):
     deadline_s: float | None = Field(None, gt=0, le=3600, description="Give up after so many seconds.")
 
 
-P = TypeVar("P", bound=GenerateParams)
+P = TypeVar("P", bound=Params)
 
 
 def parse(kind: type[P], fields: Mapping[str, object]) -> P:
@@ -140,16 +195,23 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
         raise _translate(error, kind) from error
 
 
-def _translate(error: ValidationError, kind: type[GenerateParams]) -> AtelierError:
+def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
     """The first problem, in words that name the field, the value and what is allowed."""
     problem = error.errors(include_url=False)[0]
     if not problem["loc"]:
         return InvalidRequest(problem["msg"])
-    name = str(problem["loc"][0])
+    name = _path(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return UnknownParameter(f"Unknown field {name!r}. Known fields: {', '.join(kind.model_fields)}.", param=name)
+        known = ControlParams if len(problem["loc"]) > 1 else kind
+        return UnknownParameter(f"Unknown field {name!r}. Known fields: {', '.join(known.model_fields)}.", param=name)
     if problem["type"] == "missing":
         return InvalidParameter(f"{name} is required.", param=name)
     value = repr(problem["input"])
     shown = value if len(value) <= 80 else f"{value[:77]}..."
     return InvalidParameter(f"{name}: {problem['msg']}; got {shown}.", param=name)
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """Where in the fields, such as `controls[0].scale`."""
+    first, *others = location
+    return str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in others)

@@ -11,9 +11,17 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForDepthEstimation,
+    BaseImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+)
 
-from atelier.catalogue.entries import ControlNetEntry, Files, ModelEntry
+from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry
 from atelier.core.errors import ModelUnavailable
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -63,6 +71,21 @@ def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetM
             use_safetensors=True,
         )
     return controlnet.to(placement.device).eval()
+
+
+def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[BaseImageProcessor, PreTrainedModel]:
+    """What prepares pictures for it, and the model."""
+    files = entry.files
+    with _explained(entry.id, files):
+        processor = AutoImageProcessor.from_pretrained(files.source, revision=files.revision)
+        model: PreTrainedModel = AutoModelForDepthEstimation.from_pretrained(
+            files.source,
+            revision=files.revision,
+            variant=files.variant,
+            dtype=placement.dtype,
+            use_safetensors=True,
+        )
+    return processor, model.to(placement.device).eval()
 
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:

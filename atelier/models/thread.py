@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -24,12 +24,15 @@ class ModelThread:
         self._executor = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(num_threads,))
         self._busy_since_s: float | None = None
 
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        return self._executor.submit(self._timed, call)
+
     def run(self, call: Callable[[], T]) -> T:
         """Run and wait; for constructors."""
-        return self._executor.submit(self._timed, call).result()
+        return self.submit(call).result()
 
     async def run_async(self, call: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self._executor.submit(self._timed, call))
+        return await asyncio.wrap_future(self.submit(call))
 
     def check(self, *, stall_s: float) -> None:
         """Raises TimeoutError if the call in progress has been running for longer than `stall_s`."""

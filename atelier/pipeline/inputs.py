@@ -15,51 +15,66 @@ from atelier.core.params import GenerateParams
 from atelier.imaging.inputs import MaskPixels, RgbPixels, read_picture, to_mask, to_pixels
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """As the client sent them, upright."""
 
-    init_image: Image.Image
-    mask_image: Image.Image | None
+    init_image: Image.Image | None = None
+    mask_image: Image.Image | None = None
+    #: Maps, or the pictures to draw them from, in the order of the controls.
+    control_images: tuple[Image.Image, ...] = ()
 
-    def size_within(self, sides: Sides) -> Size:
-        """The picture's own size, in whole latents and within what the model draws."""
+    def size_within(self, sides: Sides) -> Size | None:
+        """The first picture's own size, in whole latents and within what the model draws."""
+        pictures = [self.init_image, *self.control_images]
+        first = next((picture for picture in pictures if picture is not None), None)
 
         def side(pixels: int) -> int:
             return PIXELS_PER_LATENT * round(min(max(pixels, sides.min), sides.max) / PIXELS_PER_LATENT)
 
-        return Size(width=side(self.init_image.width), height=side(self.init_image.height))
+        return None if first is None else Size(width=side(first.width), height=side(first.height))
 
     def at(self, size: Size) -> FittedInputs:
-        mask = self.mask_image
+        width, height = size.width, size.height
         return FittedInputs(
-            pixels=to_pixels(self.init_image, width=size.width, height=size.height),
-            mask=None if mask is None else to_mask(mask, width=size.width, height=size.height),
+            pixels=None if self.init_image is None else to_pixels(self.init_image, width=width, height=height),
+            mask=None if self.mask_image is None else to_mask(self.mask_image, width=width, height=height),
+            control_images=tuple(to_pixels(picture, width=width, height=height) for picture in self.control_images),
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FittedInputs:
     """At the size that is drawn."""
 
-    pixels: RgbPixels
+    pixels: RgbPixels | None
     mask: MaskPixels | None
+    control_images: tuple[RgbPixels, ...]
 
 
-def read_inputs(params: GenerateParams) -> Inputs | None:
-    """None if the request starts from nothing.
+def read_inputs(params: GenerateParams) -> Inputs:
+    """Raises InvalidParameter if a picture cannot be read, or what belongs to a picture comes without one."""
+    init_image, mask_image = _start(params)
+    return Inputs(
+        init_image=init_image,
+        mask_image=mask_image,
+        control_images=tuple(
+            read_picture(control.image, param=f"controls[{index}].image")
+            for index, control in enumerate(params.controls)
+        ),
+    )
 
-    Raises:
-        InvalidParameter: a picture cannot be read, or what belongs to a picture comes without one.
-    """
+
+def _start(params: GenerateParams) -> tuple[Image.Image | None, Image.Image | None]:
+    """The picture to start from and its mask."""
     if params.init_image is None:
         for name in ("mask_image", "strength"):
             if getattr(params, name) is not None:
                 raise InvalidParameter(f"{name} needs init_image, the picture it is about.", param=name)
-        return None
+        return None, None
     picture = read_picture(params.init_image, param="init_image")
     if params.mask_image is None:
-        return Inputs(picture, picture if picture.mode == "RGBA" else None)
+        return picture, picture if picture.mode == "RGBA" else None
     mask = read_picture(params.mask_image, param="mask_image")
     if mask.size != picture.size:
         raise InvalidParameter(
@@ -67,4 +82,4 @@ def read_inputs(params: GenerateParams) -> Inputs | None:
             f"got {mask.width}x{mask.height}.",
             param="mask_image",
         )
-    return Inputs(picture, mask)
+    return picture, mask

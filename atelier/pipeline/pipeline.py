@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import SystemRandom
 
@@ -18,14 +19,15 @@ import numpy as np
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT
 from atelier.core.conditioning import Conditioning, ExactnessKey
+from atelier.core.control import Annotation, Control, ControlImage, ControlKind
 from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId
 from atelier.core.errors import DeadlineExceeded, ReplicaLost
-from atelier.core.params import GenerateParams, OutputFormat
+from atelier.core.params import AnnotateParams, GenerateParams, OutputFormat
 from atelier.imaging.formats import encode_picture
-from atelier.imaging.inputs import blend, mask_of_latents
+from atelier.imaging.inputs import blend, mask_of_latents, read_picture, to_pixels
 from atelier.pipeline.inputs import FittedInputs, Inputs, read_inputs
-from atelier.pipeline.plan import Plan, make_plan
-from atelier.pipeline.stages import Pixels, Stages
+from atelier.pipeline.plan import Plan, PlannedControl, make_plan
+from atelier.pipeline.stages import Annotated, Pixels, Stages
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,21 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlMap:
+    kind: ControlKind
+    #: A PNG file.
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     request_id: RequestId
     plan: Plan
     #: An `exact` request comes out the same to the bit where this is the same.
     exactness_key: ExactnessKey
     pictures: tuple[Picture, ...]
+    #: Those that were drawn for this request, in the order of their controls.
+    control_maps: tuple[ControlMap, ...]
 
 
 class Pipeline:
@@ -68,12 +79,22 @@ class Pipeline:
                 f"Not finished within deadline_s = {plan.deadline_s}.", param="deadline_s"
             ) from error
 
-    async def _make(self, plan: Plan, inputs: Inputs | None, request_id: RequestId) -> Result:
-        fitted = None if inputs is None else await asyncio.to_thread(inputs.at, plan.size)
+    async def annotate(self, params: AnnotateParams) -> ControlMap:
+        """The control map of a picture, as large as it. Raises InvalidParameter or NotSupported."""
+        picture = await asyncio.to_thread(read_picture, params.image, param="image")
+        pixels = await asyncio.to_thread(to_pixels, picture, width=picture.width, height=picture.height)
+        annotation = Annotation(params.kind, params.low_threshold, params.high_threshold)
+        drawn = await self.stages.annotate(annotation, pixels)
+        return ControlMap(kind=params.kind, data=await asyncio.to_thread(encode_picture, drawn.control_image, "png"))
+
+    async def _make(self, plan: Plan, inputs: Inputs, request_id: RequestId) -> Result:
+        fitted = await asyncio.to_thread(inputs.at, plan.size)
         negative = plan.negative if plan.guidance_scale > 1 else None
         texts = [plan.positive] if negative is None else [plan.positive, negative]
-        encoded, initial = await asyncio.gather(
-            self.stages.encode_texts(plan.model, texts, plan.reproducibility), self._encode(plan.model, fitted)
+        encoded, initial, annotated = await asyncio.gather(
+            self.stages.encode_texts(plan.model, texts, plan.reproducibility),
+            self._encode(plan.model, fitted),
+            asyncio.gather(*map(self._annotate, plan.controls, fitted.control_images)),
         )
         request = DenoiseRequest(
             request_id=request_id,
@@ -89,6 +110,7 @@ class Pipeline:
                 positive=encoded.embeds[0], negative=None if negative is None else encoded.embeds[1]
             ),
             initial_image=initial,
+            controls=tuple(map(_control, plan.controls, annotated)),
         )
         denoised = await self._denoise(request)
         decoded = await self.stages.decode(plan.model, denoised.latents)
@@ -96,16 +118,28 @@ class Pipeline:
         return Result(
             request_id=request_id,
             plan=plan,
-            exactness_key=_joined(encoded.exactness_key, denoised.exactness_key, decoded.exactness_key),
+            exactness_key=_joined(
+                encoded.exactness_key,
+                *(drawn.exactness_key for drawn in annotated),
+                denoised.exactness_key,
+                decoded.exactness_key,
+            ),
+            control_maps=await asyncio.to_thread(_map_files, plan.controls, annotated),
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
 
-    async def _encode(self, model: str, fitted: FittedInputs | None) -> InitialImage | None:
-        if fitted is None:
+    async def _encode(self, model: str, fitted: FittedInputs) -> InitialImage | None:
+        if fitted.pixels is None:
             return None
         encoded = await self.stages.encode(model, fitted.pixels[None])
         mask = None if fitted.mask is None else mask_of_latents(fitted.mask, pixels_per_latent=PIXELS_PER_LATENT)
         return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask)
+
+    async def _annotate(self, control: PlannedControl, picture: ControlImage) -> Annotated:
+        """The map drawn from the client's picture, or that picture if it is the map."""
+        if control.annotation is None:
+            return Annotated(picture, ExactnessKey(""))
+        return await self.stages.annotate(control.annotation, picture)
 
     async def _denoise(self, request: DenoiseRequest) -> Denoised:
         async with self.stages.denoise(request) as events:
@@ -115,11 +149,30 @@ class Pipeline:
         raise ReplicaLost("The denoiser's stream ended without latents.")
 
 
-def _files(pixels: Pixels, fitted: FittedInputs | None, output_format: OutputFormat) -> list[bytes]:
+def _files(pixels: Pixels, fitted: FittedInputs, output_format: OutputFormat) -> list[bytes]:
     """The pictures as files; what inpainting keeps is the client's own picture again."""
-    if fitted is not None and fitted.mask is not None:
+    if fitted.pixels is not None and fitted.mask is not None:
         pixels = np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
     return [encode_picture(picture, output_format) for picture in pixels]
+
+
+def _map_files(controls: Sequence[PlannedControl], annotated: Sequence[Annotated]) -> tuple[ControlMap, ...]:
+    return tuple(
+        ControlMap(kind=control.annotation.kind, data=encode_picture(drawn.control_image, "png"))
+        for control, drawn in zip(controls, annotated, strict=True)
+        if control.annotation is not None
+    )
+
+
+def _control(control: PlannedControl, annotated: Annotated) -> Control:
+    return Control(
+        controlnet=control.controlnet,
+        control_image=annotated.control_image,
+        conditioning_scale=control.scale,
+        guidance_start=control.start,
+        guidance_end=control.end,
+        guess_mode=control.guess_mode,
+    )
 
 
 def _joined(*keys: ExactnessKey) -> ExactnessKey:

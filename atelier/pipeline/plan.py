@@ -8,13 +8,43 @@ from random import Random
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
+from atelier.core.control import Annotation
 from atelier.core.errors import InvalidParameter, TooMuchWork
-from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat
+from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, OutputFormat
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.pipeline.inputs import Inputs
 
+#: Fields of a request by their names on the wire, without its pictures.
+Parameters = dict[str, str | int | float | list[dict[str, str | float | bool]]]
+
 #: Of image-to-image, where the client says nothing.
 _STRENGTH = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedControl:
+    controlnet: str
+    #: How to draw the map; None if the client sent it.
+    annotation: Annotation | None
+    scale: float
+    start: float
+    end: float
+    guess_mode: bool
+
+    def parameters(self) -> dict[str, str | float | bool]:
+        """Its fields by their names on the wire, without the picture."""
+        fields: dict[str, str | float | bool] = {
+            "model": self.controlnet,
+            "scale": self.scale,
+            "start": self.start,
+            "end": self.end,
+            "guess_mode": self.guess_mode,
+            "annotate": self.annotation is not None,
+        }
+        if self.annotation is not None and self.annotation.kind == "canny":
+            fields["low_threshold"] = self.annotation.low_threshold
+            fields["high_threshold"] = self.annotation.high_threshold
+        return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +61,7 @@ class Plan:
     positive: Text
     #: None: no negative prompt anywhere.
     negative: Text | None
+    controls: tuple[PlannedControl, ...]
     output_format: OutputFormat
     deadline_s: float | None
 
@@ -39,9 +70,9 @@ class Plan:
         """The work the request asks for: pixels × steps × images."""
         return self.size.width * self.size.height * self.sampling.num_taken_steps * len(self.seeds)
 
-    def parameters(self, seed: int) -> dict[str, str | int | float]:
+    def parameters(self, seed: int) -> Parameters:
         """The fields that make one of the pictures again, by their names on the wire."""
-        fields: dict[str, str | int | float | None] = {
+        fields: dict[str, str | int | float | list[dict[str, str | float | bool]] | None] = {
             "prompt": self.positive.prompt,
             "prompt_2": None if self.positive.prompt_2 == self.positive.prompt else self.positive.prompt_2,
             "negative_prompt": self.negative.prompt if self.negative else None,
@@ -56,6 +87,7 @@ class Plan:
             "schedule": self.sampling.schedule,
             "eta": self.sampling.eta or None,
             "strength": None if self.sampling.strength == 1 else self.sampling.strength,
+            "controls": [control.parameters() for control in self.controls] or None,
             "reproducibility": self.reproducibility,
             "output_format": self.output_format,
         }
@@ -63,7 +95,7 @@ class Plan:
 
 
 def make_plan(
-    params: GenerateParams, inputs: Inputs | None, catalogue: Catalogue, *, max_pixel_steps: int, random: Random
+    params: GenerateParams, inputs: Inputs, catalogue: Catalogue, *, max_pixel_steps: int, random: Random
 ) -> Plan:
     """Fill in the model's defaults and check what depends on the model.
 
@@ -79,12 +111,13 @@ def make_plan(
         model=entry.id,
         size=_size(params.size, inputs, entry),
         seeds=tuple(range(first_seed, first_seed + params.n)),
-        sampling=_sampling(params, entry, has_picture=inputs is not None),
+        sampling=_sampling(params, entry, has_picture=inputs.init_image is not None),
         guidance_scale=entry.defaults.guidance_scale if guidance is None else guidance,
         guidance_rescale=params.guidance_rescale,
         reproducibility=params.reproducibility,
         positive=Text(params.prompt, params.prompt_2 or params.prompt),
         negative=_negative(params, entry),
+        controls=tuple(_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)),
         output_format=params.output_format,
         deadline_s=params.deadline_s,
     )
@@ -128,9 +161,9 @@ def _sampling(params: GenerateParams, entry: ModelEntry, *, has_picture: bool) -
     return sampling
 
 
-def _size(text: str, inputs: Inputs | None, entry: ModelEntry) -> Size:
+def _size(text: str, inputs: Inputs, entry: ModelEntry) -> Size:
     if text == "auto":
-        return entry.defaults.size if inputs is None else inputs.size_within(entry.sides_px)
+        return inputs.size_within(entry.sides_px) or entry.defaults.size
     sides = entry.sides_px
     try:
         size = Size.parse(text)
@@ -143,6 +176,28 @@ def _size(text: str, inputs: Inputs | None, entry: ModelEntry) -> Size:
             param="size",
         )
     return size
+
+
+def _control(control: ControlParams, index: int, model: ModelEntry, catalogue: Catalogue) -> PlannedControl:
+    entries = catalogue.controlnets_for(model.id)
+    entry = next((entry for entry in entries if control.model == entry.id or control.kind == entry.kind), None)
+    if entry is None:
+        asked, field = (control.model, "model") if control.model is not None else (control.kind, "kind")
+        known = ", ".join(f"{entry.id} ({entry.kind})" for entry in entries) or "none"
+        raise InvalidParameter(
+            f"controls[{index}].{field}: no ControlNet {asked!r} for {model.id}; there are: {known}.",
+            param=f"controls[{index}].{field}",
+        )
+    return PlannedControl(
+        controlnet=entry.id,
+        annotation=Annotation(entry.kind, control.low_threshold, control.high_threshold)
+        if control.annotate
+        else None,
+        scale=entry.scale if control.scale is None else control.scale,
+        start=control.start,
+        end=control.end,
+        guess_mode=control.guess_mode,
+    )
 
 
 def _negative(params: GenerateParams, entry: ModelEntry) -> Text | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atelier.core.conditioning import ExactnessKey, Floats, Text, TextEmbeds
+from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.sampling import Reproducibility
 
@@ -35,6 +36,12 @@ class EncodedPictures:
 
 
 @dataclass(frozen=True, slots=True)
+class Annotated:
+    control_image: ControlImage
+    exactness_key: ExactnessKey
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     pixels: Pixels
     exactness_key: ExactnessKey
@@ -48,6 +55,10 @@ class Stages(Protocol):
         ...
 
     async def encode(self, model: str, pixels: Pixels) -> EncodedPictures: ...
+
+    async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
+        """The control map of a picture. Raises NotSupported for a kind that nothing here draws."""
+        ...
 
     def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:
         """A stream that ends with `Denoised`; leaving the context stops the work before the next step."""

@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from atelier.api.native.unbuilt import UNBUILT
+from atelier.core.control import ControlKind
 from atelier.core.params import OUTPUT_FORMATS, GenerateParams
 from atelier.pipeline.pipeline import Pipeline
 
@@ -26,9 +27,20 @@ class ModelCapabilities(BaseModel):
     guidance_scale: float
 
 
+class ControlNetCapabilities(BaseModel):
+    id: str
+    description: str
+    licence: str
+    kind: ControlKind
+    #: The model it goes with, and its recommended scale.
+    base: str
+    scale: float
+
+
 class Capabilities(BaseModel):
     name: Literal["Atelier"] = "Atelier"
     models: list[ModelCapabilities]
+    controlnets: list[ControlNetCapabilities]
     parameters: list[str]
     output_formats: list[str]
     #: Addresses that answer 501 for now.
@@ -59,6 +71,17 @@ def native_routes(pipeline: Pipeline) -> APIRouter:
                     guidance_scale=entry.defaults.guidance_scale,
                 )
                 for entry in pipeline.catalogue.models
+            ],
+            controlnets=[
+                ControlNetCapabilities(
+                    id=entry.id,
+                    description=entry.description,
+                    licence=entry.licence,
+                    kind=entry.kind,
+                    base=entry.base,
+                    scale=entry.scale,
+                )
+                for entry in pipeline.catalogue.controlnets
             ],
             parameters=list(GenerateParams.model_fields),
             output_formats=list(OUTPUT_FORMATS),

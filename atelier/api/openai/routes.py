@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from atelier.api.body import json_fields
 from atelier.api.multipart import form_fields
 from atelier.api.openai.schemas import (
+    ControlMap,
     ErrorResponse,
     ImagesEditRequest,
     ImagesGenerateRequest,
@@ -18,6 +19,7 @@ from atelier.api.openai.schemas import (
     ModelList,
 )
 from atelier.api.openai.translate import (
+    control_map,
     edit_params,
     errors_in_openais_names,
     images_response,
@@ -25,7 +27,7 @@ from atelier.api.openai.translate import (
     variation_params,
 )
 from atelier.core.errors import NotFound
-from atelier.core.params import GenerateParams, parse
+from atelier.core.params import AnnotateParams, GenerateParams, Params, parse
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -36,18 +38,16 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _PICTURE_LISTS = frozenset({"image"})
 
 
-def _form(kind: type[GenerateParams]) -> dict[str, Any]:
-    return {
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": kind.model_json_schema()}}}
-    }
+def _form(kind: type[Params]) -> dict[str, Any]:
+    return _body("multipart/form-data", kind)
 
 
-_JSON_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ImagesGenerateRequest.model_json_schema()}},
-    }
-}
+def _json_body(kind: type[Params]) -> dict[str, Any]:
+    return _body("application/json", kind)
+
+
+def _body(media_type: str, kind: type[Params]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": kind.model_json_schema()}}}}
 
 
 def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
@@ -57,7 +57,12 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         result = await pipeline.generate(params)
         return await images_response(result, as_urls=asked.response_format == "url", blobs=blobs, request=request)
 
-    @routes.post("/images/generations", responses=_ERRORS, openapi_extra=_JSON_BODY, response_model_exclude_none=True)
+    @routes.post(
+        "/images/generations",
+        responses=_ERRORS,
+        openapi_extra=_json_body(ImagesGenerateRequest),
+        response_model_exclude_none=True,
+    )
     async def generate_images(request: Request) -> ImagesResponse:
         """Pictures from a text, or from a text and a picture."""
         asked = parse(ImagesGenerateRequest, await json_fields(request))
@@ -85,6 +90,11 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         )
         with errors_in_openais_names():
             return await answer(variation_params(asked), asked, request)
+
+    @routes.post("/images/annotate", responses=_ERRORS, openapi_extra=_json_body(AnnotateParams))
+    async def annotate_image(request: Request) -> ControlMap:
+        """The map that a ControlNet reads, drawn from a picture."""
+        return control_map(await pipeline.annotate(parse(AnnotateParams, await json_fields(request))))
 
     @routes.get("/images/files/{name}", responses=_ERRORS, response_class=Response)
     async def picture_file(name: str) -> Response:

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from atelier.core.control import ControlKind
 from atelier.core.params import MAX_PROMPT_CHARS, GenerateParams, OutputFormat, PictureBytes
+from atelier.pipeline.plan import Parameters
 
 
 class ImagesGenerateRequest(GenerateParams):
@@ -38,7 +40,12 @@ class Image(BaseModel):
     b64_json: str | None = None
     url: str | None = Field(None, description="Readable for the server's time to live, an hour by default.")
     seed: int
-    parameters: dict[str, str | int | float] = Field(description="The fields that make this picture again.")
+    parameters: Parameters = Field(description="The fields that make this picture again.")
+
+
+class ControlMap(BaseModel):
+    kind: ControlKind
+    b64_json: str = Field(description="A PNG.")
 
 
 class ImagesResponse(BaseModel):
@@ -46,6 +53,7 @@ class ImagesResponse(BaseModel):
     data: list[Image]
     output_format: OutputFormat
     size: str
+    control_maps: list[ControlMap] | None = Field(None, description="Those drawn by annotate, in order.")
     exactness_key: str = Field(
         description="Where it is the same, the same request with reproducibility exact gives the same bits."
     )

@@ -9,10 +9,18 @@ from contextlib import contextmanager
 
 from starlette.requests import Request
 
-from atelier.api.openai.schemas import Image, ImagesEditRequest, ImagesResponse, ImagesVariationRequest, Model
+from atelier.api.openai.schemas import (
+    ControlMap,
+    Image,
+    ImagesEditRequest,
+    ImagesResponse,
+    ImagesVariationRequest,
+    Model,
+)
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.errors import InvalidParameter, NotSupported
 from atelier.core.params import GenerateParams
+from atelier.pipeline.pipeline import ControlMap as Drawn
 from atelier.pipeline.pipeline import Picture, Result
 from atelier.stores.blobs import BlobStore
 
@@ -68,8 +76,13 @@ async def images_response(result: Result, *, as_urls: bool, blobs: BlobStore, re
         data=[await image(picture) for picture in result.pictures],
         output_format=result.plan.output_format,
         size=str(result.plan.size),
+        control_maps=[control_map(drawn) for drawn in result.control_maps] or None,
         exactness_key=result.exactness_key,
     )
+
+
+def control_map(drawn: Drawn) -> ControlMap:
+    return ControlMap(kind=drawn.kind, b64_json=base64.b64encode(drawn.data).decode("ascii"))
 
 
 def model(entry: ModelEntry) -> Model:

@@ -8,12 +8,13 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter, ModelNotFound, TooMuchWork
 from atelier.core.params import GenerateParams, parse
+from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.plan import Plan, make_plan
 
 
 def _plan(catalogue: Catalogue, **fields: object) -> Plan:
     params = parse(GenerateParams, {"prompt": "x", **fields})
-    return make_plan(params, None, catalogue, max_pixel_steps=10_000_000, random=Random(0))
+    return make_plan(params, Inputs(), catalogue, max_pixel_steps=10_000_000, random=Random(0))
 
 
 def test_the_models_defaults_are_filled_in(catalogue: Catalogue) -> None:
