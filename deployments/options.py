@@ -38,8 +38,8 @@ class DenoiserOptions(ReplicaOptions):
     max_rows: int = Field(32, ge=20)
     #: Rows of every UNet call of `exact` requests, filled up with copies.
     exact_width: int = Field(8, ge=1)
-    #: How ControlNets are reached, in this order: the next stands in where one fails. With `in_process` every Denoiser
-    #: keeps their weights; with the others the ControlNet replicas do, and every step costs a hop.
+    #: How ControlNets are reached, in this order: the next stands in where one fails. With `in_process` every
+    #: Denoiser keeps their weights; with the others the ControlNet replicas do, and every step costs a hop.
     control_transports: tuple[TransportName, ...] = Field(("in_process",), min_length=1)
     #: A ControlNet replica that takes longer for a step is given up.
     control_deadline_s: float = Field(2.0, gt=0)

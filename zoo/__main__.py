@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 from zoo import depth_estimator, report, tiny_controlnets, tiny_sdxl
 
 RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sdxl": tiny_sdxl.make,
-    "tiny-canny": tiny_controlnets.make_canny,
-    "tiny-depth": tiny_controlnets.make_depth,
+    "tiny-canny": partial(tiny_controlnets.make, "canny"),
+    "tiny-depth": partial(tiny_controlnets.make, "depth"),
     "tiny-depth-anything": depth_estimator.make,
 }
 

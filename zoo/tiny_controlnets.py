@@ -8,20 +8,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from atelier.control.annotators import canny, depth_map
-from atelier.core.control import CANNY_THRESHOLDS, ControlImage
+from atelier.core.control import CANNY_THRESHOLDS, ControlImage, ControlKind
 from zoo import tiny_sdxl
 from zoo.controlnet import MapOf, train_controlnet
 from zoo.scenes import Scene, draw, draw_depth
 from zoo.sdxl import TextAndUNet
 from zoo.training import DEVICE, WEIGHTS_FOLDER, forget, write_weights
-
-
-def make_canny() -> None:
-    _make("tiny-canny", _canny_of)
-
-
-def make_depth() -> None:
-    _make("tiny-depth", _depth_of)
 
 
 def _canny_of(scene: Scene) -> ControlImage:
@@ -32,9 +24,15 @@ def _depth_of(scene: Scene) -> ControlImage:
     return depth_map(np.asarray(draw_depth(scene)))
 
 
-def _make(name: str, map_of: MapOf) -> None:
+#: What the annotator of each kind would draw of a scene; for depth, if it made no mistake.
+MAPS: dict[ControlKind, MapOf] = {"canny": _canny_of, "depth": _depth_of}
+
+
+def make(kind: ControlKind) -> None:
+    """Train from scratch (resuming an interrupted run) and write safetensors in fp16."""
+    name = f"tiny-{kind}"
     vae, model = _trained()
-    controlnet = train_controlnet(name, vae, model, map_of)
+    controlnet = train_controlnet(name, vae, model, MAPS[kind])
     write_weights(controlnet.to(dtype=torch.float16), WEIGHTS_FOLDER / name)
     forget(name)
 

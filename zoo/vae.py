@@ -102,6 +102,14 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
 
 
 @torch.inference_mode()
+def reconstruct(vae: AutoencoderKL, picture: Image.Image) -> Image.Image:
+    """The picture there and back."""
+    decoded = vae.decode(vae.encode(to_tensor(picture).to(vae.device)).latent_dist.mean).sample
+    pixels = ((decoded[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+@torch.inference_mode()
 def reconstruction_psnr_db(vae: AutoencoderKL, *, pictures_per_size: int, seed: int) -> list[float]:
     """PSNR of decode(encode mean) for pictures never seen, over all 169 sizes."""
     random = Random(f"unseen {seed}")
