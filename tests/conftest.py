@@ -16,7 +16,7 @@ from tests.local_stages import LocalStages
 
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
-    return read_catalogue().only(["tiny-sdxl"])
+    return read_catalogue().only(["tiny-sdxl"], ["tiny-canny", "tiny-depth"], ["tiny-depth-anything"])
 
 
 @pytest.fixture(scope="session")

@@ -130,15 +130,23 @@ class SameNode:
                 self._channel = Channel(self._connect())
             yield self._channel
         except OSError as error:
-            if self._channel is not None:
-                self._channel.close()
-                self._channel = None
+            self.close()
             raise TransportFailed("a ControlNet replica on this node") from error
 
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
     def _connect(self) -> socket.socket:
+        address = str(self._find())
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connected.settimeout(self._deadline_s)
-        connected.connect(str(self._find()))
+        try:
+            connected.connect(address)
+        except OSError:
+            connected.close()
+            raise
         return connected
 
 

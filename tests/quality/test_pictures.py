@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from random import Random
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +12,13 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaint
 from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.conditioning import Floats
-from atelier.core.denoising import Denoised, DenoiseRequest
-from atelier.core.params import GenerateParams, parse
 from atelier.core.sampling import SamplerName
-from atelier.engine.schedules import DIFFUSERS
-from atelier.pipeline.pipeline import Pipeline
 from tests.local_stages import LocalStages
+from tests.quality.watched import WatchedPipeline, is_near, latents_of_diffusers, pixels_of, png
 from zoo import report
 from zoo.scenes import Description, Thing, arrange, draw
 
+_PROMPT, _SEED = "a blue square on the right", 5
 _ORIGINAL = draw(
     arrange(
         Description(things=(Thing(colour="red", shape="circle", place="left"),), background="white"),
@@ -33,12 +27,6 @@ _ORIGINAL = draw(
         height=96,
     )
 )
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
 
 
 def _mask() -> Image.Image:
@@ -52,39 +40,28 @@ def theirs() -> StableDiffusionXLPipeline:
     return report.load_pipeline()
 
 
-class _Watched(Pipeline):
-    """Keeps the final latents of the last request."""
-
-    latents: Floats
-
-    async def _denoise(self, request: DenoiseRequest) -> Denoised:
-        denoised = await super()._denoise(request)
-        self.latents = denoised.latents
-        return denoised
-
-
 @pytest.fixture(scope="module")
-def pipeline(local_stages: LocalStages, catalogue: Catalogue) -> _Watched:
-    return _Watched(local_stages, catalogue, max_pixel_steps=40_000_000)
+def pipeline(local_stages: LocalStages, catalogue: Catalogue) -> WatchedPipeline:
+    return WatchedPipeline(local_stages, catalogue, max_pixel_steps=40_000_000)
 
 
-async def _ours(pipeline: Pipeline, fields: dict[str, object]) -> npt.NDArray[np.float64]:
-    result = await pipeline.generate(parse(GenerateParams, {"prompt": "a blue square on the right", **fields}))
-    return np.asarray(Image.open(io.BytesIO(result.pictures[0].data)), dtype=np.float64)
+async def _ours(pipeline: WatchedPipeline, **fields: object) -> npt.NDArray[np.uint8]:
+    return await pixels_of(
+        pipeline, {"prompt": _PROMPT, "seed": _SEED, "num_inference_steps": 10, "guidance_scale": 4.0, **fields}
+    )
 
 
-def _is_near(ours: Floats, theirs: torch.Tensor) -> bool:
-    expected = theirs.numpy()
-    return bool(np.linalg.norm(ours - expected) <= 5e-4 * np.linalg.norm(expected))
-
-
-def _with_scheduler(kind: type, theirs: StableDiffusionXLPipeline, sampler: SamplerName) -> Callable[..., Any]:
-    scheduler_class, settings = DIFFUSERS[sampler]
-    scheduler = scheduler_class.from_config(theirs.scheduler.config, **settings)
-    parts = {**theirs.components, "scheduler": scheduler}
-    pipeline = kind(**parts, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return cast(Callable[..., Any], pipeline)
+def _theirs(kind: type, theirs: StableDiffusionXLPipeline, sampler: SamplerName, **settings: object) -> torch.Tensor:
+    return latents_of_diffusers(
+        kind,
+        theirs.components,
+        sampler,
+        seed=_SEED,
+        prompt=_PROMPT,
+        num_inference_steps=10,
+        guidance_scale=4.0,
+        **settings,
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,40 +77,30 @@ def _with_scheduler(kind: type, theirs: StableDiffusionXLPipeline, sampler: Samp
     ],
 )
 async def test_image_to_image_is_diffusers(
-    pipeline: _Watched, theirs: StableDiffusionXLPipeline, sampler: SamplerName, strength: float
+    pipeline: WatchedPipeline, theirs: StableDiffusionXLPipeline, sampler: SamplerName, strength: float
 ) -> None:
-    settings = {"seed": 5, "num_inference_steps": 10, "guidance_scale": 4.0}
-    await _ours(pipeline, {**settings, "sampler": sampler, "strength": strength, "init_image": _png(_ORIGINAL)})
-    expected = _with_scheduler(StableDiffusionXLImg2ImgPipeline, theirs, sampler)(
-        "a blue square on the right",
-        image=_ORIGINAL,
-        strength=strength,
-        num_inference_steps=10,
-        guidance_scale=4.0,
-        generator=[torch.Generator("cpu").manual_seed(5)],
-        output_type="latent",
-    ).images
-    assert _is_near(pipeline.latents, expected)
+    await _ours(pipeline, sampler=sampler, strength=strength, init_image=png(_ORIGINAL))
+    expected = _theirs(StableDiffusionXLImg2ImgPipeline, theirs, sampler, image=_ORIGINAL, strength=strength)
+    assert is_near(pipeline.latents[_SEED], expected)
 
 
 @pytest.mark.parametrize(("sampler", "strength"), [("euler", 1.0), ("euler", 0.8), ("unipc", 0.7), ("euler_a", 0.9)])
 async def test_inpainting_is_diffusers_inside_and_the_original_outside(
-    pipeline: _Watched, theirs: StableDiffusionXLPipeline, sampler: SamplerName, strength: float
+    pipeline: WatchedPipeline, theirs: StableDiffusionXLPipeline, sampler: SamplerName, strength: float
 ) -> None:
-    fields = {"seed": 5, "num_inference_steps": 10, "guidance_scale": 4.0, "sampler": sampler, "strength": strength}
-    ours = await _ours(pipeline, {**fields, "init_image": _png(_ORIGINAL), "mask_image": _png(_mask())})
-    expected = _with_scheduler(StableDiffusionXLInpaintPipeline, theirs, sampler)(
-        "a blue square on the right",
+    ours = await _ours(
+        pipeline, sampler=sampler, strength=strength, init_image=png(_ORIGINAL), mask_image=png(_mask())
+    )
+    expected = _theirs(
+        StableDiffusionXLInpaintPipeline,
+        theirs,
+        sampler,
         image=_ORIGINAL,
         mask_image=_mask(),
         width=128,
         height=96,
         strength=strength,
-        num_inference_steps=10,
-        guidance_scale=4.0,
-        generator=[torch.Generator("cpu").manual_seed(5)],
-        output_type="latent",
-    ).images
+    )
     outside = np.asarray(_mask()) == 0
-    assert np.array_equal(ours[outside], np.asarray(_ORIGINAL, dtype=np.float64)[outside])
-    assert _is_near(pipeline.latents, expected)
+    assert np.array_equal(ours[outside], np.asarray(_ORIGINAL)[outside])
+    assert is_near(pipeline.latents[_SEED], expected)

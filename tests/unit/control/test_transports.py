@@ -1,0 +1,186 @@
+"""Every transport gives the very residuals, and the next stands in where one fails."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.control.calls import Contexts, ControlCall, UnknownContexts
+from atelier.control.controlnets import ControlNets
+from atelier.control.residuals import Residuals
+from atelier.control.same_node import SameNode, SameNodeServer
+from atelier.control.service import ResidualService
+from atelier.control.transports import InOrder, InProcess, TransportFailed, Wait
+from atelier.core.control import TransportName
+from atelier.core.errors import GenerationFailed, ReplicaLost
+from tests.local_stages import CPU
+from tests.unit.control.calls import new_call
+
+
+@pytest.fixture(scope="module")
+def controlnets(catalogue: Catalogue) -> ControlNets:
+    return ControlNets(catalogue.controlnets, CPU)
+
+
+@pytest.fixture(scope="module")
+def service(catalogue: Catalogue) -> ResidualService:
+    return ResidualService(lambda: ControlNets(catalogue.controlnets, CPU), num_threads=torch.get_num_threads())
+
+
+@pytest.fixture(scope="module")
+def server(service: ResidualService) -> SameNodeServer:
+    return SameNodeServer(service, CPU)
+
+
+@pytest.fixture
+def same_node(server: SameNodeServer) -> Iterator[SameNode]:
+    transport = SameNode(lambda: server.socket_file, CPU, deadline_s=20.0)
+    yield transport
+    transport.close()
+
+
+def _are_equal(ours: Residuals, theirs: Residuals) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in zip([*ours.skips, ours.hidden_states], [*theirs.skips, theirs.hidden_states], strict=True)
+    )
+
+
+def test_shared_memory_carries_the_very_bits(controlnets: ControlNets, same_node: SameNode) -> None:
+    """Over one connection: small calls and large ones, several at once, known contexts and new ones."""
+    in_process = InProcess(controlnets)
+    first, contexts = new_call(seed=1)
+    second, others = new_call(seed=2, num_rows=7, controlnet="tiny-depth")
+    together = {**contexts, **others}
+    for calls in ([first], [first], [second, first], [second]):
+        expected = in_process.start(calls, together)()
+        for ours, theirs in zip(same_node.start(calls, together)(), expected, strict=True):
+            assert _are_equal(ours, theirs)
+
+
+def test_a_fixed_width_makes_the_bits_of_a_row_its_own(controlnets: ControlNets) -> None:
+    in_process = InProcess(controlnets)
+    call, contexts = new_call(seed=3, num_rows=5, width=4)
+    [whole] = in_process.start([call], contexts)()
+    alone = ControlCall(
+        controlnet=call.controlnet,
+        rows=call.rows[2:3],
+        model_input=call.model_input[2:3],
+        timesteps=call.timesteps[2:3],
+        width=4,
+    )
+    [one] = in_process.start([alone], contexts)()
+    assert _are_equal(one, whole.select(slice(2, 3)))
+
+
+def test_a_forgotten_context_is_told_again(controlnets: ControlNets) -> None:
+    call, contexts = new_call(seed=4)
+    in_process = InProcess(controlnets)
+    [before] = in_process.start([call], contexts)()
+    other, others = new_call(seed=5)
+    for _ in range(70):
+        in_process.start([other], others)()
+    assert controlnets.unknown(call.rows) == tuple(contexts)
+    [after] = in_process.start([call], contexts)()
+    assert _are_equal(before, after)
+
+
+def test_calls_that_wait_together_are_answered_as_one(catalogue: Catalogue) -> None:
+    passes = []
+
+    class Counting(ControlNets):
+        def residuals(self, call: ControlCall) -> Residuals:
+            passes.append(len(call.rows))
+            return super().residuals(call)
+
+    service = ResidualService(lambda: Counting(catalogue.controlnets, CPU), num_threads=1)
+    (first, contexts), (second, others), (exact, more) = new_call(seed=6), new_call(seed=7), new_call(seed=8, width=2)
+    gate = threading.Event()
+    service._thread.submit(gate.wait)
+    answers = [
+        service.submit(first, list(contexts.values())),
+        service.submit(second, list(others.values())),
+        service.submit(exact, list(more.values())),
+        service.submit(new_call(seed=9)[0], []),
+    ]
+    gate.set()
+    results = [answer.result(20) for answer in answers]
+    assert passes == [4, 2]
+    assert isinstance(results[3], UnknownContexts)
+    alone = ControlNets(catalogue.controlnets, CPU)
+    for call, known, result in ((first, contexts, results[0]), (second, others, results[1])):
+        [expected] = InProcess(alone).start([call], known)()
+        assert isinstance(result, Residuals)
+        torch.testing.assert_close(result.hidden_states, expected.hidden_states, rtol=1e-4, atol=1e-4)
+
+
+def test_a_replicas_own_failure_reaches_the_client_and_the_replica_goes_on(same_node: SameNode) -> None:
+    call, contexts = new_call(seed=10)
+    broken = ControlCall(
+        controlnet=call.controlnet,
+        rows=call.rows,
+        model_input=call.model_input[:, :3],
+        timesteps=call.timesteps,
+        width=None,
+    )
+    with pytest.raises(GenerationFailed, match="ControlNet"):
+        same_node.start([broken], contexts)()
+    assert len(same_node.start([call], contexts)()) == 1
+
+
+def test_a_silent_replica_fails_within_the_deadline(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen()
+    call, contexts = new_call(seed=11)
+    transport = SameNode(lambda: tmp_path / "socket", CPU, deadline_s=0.1)
+    wait = transport.start([call], contexts)
+    with pytest.raises(TransportFailed):
+        wait()
+    listener.close()
+    with pytest.raises(TransportFailed):
+        transport.start([call], contexts)
+
+
+class _Broken:
+    """Fails when it is asked, or only when it should answer."""
+
+    def __init__(self, *, late: bool) -> None:
+        self.num_asked = 0
+        self._late = late
+
+    def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:  # noqa: ARG002 the Protocol's
+        self.num_asked += 1
+        if self._late:
+            return self._fail
+        self._fail()
+        raise AssertionError
+
+    def _fail(self) -> list[Residuals]:
+        raise TransportFailed("gone")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_next_transport_stands_in_and_the_failed_one_rests(controlnets: ControlNets, late: bool) -> None:
+    broken, failures = _Broken(late=late), list[TransportName]()
+    in_order = InOrder({"same_node": broken, "in_process": InProcess(controlnets)}, on_failure=failures.append)
+    call, contexts = new_call(seed=12)
+    for _ in range(3):
+        [ours] = in_order.start([call], contexts)()
+        [expected] = InProcess(controlnets).start([call], contexts)()
+        assert _are_equal(ours, expected)
+    assert (broken.num_asked, failures) == (1, ["same_node"])
+
+
+def test_no_transport_left_is_a_lost_replica() -> None:
+    call, contexts = new_call(seed=13)
+    in_order = InOrder({"same_node": _Broken(late=True), "handle": _Broken(late=False)})
+    for _ in range(2):
+        with pytest.raises(ReplicaLost):
+            in_order.start([call], contexts)()
