@@ -31,9 +31,11 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
     try:
         async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS) as form:
             for key, value in form.multi_items():
-                name = key.removesuffix("[]")
+                name, _, inner = key.removesuffix("[]").partition("[][")
                 read = await value.read() if isinstance(value, UploadFile) else _typed(value, name, kind)
-                if name in lists:
+                if inner:
+                    _add(several.setdefault(name, []), inner.removesuffix("]"), read)
+                elif name in lists:
                     several.setdefault(name, []).append(read)
                 elif name in fields:
                     raise MalformedBody(f"The field {name!r} comes more than once.", param=name)
@@ -44,13 +46,21 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
     return {**fields, **several}
 
 
+def _add(records: list[object], name: str, value: object) -> None:
+    """Clients send a list of objects as `name[][field]`, one after the other: a field known already begins the next."""
+    last = records[-1] if records else None
+    if not isinstance(last, dict) or name in last:
+        records.append(last := {})
+    last[name] = value
+
+
 def _typed(text: str, name: str, kind: type[BaseModel]) -> object:
     field = kind.model_fields.get(name)
     if field is None or _takes_text(field.annotation):
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -1,0 +1,126 @@
+"""The same picture by every transport, also when the ControlNet replica dies or freezes in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from PIL import Image, ImageDraw
+from ray import serve
+
+from atelier.core.control import TransportName
+from deployments.options import DenoiserOptions, GraphArgs
+from graph import build
+from tests.integration.steps import Steps
+
+_DEADLINE_S = 1.0
+_NUM_STEPS = 60
+
+
+def _ring() -> str:
+    """The outline of a ring on the right, as base64."""
+    edges = Image.new("RGB", (128, 128))
+    ImageDraw.Draw(edges).circle((92, 64), 26, outline="white")
+    ImageDraw.Draw(edges).circle((92, 64), 14, outline="white")
+    file = io.BytesIO()
+    edges.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+_REQUEST = {
+    "prompt": "a blue shape, white background",
+    "seed": 4,
+    "num_inference_steps": _NUM_STEPS,
+    "controls": [{"kind": "canny", "image": _ring()}],
+}
+
+
+@pytest.fixture(scope="module", params=["in_process", "same_node", "handle"])
+def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[TransportName, str]]:
+    """A graph whose Denoiser asks by that transport first, and its address."""
+    name: TransportName = request.param
+    if name == "in_process":
+        yield name, address
+        return
+    denoiser = DenoiserOptions(control_transports=(name, "in_process"), control_deadline_s=_DEADLINE_S)
+    serve.run(build(GraphArgs(denoiser=denoiser)), name=name, route_prefix=f"/{name}")
+    yield name, f"{address}/{name}"
+    serve.delete(name)
+
+
+@pytest.fixture(scope="module")
+def expected(address: str) -> str:
+    return asyncio.run(_picture(address))
+
+
+async def _picture(address: str) -> str:
+    async with httpx2.AsyncClient(timeout=60) as client:
+        answer = await client.post(f"{address}/v1/images/generations", json=_REQUEST)
+        assert answer.status_code == 200, answer.text
+        picture: str = answer.json()["data"][0]["b64_json"]
+    return picture
+
+
+async def _signal_in_mid_picture(address: str, app: str, signal_: signal.Signals) -> str:
+    """The picture of a request that has done a third of its steps when its ControlNet replica gets the signal."""
+    steps = Steps(address)
+    done = await steps.done()
+    picture = asyncio.create_task(_picture(address))
+    while await steps.done() - done < _NUM_STEPS / 3:
+        await asyncio.sleep(0.01)
+    for pid in _replicas(app):
+        os.kill(pid, signal_)
+    assert await steps.done() - done < _NUM_STEPS
+    return await picture
+
+
+def _replicas(app: str) -> list[int]:
+    """Process ids of the app's ControlNet replicas, which Ray names after them."""
+    title = f"ray::ServeReplica:{app}:ControlNet".encode()
+    return [int(entry.name) for entry in Path("/proc").iterdir() if _title(entry).startswith(title)]
+
+
+def _title(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes() if process.name.isdigit() else b""
+    except OSError:
+        return b""
+
+
+async def _failures(address: str) -> float:
+    async with httpx2.AsyncClient(timeout=20) as client:
+        text = (await client.get(f"{address}/metrics")).text
+    lines = [line for line in text.splitlines() if "_control_" in line and "_failures_total{" in line]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+@pytest.mark.slow
+async def test_a_transport_changes_no_bit(graph: tuple[TransportName, str], expected: str) -> None:
+    _, address = graph
+    assert await _picture(address) == expected
+    assert await _failures(address) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
+async def test_a_lost_controlnet_is_not_seen_in_the_picture(
+    graph: tuple[TransportName, str], expected: str, signal_: signal.Signals
+) -> None:
+    name, address = graph
+    app = "atelier" if name == "in_process" else name
+    failures = await _failures(address)
+    frozen = _replicas(app)
+    assert len(frozen) == 1
+    try:
+        assert await _signal_in_mid_picture(address, app, signal_) == expected
+    finally:
+        if signal_ == signal.SIGSTOP:
+            os.kill(frozen[0], signal.SIGCONT)
+    assert (await _failures(address) > failures) == (name != "in_process")

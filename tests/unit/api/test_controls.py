@@ -1,0 +1,148 @@
+"""Control maps over HTTP: drawn, had back, steering a picture, and refused by name where they make no sense."""
+
+from __future__ import annotations
+
+import base64
+import io
+from random import Random
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from zoo.control_judge import edge_f1
+from zoo.scenes import Description, Thing, arrange, draw
+
+_SCENE = arrange(
+    Description(things=(Thing(colour="red", shape="star", size="large", place="left"),), background="white"),
+    Random(1),
+    width=128,
+    height=96,
+)
+_QUICK = {"prompt": "a red shape, white background", "num_inference_steps": 10, "seed": 3}
+
+
+def _base64(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _pixels(b64: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))))
+
+
+_STAR = _base64(draw(_SCENE))
+
+
+async def _annotate(http: httpx2.AsyncClient, **fields: object) -> str:
+    answer = await http.post("/v1/images/annotate", json={"image": _STAR, **fields})
+    assert answer.status_code == 200, answer.text
+    drawn: str = answer.json()["b64_json"]
+    return drawn
+
+
+async def test_a_map_drawn_for_a_picture_comes_back_and_makes_it_again(http: httpx2.AsyncClient) -> None:
+    control = {"kind": "canny", "image": _STAR, "annotate": True}
+    answer = (await http.post("/v1/images/generations", json={**_QUICK, "controls": [control]})).json()
+    [drawn] = answer["control_maps"]
+    assert drawn == {"kind": "canny", "b64_json": await _annotate(http, kind="canny")}
+    assert answer["size"] == "128x96"
+    [picture] = answer["data"]
+    [echoed] = picture["parameters"]["controls"]
+    assert echoed["model"] == "tiny-canny"
+    again = {**picture["parameters"], "controls": [{**echoed, "annotate": False, "image": drawn["b64_json"]}]}
+    for name in ("low_threshold", "high_threshold"):
+        del again["controls"][0][name]
+    repeated = (await http.post("/v1/images/generations", json=again)).json()
+    assert repeated["data"][0]["b64_json"] == picture["b64_json"]
+    assert "control_maps" not in repeated
+
+
+async def test_the_picture_follows_the_map(http: httpx2.AsyncClient) -> None:
+    edges = await _annotate(http, kind="canny")
+    scores = []
+    for controls in ([{"model": "tiny-canny", "image": edges}], []):
+        body = {**_QUICK, "size": "128x96", "controls": controls}
+        made = (await http.post("/v1/images/generations", json=body)).json()["data"][0]["b64_json"]
+        drawn = (await http.post("/v1/images/annotate", json={"image": made, "kind": "canny"})).json()["b64_json"]
+        scores.append(edge_f1(_pixels(drawn), _pixels(edges)))
+    assert scores[0] > 0.8
+    assert scores[0] > scores[1] + 0.3
+
+
+@pytest.mark.parametrize("kind", ["canny", "softedge", "lineart", "scribble", "depth"])
+async def test_every_kind_of_map_shows_the_star(http: httpx2.AsyncClient, kind: str) -> None:
+    drawn = _pixels(await _annotate(http, kind=kind))
+    assert drawn.shape == (96, 128, 3)
+    star, corner = drawn[20:76, 5:64], drawn[:20, 100:]
+    assert star.max() > 200
+    assert corner.max() < 40
+
+
+async def test_thresholds_decide_what_is_an_edge(http: httpx2.AsyncClient) -> None:
+    faint = Image.new("RGB", (64, 64), (120, 120, 120))
+    faint.paste((140, 140, 140), (0, 0, 32, 64))
+    found = [
+        _pixels(await _annotate(http, kind="canny", image=_base64(faint), **thresholds)).any()
+        for thresholds in ({}, {"low_threshold": 20, "high_threshold": 40})
+    ]
+    assert found == [False, True]
+
+
+async def test_the_openai_client_sends_controls_with_an_edit(http: httpx2.AsyncClient) -> None:
+    client = openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
+    controls = [{"kind": "canny", "image": _STAR, "annotate": True, "scale": 0.5}, {"kind": "depth", "image": _STAR}]
+    answer = await client.images.edit(
+        image=base64.b64decode(_STAR),
+        prompt="a blue shape",
+        extra_body={"num_inference_steps": 3, "controls": controls},
+    )
+    assert answer.data is not None
+    sent = answer.data[0].model_extra
+    assert sent is not None
+    assert [(one["model"], one["scale"]) for one in sent["parameters"]["controls"]] == [
+        ("tiny-canny", 0.5),
+        ("tiny-depth", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("control", "param", "words"),
+    [
+        ({"kind": "canny"}, "controls[0].image", "required"),
+        ({"kind": "canny", "image": "AAAA"}, "controls[0].image", "readable"),
+        ({"kind": "canny", "image": "%"}, "controls[0].image", "base64"),
+        ({"image": _STAR}, "controls[0]", "model or kind"),
+        ({"kind": "canny", "model": "tiny-canny", "image": _STAR}, "controls[0]", "model or kind"),
+        ({"kind": "pose", "image": _STAR}, "controls[0].kind", "canny"),
+        ({"kind": "lineart", "image": _STAR}, "controls[0].kind", "tiny-depth"),
+        ({"model": "nope", "image": _STAR}, "controls[0].model", "tiny-canny"),
+        ({"kind": "canny", "image": _STAR, "scale": 3}, "controls[0].scale", "2"),
+        ({"kind": "canny", "image": _STAR, "start": 0.5, "end": 0.5}, "controls[0]", "below"),
+        ({"kind": "canny", "image": _STAR, "weight": 1}, "controls[0].weight", "scale"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_by_name(
+    http: httpx2.AsyncClient, control: dict[str, object], param: str, words: str
+) -> None:
+    answer = await http.post("/v1/images/generations", json={**_QUICK, "controls": [control]})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert words in error["message"]
+
+
+async def test_more_than_four_controls_are_refused(http: httpx2.AsyncClient) -> None:
+    controls = [{"kind": "canny", "image": _STAR}] * 5
+    answer = await http.post("/v1/images/generations", json={**_QUICK, "controls": controls})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "controls")
+
+
+async def test_the_capabilities_name_the_controlnets(http: httpx2.AsyncClient) -> None:
+    controlnets = (await http.get("/")).json()["controlnets"]
+    assert {(one["id"], one["kind"], one["scale"]) for one in controlnets} == {
+        ("tiny-canny", "canny", 1.0),
+        ("tiny-depth", "depth", 1.0),
+    }
