@@ -47,7 +47,7 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
 
 
 def _add(records: list[object], name: str, value: object) -> None:
-    """Clients send a list of objects as `name[][field]`, one after the other: a field known already begins the next."""
+    """Clients send a list of objects as `name[][field]`: a field that the last object has begins the next one."""
     last = records[-1] if records else None
     if not isinstance(last, dict) or name in last:
         records.append(last := {})
