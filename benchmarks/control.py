@@ -43,6 +43,7 @@ from atelier.engine.runner import load_runners
 from atelier.models.exactness import exactness_key
 from atelier.models.loading import Placement
 from atelier.models.text_encoder import TextEncoders
+from atelier.models.thread import ModelThread
 from benchmarks.results import record
 from deployments.residuals import OverHandle
 
@@ -82,7 +83,7 @@ class _Replica:
     """The way of `deployments.controlnet`, in front of what is stored."""
 
     def __init__(self) -> None:
-        self._service = ResidualService(_Stored, num_threads=1)
+        self._service = ResidualService(_Stored(), ModelThread("stored", num_threads=1))
         self._server = SameNodeServer(self._service, _CPU)
 
     async def residuals(self, ask: Ask) -> Reply:
@@ -139,13 +140,15 @@ def _round_trip_ms(transport: Transport, size: str) -> float:
 
 def pictures_ms(catalogue: Catalogue, rounds: int) -> dict[int, float]:
     """Median time in the engine of a guided picture of 20 steps, by its number of controls."""
+    # Threads that other threads leave behind make the engine's wait asleep: before it, and with one of them.
+    torch.set_num_threads(1)
+    request = _request(catalogue)
     num_threads = os.cpu_count() or 1
     engine = Engine(
         lambda: load_runners(catalogue.models, _CPU, InProcess(load_controlnets(catalogue, _CPU))),
         EngineSettings(num_threads=num_threads, max_waiting=8, max_rows=32, exact_width=8),
         exactness_key=exactness_key(_CPU, num_threads=num_threads, width=8),
     )
-    request = _request(catalogue)
     taken_ms: dict[int, list[float]] = {}
     for _ in range(rounds + 1):
         for count in (0, 1, 3):

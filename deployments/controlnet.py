@@ -31,14 +31,13 @@ class ControlNet:
 
         self._place = place = placement(options)
         self._stall_s = options.stall_s
-        self._thread = ModelThread("annotators", num_threads=options.num_threads)
+        self._thread = ModelThread("controlnet", num_threads=options.num_threads)
         self._annotators = self._thread.run(lambda: Annotators(catalogue.annotators, place))
         self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
         self._service = self._server = None
         if has_residuals:
-            self._service = ResidualService(
-                lambda: load_controlnets(catalogue, place), num_threads=options.num_threads
-            )
+            controlnets = self._thread.run(lambda: load_controlnets(catalogue, place))
+            self._service = ResidualService(controlnets, self._thread)
             self._server = SameNodeServer(self._service, place)
 
     async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
@@ -64,5 +63,3 @@ class ControlNet:
 
     def check_health(self) -> None:
         self._thread.check(stall_s=self._stall_s)
-        if self._service is not None:
-            self._service.check(stall_s=self._stall_s)

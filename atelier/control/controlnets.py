@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from atelier.models.loading import Placement, load_controlnet
 
 #: A context (about 25 MB at SDXL's size) is forgotten when so many calls did without it, and can be told again.
 _FORGOTTEN_AFTER_CALLS = 64
+T = TypeVar("T")
+
 #: Batches whose rows are kept packed from step to step.
 _MAX_PACKED = 4
 
@@ -81,16 +84,21 @@ class ControlNets:
         self._last_call.update((row.context_id, self._num_calls) for row in call.rows)
         self._forget()
         width, num_rows = call.width or len(call.rows), len(call.rows)
-        index = torch.tensor([*range(num_rows), *[num_rows - 1] * (-num_rows % width)])
         passes = []
         with self._host.acquire(call.controlnet) as controlnet:
-            for of_pass in index.split(width):
-                rows = tuple(call.rows[row] for row in of_pass.tolist())
-                conditions, embedding = self._pack(rows)
-                model_input = call.model_input[of_pass].to(self._placement.dtype)
-                scales = _scales(controlnet, rows).to(model_input)
+            for start in range(0, num_rows, width):
+                of_pass = slice(start, start + width)
+                rows = _filled(call.rows[of_pass], width)
+                model_input = torch.stack(_filled(call.model_input[of_pass].unbind(), width))
+                timesteps = torch.stack(_filled(call.timesteps[of_pass].unbind(), width))
                 passes.append(
-                    residuals(controlnet, model_input, call.timesteps[of_pass], conditions, embedding, scales)
+                    residuals(
+                        controlnet,
+                        model_input.to(self._placement.dtype),
+                        timesteps,
+                        *self._pack(rows),
+                        _scales(controlnet, rows, like=model_input),
+                    )
                 )
         return Residuals.joined(passes).select(slice(num_rows))
 
@@ -136,13 +144,20 @@ class ControlNets:
         return PromptConditions(attention.keys_values(controlnet, embeds[None]), len(embeds), pooled)
 
 
-def _scales(controlnet: ControlNetModel, rows: Sequence[ControlRow]) -> torch.Tensor:
-    """[skips + 1, rows]"""
+def _filled(rows: tuple[T, ...], width: int) -> tuple[T, ...]:
+    """With copies of the last one up to the width."""
+    return rows + rows[-1:] * (width - len(rows))
+
+
+def _scales(controlnet: ControlNetModel, rows: Sequence[ControlRow], like: torch.Tensor) -> torch.Tensor | None:
+    """[skips + 1, rows], None if all are one."""
+    if all(row.conditioning_scale == 1 and not row.guess_mode for row in rows):
+        return None
     num_skips = len(controlnet.controlnet_down_blocks)
     of_rows = [
         scales_of_layers(row.conditioning_scale, num_skips=num_skips, guess_mode=row.guess_mode) for row in rows
     ]
-    return torch.stack(of_rows, dim=1)
+    return torch.stack(of_rows, dim=1).to(like)
 
 
 def _load(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:

@@ -36,11 +36,16 @@ class Residuals:
     def select(self, rows: slice | torch.Tensor) -> Residuals:
         return Residuals(tuple(skip[rows] for skip in self.skips), self.hidden_states[rows])
 
-    def add_to(self, encoded: Encoded, rows: torch.Tensor) -> None:
+    def scaled(self, scales: torch.Tensor) -> Residuals:
+        """By [skips + 1, rows, 1, 1, 1], the last of which is the middle block's."""
+        skips = tuple(skip * scale for skip, scale in zip(self.skips, scales[:-1], strict=True))
+        return Residuals(skips, self.hidden_states * scales[-1])
+
+    def add_to(self, encoded: Encoded, rows: slice | torch.Tensor) -> None:
         """Add, in place, to the rows [residual rows] of `encoded`, each of which comes once."""
-        encoded.hidden_states.index_add_(0, rows, self.hidden_states)
+        encoded.hidden_states[rows] += self.hidden_states
         for skip, residual in zip(encoded.skips, self.skips, strict=True):
-            skip.index_add_(0, rows, residual)
+            skip[rows] += residual
 
 
 def embed_control_image(controlnet: ControlNetModel, control_image: torch.Tensor) -> torch.Tensor:
@@ -55,16 +60,19 @@ def residuals(
     timesteps: torch.Tensor,
     conditions: Conditions,
     embedding: torch.Tensor,
-    scales: torch.Tensor,
+    scales: torch.Tensor | None,
 ) -> Residuals:
-    """Residuals of rows [rows, 4, h, w], with `embedding` [rows, channels, h, w] and `scales` [skips + 1, rows]."""
+    """Residuals of rows [rows, 4, h, w], with `embedding` [rows, channels, h, w] and `scales` [skips + 1, rows]; None
+    is a scale of one everywhere."""
     encoded = encode(controlnet, controlnet.conv_in(model_input) + embedding, timesteps, conditions)
-    scales = scales[..., None, None, None]
-    skips = zip(controlnet.controlnet_down_blocks, encoded.skips, scales[:-1], strict=True)
-    return Residuals(
-        tuple(convolution(skip) * scale for convolution, skip, scale in skips),
-        controlnet.controlnet_mid_block(encoded.hidden_states) * scales[-1],
+    made = Residuals(
+        tuple(
+            convolution(skip)
+            for convolution, skip in zip(controlnet.controlnet_down_blocks, encoded.skips, strict=True)
+        ),
+        controlnet.controlnet_mid_block(encoded.hidden_states),
     )
+    return made if scales is None else made.scaled(scales[..., None, None, None])
 
 
 def scales_of_layers(conditioning_scale: float, *, num_skips: int, guess_mode: bool) -> torch.Tensor:

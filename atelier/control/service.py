@@ -1,4 +1,4 @@
-"""A ControlNet replica's own thread: calls of several Denoisers, batched where they agree.
+"""Residuals for several Denoisers from one thread, batched where their calls agree.
 
 Whatever waits while a call runs is answered next, in as few calls as its ControlNets and sizes allow; nothing waits
 for company. Calls of `exact` requests run alone: their bits depend on the rows of a call.
@@ -7,7 +7,7 @@ for company. Calls of `exact` requests run alone: their bits depend on the rows 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -34,10 +34,10 @@ class _Waiting:
 
 
 class ResidualService:
-    def __init__(self, load: Callable[[], ControlNets], *, num_threads: int) -> None:
-        """Returns when `load` has run, in the service's own thread."""
-        self._thread = ModelThread("controlnet", num_threads=num_threads)
-        self._controlnets = self._thread.run(load)
+    def __init__(self, controlnets: ControlNets, thread: ModelThread) -> None:
+        """`controlnets` were made in the thread."""
+        self._controlnets = controlnets
+        self._thread = thread
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
 
@@ -48,10 +48,6 @@ class ResidualService:
             self._waiting.append(waiting)
         self._thread.submit(self._answer_waiting)
         return waiting.answer
-
-    def check(self, *, stall_s: float) -> None:
-        """Raises TimeoutError if the call in progress has been running for longer than `stall_s`."""
-        self._thread.check(stall_s=stall_s)
 
     def _answer_waiting(self) -> None:
         with self._lock:

@@ -52,7 +52,7 @@ class StepControl:
             by_controlnet.setdefault(touch.control.controlnet, []).append(touch)
         calls = []
         for controlnet, touches in by_controlnet.items():
-            rows = _index([touch.row for touch in touches], model_input)
+            rows = _rows([touch.row for touch in touches], model_input)
             calls.append(
                 ControlCall(
                     controlnet=controlnet,
@@ -71,8 +71,8 @@ class StepControl:
             for of_call, touches in zip(residuals, self._touches, strict=True):
                 chosen = [index for index, touch in enumerate(touches) if touch.position == position]
                 if chosen:
-                    rows = _index([touches[index].row for index in chosen], encoded.hidden_states)
-                    of_call.select(_index(chosen, encoded.hidden_states)).add_to(encoded, rows)
+                    rows = _rows([touches[index].row for index in chosen], encoded.hidden_states)
+                    of_call.select(_rows(chosen, encoded.hidden_states)).add_to(encoded, rows)
 
 
 def contexts_of(controls: Sequence[Control], texts: Sequence[TextEmbeds]) -> tuple[ControlContext, ...]:
@@ -94,5 +94,9 @@ def _touches(requests: Sequence[ActiveRequest], call: Call) -> list[_Touch]:
     return touches
 
 
-def _index(values: list[int], like: torch.Tensor) -> torch.Tensor:
+def _rows(values: list[int], like: torch.Tensor) -> slice | torch.Tensor:
+    """An index of rows; of neighbours a slice, which copies nothing."""
+    first, last = values[0], values[-1]
+    if values == list(range(first, last + 1)):
+        return slice(first, last + 1)
     return torch.tensor(values, device=like.device)

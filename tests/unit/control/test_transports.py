@@ -19,6 +19,7 @@ from atelier.control.service import ResidualService
 from atelier.control.transports import InOrder, InProcess, TransportFailed, Wait
 from atelier.core.control import TransportName
 from atelier.core.errors import GenerationFailed, ReplicaLost
+from atelier.models.thread import ModelThread
 from tests.local_stages import CPU
 from tests.unit.control.calls import new_call
 
@@ -30,7 +31,8 @@ def controlnets(catalogue: Catalogue) -> ControlNets:
 
 @pytest.fixture(scope="module")
 def service(catalogue: Catalogue) -> ResidualService:
-    return ResidualService(lambda: ControlNets(catalogue.controlnets, CPU), num_threads=torch.get_num_threads())
+    thread = ModelThread("controlnet", num_threads=torch.get_num_threads())
+    return ResidualService(thread.run(lambda: ControlNets(catalogue.controlnets, CPU)), thread)
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +101,11 @@ def test_calls_that_wait_together_are_answered_as_one(catalogue: Catalogue) -> N
             passes.append(len(call.rows))
             return super().residuals(call)
 
-    service = ResidualService(lambda: Counting(catalogue.controlnets, CPU), num_threads=1)
+    thread = ModelThread("controlnet", num_threads=1)
+    service = ResidualService(Counting(catalogue.controlnets, CPU), thread)
     (first, contexts), (second, others), (exact, more) = new_call(seed=6), new_call(seed=7), new_call(seed=8, width=2)
     gate = threading.Event()
-    service._thread.submit(gate.wait)
+    thread.submit(gate.wait)
     answers = [
         service.submit(first, list(contexts.values())),
         service.submit(second, list(others.values())),
