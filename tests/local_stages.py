@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ from atelier.models.thread import ModelThread
 from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels
 
 CPU = Placement("cpu", "float32")
+_WAIT_S = 120
 HERE = ExactnessKey("here")
 SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=4)
 
@@ -44,6 +46,19 @@ def new_engine(
         return load_runners(catalogue.models, CPU, InProcess(load_controlnets(catalogue, CPU)))
 
     return Engine(load, settings, exactness_key=HERE, observe=observe)
+
+
+def run_together(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Floats]:
+    """Final latents of requests that are all in the engine at once."""
+    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
+    for request, events in zip(requests, ends, strict=True):
+        engine.submit(request, events.put)
+    latents = []
+    for events in ends:
+        event = events.get(timeout=_WAIT_S)
+        assert isinstance(event, Denoised), event
+        latents.append(event.latents)
+    return latents
 
 
 class LocalStages:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from zoo import depth_estimator, report, tiny_controlnets, tiny_sdxl
+from zoo import control_report, depth_estimator, report, tiny_controlnets, tiny_sdxl
 
 RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sdxl": tiny_sdxl.make,
@@ -27,6 +27,7 @@ def main() -> None:
         for name in arguments.models or RECIPES:
             RECIPES[name]()
     report.write()
+    control_report.write()
 
 
 if __name__ == "__main__":

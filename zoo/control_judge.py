@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from atelier.core.control import ControlImage
 
-#: Nearness, 0 … 1, below which a pixel is background, and the error up to which a depth is right.
-_BACKGROUND, _TOLERANCE = 0.15, 0.1
+#: Inverse depth, 0 … 1, below which a pixel is background.
+_BACKGROUND = 0.15
+#: A depth is right within this ratio (δ₁ of Eigen et al. 2014, §4.1).
+_RATIO = 1.25
 
 
 def edge_f1(edges: ControlImage, expected: ControlImage) -> float:
@@ -21,9 +23,9 @@ def edge_f1(edges: ControlImage, expected: ControlImage) -> float:
 
 
 def depth_f1(depth: ControlImage, expected: ControlImage) -> float:
-    """F1 of the pixels that are not background, each right if its depth is within a tenth of the range."""
+    """F1 of the pixels that are not background, each right if the other map has nearly its depth."""
     ours, theirs = depth[..., 0].astype(np.float32) / 255, expected[..., 0].astype(np.float32) / 255
-    is_right = np.abs(ours - theirs) <= _TOLERANCE
+    is_right = np.maximum(ours, theirs) < _RATIO * np.minimum(ours, theirs)
     return _f1(_share(is_right[ours > _BACKGROUND]), _share(is_right[theirs > _BACKGROUND]))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from statistics import mean
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from atelier.core.control import Annotation, ControlImage, ControlKind
 from atelier.models.loading import Placement
 from zoo.captions import colours_only
 from zoo.control_judge import depth_f1, edge_f1
-from zoo.report import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, held_out_descriptions
+from zoo.report import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, held_out_descriptions, load_pipeline, write_table
 from zoo.scenes import Scene, arrange, draw
 from zoo.tiny_controlnets import MAPS
 from zoo.training import DEVICE, WEIGHTS_FOLDER
@@ -29,6 +30,7 @@ NUM_SCENES = 64
 
 _BATCH = 8
 _SIDE_PX = 128
+_SHEET_COLUMNS = 6
 _JUDGES: dict[ControlKind, Callable[[ControlImage, ControlImage], float]] = {"canny": edge_f1, "depth": depth_f1}
 
 
@@ -43,42 +45,86 @@ class ControlScores:
     ceiling: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The same scene as its map, drawn after the map, and drawn from the same caption and seed alone."""
+
+    scene: Scene
+    control_image: ControlImage
+    with_control: Image.Image
+    without: Image.Image
+
+
 def unseen_scenes(count: int) -> list[Scene]:
     """Of descriptions never trained on."""
     random = Random("control judge")
     return [arrange(d, random, width=_SIDE_PX, height=_SIDE_PX) for d in held_out_descriptions(count)]
 
 
-def control_scores(pipeline: StableDiffusionXLPipeline, kind: ControlKind, scenes: Sequence[Scene]) -> ControlScores:
+def draw_controlled(pipeline: StableDiffusionXLPipeline, kind: ControlKind, scenes: Sequence[Scene]) -> list[Drawn]:
+    """By diffusers' pipelines, from captions that tell colours only, a scene's index for its seed."""
     controlnet = ControlNetModel.from_pretrained(WEIGHTS_FOLDER / f"tiny-{kind}", dtype=torch.float32).to(DEVICE)
     controlled = StableDiffusionXLControlNetPipeline(
         **pipeline.components, controlnet=controlnet, add_watermarker=False
     )
     controlled.set_progress_bar_config(disable=True)
-    maps = [MAPS[kind](scene) for scene in scenes]
-    entries = [entry for entry in read_catalogue().annotators if entry.kind == kind]
-    annotators = Annotators(entries, Placement(str(DEVICE), "float32"))
-
-    def score(pictures: Sequence[Image.Image]) -> float:
-        drawn = [annotators.annotate(Annotation(kind), np.asarray(picture)) for picture in pictures]
-        return mean(map(_JUDGES[kind], drawn, maps))
-
-    with_control, without = [], []
-    for start in tqdm(range(0, len(scenes), _BATCH), desc=f"judge tiny-{kind}"):
+    drawn = []
+    for start in tqdm(range(0, len(scenes), _BATCH), desc=f"draw with tiny-{kind}"):
         batch = scenes[start : start + _BATCH]
+        maps = [MAPS[kind](scene) for scene in batch]
         settings = {
             "prompt": [colours_only(scene.description) for scene in batch],
             "num_inference_steps": NUM_INFERENCE_STEPS,
             "guidance_scale": GUIDANCE_SCALE,
         }
-        images = [Image.fromarray(control_image) for control_image in maps[start : start + _BATCH]]
-        with_control += controlled(**settings, image=images, generator=_generators(start, len(batch))).images
-        without += pipeline(**settings, generator=_generators(start, len(batch))).images
+        images = [Image.fromarray(control_image) for control_image in maps]
+        after = controlled(**settings, image=images, generator=_generators(start, len(batch))).images
+        alone = pipeline(**settings, generator=_generators(start, len(batch))).images
+        drawn += [
+            Drawn(scene=scene, control_image=control_image, with_control=one, without=other)
+            for scene, control_image, one, other in zip(batch, maps, after, alone, strict=True)
+        ]
+    return drawn
+
+
+def control_scores(vae: AutoencoderKL, kind: ControlKind, drawn: Sequence[Drawn]) -> ControlScores:
+    entries = [entry for entry in read_catalogue().annotators if entry.kind == kind]
+    annotators = Annotators(entries, Placement(str(DEVICE), "float32"))
+
+    def score(pictures: Sequence[Image.Image]) -> float:
+        maps = [annotators.annotate(Annotation(kind), np.asarray(picture)) for picture in pictures]
+        return mean(map(_JUDGES[kind], maps, [one.control_image for one in drawn]))
+
     return ControlScores(
-        with_control=score(with_control),
-        without=score(without),
-        ceiling=score([reconstruct(pipeline.vae, draw(scene)) for scene in scenes]),
+        with_control=score([one.with_control for one in drawn]),
+        without=score([one.without for one in drawn]),
+        ceiling=score([reconstruct(vae, draw(one.scene)) for one in drawn]),
     )
+
+
+def write() -> None:
+    """Judge the committed weights and write the table of README.md and control_sheet.png."""
+    pipeline, scenes = load_pipeline(), unseen_scenes(NUM_SCENES)
+    rows, sheet = [], []
+    for kind in MAPS:
+        drawn = draw_controlled(pipeline, kind, scenes)
+        scores = control_scores(pipeline.vae, kind, drawn)
+        rows.append(f"| tiny-{kind} | {scores.with_control:.3f} | {scores.without:.3f} | {scores.ceiling:.3f} |")
+        sheet += drawn[:_SHEET_COLUMNS]
+    head = ["| ControlNet | F1 with it | without | the scenes after the VAE |", "| --- | --- | --- | --- |"]
+    write_table("controls", "\n".join(head + rows))
+    _sheet(sheet).save(Path(__file__).parent / "control_sheet.png", optimize=True)
+
+
+def _sheet(drawn: Sequence[Drawn]) -> Image.Image:
+    """Three rows for each kind: maps, pictures drawn after them, pictures drawn without."""
+    step, columns = _SIDE_PX + 8, _SHEET_COLUMNS
+    sheet = Image.new("RGB", (columns * step - 8, len(drawn) // columns * 3 * step - 8), "white")
+    for index, one in enumerate(drawn):
+        x, y = index % columns * step, index // columns * 3 * step
+        for row, picture in enumerate((Image.fromarray(one.control_image), one.with_control, one.without)):
+            sheet.paste(picture, (x, y + row * step))
+    return sheet
 
 
 def _generators(first_seed: int, count: int) -> list[torch.Generator]:

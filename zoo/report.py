@@ -101,12 +101,16 @@ def write() -> None:
         f"| VAE, mean over {len(psnr_db)} pictures of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
         f"| VAE, worst | {min(psnr_db):.1f} dB |",
     ]
-    table = "\n".join(["| what | score |", "| --- | --- |", *rows])
-    print(table)
-    before, _, rest = _README.read_text().partition("<!-- scores -->")
-    after = rest.partition("<!-- /scores -->")[2]
-    _README.write_text(f"{before}<!-- scores -->\n{table}\n<!-- /scores -->{after}")
+    write_table("scores", "\n".join(["| what | score |", "| --- | --- |", *rows]))
     _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_SHEET, optimize=True)
+
+
+def write_table(name: str, table: str) -> None:
+    """Print it, and put it between its marks in README.md."""
+    print(table)
+    before, _, rest = _README.read_text().partition(f"<!-- {name} -->")
+    after = rest.partition(f"<!-- /{name} -->")[2]
+    _README.write_text(f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}")
 
 
 def _contact_sheet(judged: Sequence[Judged]) -> Image.Image:

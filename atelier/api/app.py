@@ -21,7 +21,7 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 
 
 def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> FastAPI:
-    app = FastAPI(title="Atelier", version="0.2.0", description=_DESCRIPTION, redoc_url=None)
+    app = FastAPI(title="Atelier", version="0.3.0", description=_DESCRIPTION, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     install_error_handlers(app)
     app.include_router(openai_routes(pipeline, blobs))

@@ -30,7 +30,7 @@ def test_the_python_examples_write_their_pictures(
     for block in _blocks("python"):
         exec(block.replace("http://127.0.0.1:8000", address), {})
     written = {file.name: _size(file) for file in tmp_path.iterdir()}
-    assert written == {"7.png": (128, 128), "8.png": (128, 128), "star.png": (128, 128)}
+    assert written == {"7.png": (128, 128), "8.png": (128, 128), "star.png": (128, 128), "along.png": (128, 128)}
 
 
 def test_the_shell_example_answers_a_url(address: str) -> None:

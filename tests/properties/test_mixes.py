@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -13,16 +12,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.conditioning import Conditioning, Floats, Text, TextEmbeds
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.conditioning import Conditioning, Text, TextEmbeds
+from atelier.core.control import Control
+from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.engine.engine import Engine
-from atelier.engine.request import Event
 from atelier.models.autoencoder import Autoencoder
 from atelier.models.text_encoder import TextEncoders
-from tests.local_stages import CPU, new_engine
+from tests.local_stages import CPU, new_engine, run_together
 
-_WAIT_S = 120
 _PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, black background", "")
 #: Relative to the largest latent of the request alone.
 _FAST = 5e-4
@@ -74,15 +72,34 @@ def _sampling(draw: st.DrawFn) -> Sampling:
 
 
 @st.composite
+def _controls(draw: st.DrawFn, height: int, width: int) -> tuple[Control, ...]:
+    """None for most requests."""
+    noise = np.random.default_rng(draw(st.integers(0, 2))).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return tuple(
+        Control(
+            controlnet=draw(st.sampled_from(["tiny-canny", "tiny-depth"])),
+            control_image=noise,
+            conditioning_scale=draw(st.sampled_from([0.3, 1.0])),
+            guidance_start=draw(st.sampled_from([0.0, 0.3])),
+            guidance_end=draw(st.sampled_from([0.6, 1.0])),
+            guess_mode=draw(st.booleans()),
+        )
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2])))
+    )
+
+
+@st.composite
 def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[DenoiseRequest, tuple[int, int | None]]]:
     """Sixteen requests, with the prompts that they are to have."""
+    heights = [draw(st.sampled_from([64, 72])) for _ in range(16)]
     return [
         (
             DenoiseRequest(
                 request_id=RequestId(f"req_{index}"),
                 model="tiny-sdxl",
-                height=draw(st.sampled_from([64, 72])),
+                height=height,
                 width=64,
+                controls=draw(_controls(height, 64)),
                 seeds=tuple(range(index, index + draw(st.integers(1, 2)))),
                 sampling=draw(_sampling()),
                 guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
@@ -92,7 +109,7 @@ def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[Denois
             ),
             (draw(st.integers(0, 3)), draw(st.sampled_from([None, 0, 1, 3]))),
         )
-        for index in range(16)
+        for index, height in enumerate(heights)
     ]
 
 
@@ -116,19 +133,6 @@ def _with_prompts(
     ]
 
 
-def _run(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Floats]:
-    """Final latents of requests that are all in the engine at once."""
-    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
-    for request, events in zip(requests, ends, strict=True):
-        engine.submit(request, events.put)
-    latents = []
-    for events in ends:
-        event = events.get(timeout=_WAIT_S)
-        assert isinstance(event, Denoised)
-        latents.append(event.latents)
-    return latents
-
-
 def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> float:
     mse = float(np.square(ours.astype(float) - theirs.astype(float)).mean())
     return float("inf") if mse == 0 else 10 * np.log10(255**2 / mse)
@@ -143,8 +147,8 @@ def test_fast_requests_are_what_they_are_alone(
     mix: list[tuple[DenoiseRequest, tuple[int, int | None]]],
 ) -> None:
     requests = _with_prompts(mix, embeds)
-    for request, together in zip(requests, _run(engine, requests), strict=True):
-        [alone] = _run(engine, [request])
+    for request, together in zip(requests, run_together(engine, requests), strict=True):
+        [alone] = run_together(engine, [request])
         assert np.abs(together - alone).max() <= _FAST * np.abs(alone).max(), request.sampling
         assert _psnr_db(autoencoder.decode(together), autoencoder.decode(alone)) >= _MIN_PSNR_DB
 
@@ -159,9 +163,9 @@ def test_exact_requests_are_the_same_bits_alone_in_any_company_and_on_another_re
     order: list[int],
 ) -> None:
     requests = _with_prompts(mix, embeds)
-    together = _run(engine, requests)
-    shuffled = dict(zip(order, _run(replica, [requests[index] for index in order]), strict=True))
+    together = run_together(engine, requests)
+    shuffled = dict(zip(order, run_together(replica, [requests[index] for index in order]), strict=True))
     for index in order[:6]:
-        [alone] = _run(replica, [requests[index]])
+        [alone] = run_together(replica, [requests[index]])
         assert np.array_equal(together[index], alone), requests[index].sampling
         assert np.array_equal(shuffled[index], alone)

@@ -25,7 +25,7 @@ from atelier.core.control import ControlKind
 from tests.local_stages import LocalStages
 from tests.quality.watched import WatchedPipeline, is_near, latents_of_diffusers, pixels_of, png
 from zoo import report
-from zoo.control_report import control_scores, unseen_scenes
+from zoo.control_report import control_scores, draw_controlled, unseen_scenes
 from zoo.scenes import Description, Thing, arrange
 from zoo.tiny_controlnets import MAPS
 from zoo.training import WEIGHTS_FOLDER
@@ -172,6 +172,6 @@ async def test_a_control_goes_with_inpainting(
 @pytest.mark.parametrize("kind", ["canny", "depth"])
 def test_pictures_follow_the_map(theirs: StableDiffusionXLPipeline, kind: ControlKind) -> None:
     """A quick version of the scores in zoo/README.md."""
-    scores = control_scores(theirs, kind, unseen_scenes(8))
+    scores = control_scores(theirs.vae, kind, draw_controlled(theirs, kind, unseen_scenes(8)))
     assert scores.with_control >= 0.85 * scores.ceiling
     assert scores.with_control >= scores.without + 0.3

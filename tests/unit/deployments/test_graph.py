@@ -17,7 +17,7 @@ from deployments.options import GraphArgs
 from graph import build
 
 _ROOT = Path(__file__).parents[3]
-_NODES = {"Router", "TextEncoder", "Denoiser", "Autoencoder"}
+_NODES = {"Router", "TextEncoder", "ControlNet", "Denoiser", "Autoencoder"}
 
 
 def _config(name: str) -> ServeDeploySchema:
@@ -39,7 +39,7 @@ def test_configs_are_complete(name: str) -> None:
     args = GraphArgs.model_validate(application.args)
     assert application.import_path == "graph:build"
     assert {deployment.name for deployment in application.deployments} <= _NODES
-    read_catalogue(args.catalogue).only(args.models)
+    read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators)
 
 
 def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:
@@ -53,7 +53,9 @@ def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:
     assert all(fraction > 0 for fraction in fractions.values())
     assert sum(fractions.values()) <= 1
     args = GraphArgs.model_validate(application.args)
-    assert {args.text_encoder.device, args.denoiser.device, args.autoencoder.device} == {"cuda"}
+    assert {args.text_encoder.device, args.controlnet.device, args.denoiser.device, args.autoencoder.device} == {
+        "cuda"
+    }
 
 
 def test_half_precision_is_never_on_the_cpu_by_default() -> None:
@@ -63,6 +65,14 @@ def test_half_precision_is_never_on_the_cpu_by_default() -> None:
 
 def test_serve_can_see_the_type_of_the_arguments() -> None:
     assert inspect.signature(build).parameters["args"].annotation is GraphArgs
+
+
+def test_control_over_another_process_needs_equal_replicas() -> None:
+    for name, other in (("num_threads", 1), ("dtype", "bfloat16")):
+        fields = {"denoiser": {"control_transports": ["handle", "in_process"]}, "controlnet": {name: other}}
+        with pytest.raises(ValidationError, match=f"controlnet.{name} is {other}"):
+            GraphArgs.model_validate(fields)
+    assert GraphArgs.model_validate({"controlnet": {"num_threads": 1}}).controlnet.num_threads == 1
 
 
 def test_a_misspelt_argument_is_refused() -> None:

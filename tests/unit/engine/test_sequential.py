@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +11,16 @@ from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, ModelEntry
-from atelier.core.conditioning import Conditioning, Floats, Text
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.conditioning import Conditioning, Text
+from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.sampling import SAMPLERS, SamplerName, Sampling
 from atelier.engine import sequential
 from atelier.engine.engine import Engine
-from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
 from atelier.models.loading import load_scheduler, load_unet
 from atelier.models.text_encoder import TextEncoders
-from tests.local_stages import CPU, HERE, SETTINGS
+from tests.local_stages import CPU, HERE, SETTINGS, run_together
 
-_WAIT_S = 120
 _BOUND = 5e-4
 
 
@@ -72,18 +68,6 @@ def _request(conditioning: Conditioning, sampler: SamplerName, num_inference_ste
     )
 
 
-def _run(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Floats]:
-    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
-    for request, events in zip(requests, ends, strict=True):
-        engine.submit(request, events.put)
-    latents = []
-    for events in ends:
-        event = events.get(timeout=_WAIT_S)
-        assert isinstance(event, Denoised)
-        latents.append(event.latents)
-    return latents
-
-
 @pytest.mark.parametrize("num_inference_steps", [8, 20, 31])
 def test_every_sampler_is_the_oracle_alone_and_in_company(
     entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
@@ -92,9 +76,9 @@ def test_every_sampler_is_the_oracle_alone_and_in_company(
     requests = [_request(conditioning, sampler, num_inference_steps) for sampler in SAMPLERS]
     unet: UNet2DConditionModel = load_unet(entry, CPU)
     config = load_scheduler(entry).config
-    for request, together in zip(requests, _run(engine, requests), strict=True):
+    for request, together in zip(requests, run_together(engine, requests), strict=True):
         oracle = sequential.denoise(unet, config, request).numpy()
-        [alone] = _run(engine, [request])
+        [alone] = run_together(engine, [request])
         for latents in (alone, together):
             assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), request.sampling
     engine.close()
