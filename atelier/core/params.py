@@ -166,6 +166,10 @@ class GenerateParams(Params):
     )
     deadline_s: float | None = Field(None, gt=0, le=3600, description="Give up after so many seconds.")
 
+    @property
+    def has_pictures(self) -> bool:
+        return self.init_image is not None or bool(self.controls)
+
 
 P = TypeVar("P", bound=Params)
 

@@ -37,8 +37,11 @@ def read_picture(data: bytes, *, param: str) -> Image.Image:
                     f"at most {MAX_PIXELS} pixels are read.",
                     param=param,
                 )
-            upright = ImageOps.exif_transpose(picture)
-            return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+            ImageOps.exif_transpose(picture, in_place=True)
+            picture.load()
+            mode = "RGBA" if picture.has_transparency_data else "RGB"
+            # A picture of 4096² is 67 MB: it is not copied where it need not be.
+            return picture if picture.mode == mode else picture.convert(mode)
     except InvalidParameter:
         raise
     except Exception as error:

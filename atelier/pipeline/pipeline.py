@@ -11,6 +11,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from random import SystemRandom
 
@@ -25,9 +26,12 @@ from atelier.core.errors import DeadlineExceeded, ReplicaLost
 from atelier.core.params import AnnotateParams, GenerateParams, OutputFormat
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import blend, mask_of_latents, read_picture, to_pixels
-from atelier.pipeline.inputs import FittedInputs, Inputs, read_inputs
+from atelier.pipeline.inputs import FittedInputs, read_inputs
 from atelier.pipeline.plan import Plan, PlannedControl, make_plan
 from atelier.pipeline.stages import Annotated, Pixels, Stages
+
+#: Up to six pictures of 4096² in a request are 400 MB before they are brought to the size that is drawn.
+_MAX_LARGE_PICTURES = 2
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +69,17 @@ class Pipeline:
         self.catalogue = catalogue
         self._max_pixel_steps = max_pixel_steps
         self._random = SystemRandom()
+        #: Requests whose pictures are in memory as large as they were sent.
+        self._large_pictures = asyncio.Semaphore(_MAX_LARGE_PICTURES)
 
     async def generate(self, params: GenerateParams) -> Result:
         """Raises any error of `atelier.core.errors` under InvalidRequest, or what the stages raise."""
-        inputs = await asyncio.to_thread(read_inputs, params)
-        plan = make_plan(params, inputs, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
+        async with self._large_pictures if params.has_pictures else nullcontext():
+            plan, fitted = await asyncio.to_thread(self._prepare, params)
         request_id = RequestId(f"req_{secrets.token_hex(12)}")
         try:
             async with asyncio.timeout(plan.deadline_s):
-                return await self._make(plan, inputs, request_id)
+                return await self._make(plan, fitted, request_id)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"Not finished within deadline_s = {plan.deadline_s}.", param="deadline_s"
@@ -81,14 +87,21 @@ class Pipeline:
 
     async def annotate(self, params: AnnotateParams) -> ControlMap:
         """The control map of a picture, as large as it. Raises InvalidParameter or NotSupported."""
-        picture = await asyncio.to_thread(read_picture, params.image, param="image")
-        pixels = await asyncio.to_thread(to_pixels, picture, width=picture.width, height=picture.height)
-        annotation = Annotation(params.kind, params.low_threshold, params.high_threshold)
-        drawn = await self.stages.annotate(annotation, pixels)
-        return ControlMap(kind=params.kind, data=await asyncio.to_thread(encode_picture, drawn.control_image, "png"))
+        async with self._large_pictures:
+            picture = await asyncio.to_thread(read_picture, params.image, param="image")
+            pixels = await asyncio.to_thread(to_pixels, picture, width=picture.width, height=picture.height)
+            annotation = Annotation(params.kind, params.low_threshold, params.high_threshold)
+            drawn = await self.stages.annotate(annotation, pixels)
+            data = await asyncio.to_thread(encode_picture, drawn.control_image, "png")
+        return ControlMap(kind=params.kind, data=data)
 
-    async def _make(self, plan: Plan, inputs: Inputs, request_id: RequestId) -> Result:
-        fitted = await asyncio.to_thread(inputs.at, plan.size)
+    def _prepare(self, params: GenerateParams) -> tuple[Plan, FittedInputs]:
+        """Everything that may refuse the request, before any model sees it."""
+        inputs = read_inputs(params)
+        plan = make_plan(params, inputs, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
+        return plan, inputs.at(plan.size)
+
+    async def _make(self, plan: Plan, fitted: FittedInputs, request_id: RequestId) -> Result:
         negative = plan.negative if plan.guidance_scale > 1 else None
         texts = [plan.positive] if negative is None else [plan.positive, negative]
         encoded, initial, annotated = await asyncio.gather(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import resource
 import zlib
+from pathlib import Path
 from random import Random
 
 import httpx2
@@ -121,6 +124,24 @@ def _broken() -> list[bytes]:
     broken += [data[: len(data) // 2] for data in good[:2]]
     broken += [data[: random.randrange(1, 60)] for data in good]
     return broken
+
+
+async def test_the_memory_of_large_pictures_is_bounded(http: httpx2.AsyncClient) -> None:
+    """Each is 48 MB when it is decoded; a dozen at once would be 576 MB."""
+    large = base64.b64encode(_file(Image.new("RGB", (4096, 4096), "red"), compress_level=9)).decode()
+    body = {"prompt": "x", "init_image": large, "strength": 0.1, "num_inference_steps": 2}
+    before_bytes = peak_bytes = _resident_bytes()
+    answers = asyncio.gather(*(http.post("/v1/images/generations", json=body) for _ in range(12)))
+    while not answers.done():
+        peak_bytes = max(peak_bytes, _resident_bytes())
+        await asyncio.sleep(0.01)
+    for answer in answers.result():
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "strength")
+    assert peak_bytes - before_bytes < 300e6
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize("data", _broken(), ids=lambda data: f"{len(data)} bytes")
