@@ -12,6 +12,7 @@ from atelier.api.limits import BodyLimit
 from atelier.api.native.routes import native_routes
 from atelier.api.native.unbuilt import unbuilt_routes
 from atelier.api.openai.routes import openai_routes
+from atelier.api.request_id import RequestIds
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 
@@ -23,6 +24,7 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> FastAPI:
     app = FastAPI(title="Atelier", version="0.3.0", description=_DESCRIPTION, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(RequestIds)
     install_error_handlers(app)
     app.include_router(openai_routes(pipeline, blobs))
     app.include_router(native_routes(pipeline))

@@ -13,13 +13,16 @@ from atelier.core.errors import AtelierError, InvalidRequest, MethodNotAllowed, 
 logger = logging.getLogger(__name__)
 
 
+def error_body(error: AtelierError) -> dict[str, object]:
+    return {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
+
+
 def error_response(error: AtelierError) -> JSONResponse:
     """The response; clients are told not to retry what would fail again."""
-    body = {"message": str(error), "type": error.type, "param": error.param, "code": error.code}
     headers = {} if error.is_retryable else {"x-should-retry": "false"}
     if isinstance(error, QueueFull):
         headers["retry-after"] = str(error.retry_after_s)
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -28,13 +28,14 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
     """
     fields: dict[str, object] = {}
     several: dict[str, list[object]] = {}
+    records: dict[str, dict[str, list[object]]] = {}
     try:
         async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS) as form:
             for key, value in form.multi_items():
                 name, _, inner = key.removesuffix("[]").partition("[][")
                 read = await value.read() if isinstance(value, UploadFile) else _typed(value, name, kind)
                 if inner:
-                    _add(several.setdefault(name, []), inner.removesuffix("]"), read)
+                    records.setdefault(name, {}).setdefault(inner.removesuffix("]"), []).append(read)
                 elif name in lists:
                     several.setdefault(name, []).append(read)
                 elif name in fields:
@@ -43,15 +44,20 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
                     fields[name] = read
     except HTTPException as error:
         raise MalformedBody(f"The body is not a readable multipart form: {error.detail}") from error
-    return {**fields, **several}
+    return {**fields, **several, **{name: _records(name, columns) for name, columns in records.items()}}
 
 
-def _add(records: list[object], name: str, value: object) -> None:
-    """Clients send a list of objects as `name[][field]`: a field that the last object has begins the next one."""
-    last = records[-1] if records else None
-    if not isinstance(last, dict) or name in last:
-        records.append(last := {})
-    last[name] = value
+def _records(name: str, columns: Mapping[str, list[object]]) -> list[object]:
+    """A list of objects that came as `name[][field]`: clients send field after field, so the first values belong
+    together, and so on."""
+    counts = {len(values) for values in columns.values()}
+    if len(counts) > 1:
+        raise MalformedBody(
+            f"The fields of {name}[] come a different number of times, so it is open whose they are; send {name} as "
+            "one JSON text.",
+            param=name,
+        )
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _typed(text: str, name: str, kind: type[BaseModel]) -> object:

@@ -94,6 +94,9 @@ class Defaults(Entry):
     negative_prompt: str | None = None
 
 
+RgbFactors = tuple[float, float, float]
+
+
 class ModelEntry(Entry):
     """A base model of SDXL's architecture."""
 
@@ -106,6 +109,8 @@ class ModelEntry(Entry):
     #: Another VAE than the model's own.
     vae: Files | None = None
     sides_px: Sides
+    #: How latents look: for previews red, green and blue, in −1 … 1, of each of the four channels and of none.
+    latent_rgb: tuple[RgbFactors, RgbFactors, RgbFactors, RgbFactors, RgbFactors] | None = None
     defaults: Defaults
 
     @model_validator(mode="after")

@@ -32,6 +32,8 @@ class TextEmbeds:
     prompt_embeds: Floats
     #: [1280]
     pooled_prompt_embeds: Floats
+    #: Of the prompt, without what frames and fills it.
+    num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

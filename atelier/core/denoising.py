@@ -47,6 +47,8 @@ class DenoiseRequest:
     controls: tuple[Control, ...] = ()
     #: Send a `StepEvent` after every step; nothing is sent where nobody listens.
     wants_steps: bool = False
+    #: Send so many, evenly spread, with a preview.
+    num_previews: int = 0
 
     @property
     def is_guided(self) -> bool:
@@ -71,6 +73,8 @@ class StepEvent:
 
     step: int
     total: int
+    #: What the model makes of the latents now: x₀ as it predicts it, [images, 4, height / 8, width / 8].
+    preview: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)

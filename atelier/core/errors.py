@@ -3,9 +3,11 @@
     AtelierError                 500 server_error
     ├── InvalidRequest           400 invalid_request_error
     │   ├── InvalidParameter     400   invalid_value, names the field
+    │   │   └── UnsupportedValue 400 unsupported_value
     │   ├── UnknownParameter     400   unknown_parameter
     │   ├── MalformedBody        400   invalid_json
     │   ├── TooMuchWork          400   too_much_work
+    │   ├── Forbidden            403   forbidden
     │   ├── NotFound             404   not_found
     │   ├── ModelNotFound        404   model_not_found
     │   ├── MethodNotAllowed     405   method_not_allowed
@@ -51,6 +53,12 @@ class InvalidParameter(InvalidRequest):
     code = "invalid_value"
 
 
+class UnsupportedValue(InvalidParameter):
+    """A field asks for something that this server does not make."""
+
+    code = "unsupported_value"
+
+
 class UnknownParameter(InvalidRequest):
     """A field is not known."""
 
@@ -67,6 +75,13 @@ class TooMuchWork(InvalidRequest):
     """The request asks for more work than this server does in one request."""
 
     code = "too_much_work"
+
+
+class Forbidden(InvalidRequest):
+    """This is not allowed."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(InvalidRequest):

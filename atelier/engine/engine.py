@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from atelier.core.conditioning import ExactnessKey
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
+from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import AtelierError, GenerationFailed, QueueFull
 from atelier.engine.batch import Batch, BatchKey
 from atelier.engine.policy import admissible, next_key
@@ -228,8 +228,8 @@ class Engine:
             with self._isolated(arrival):
                 if not request.is_finite:
                     raise ArithmeticError("the latents are not finite")
-                if arrival.request.wants_steps:
-                    arrival.emit(StepEvent(request.step_index, len(request.schedule.steps)))
+                if (event := request.event()) is not None:
+                    arrival.emit(event)
                 if request.is_finished:
                     self._end(arrival, Denoised(request.latents.cpu().numpy(), self._exactness_key))
 

@@ -70,6 +70,14 @@ class ActiveRequest:
     def is_finished(self) -> bool:
         return self.step_index == len(self.schedule.steps)
 
+    def event(self) -> StepEvent | None:
+        """What is told of the step just done, if anybody listens."""
+        request, total = self.arrival.request, len(self.schedule.steps)
+        marks = [round(total * mark / (request.num_previews + 1)) for mark in range(1, request.num_previews + 1)]
+        if self.step_index in marks:
+            return StepEvent(self.step_index, total, self.denoised_1.cpu().numpy())
+        return StepEvent(self.step_index, total) if request.wants_steps else None
+
     def keep_what_is_not_painted(self) -> None:
         """Put the kept part back at the noise level that the latents are at now."""
         if self.kept is None:

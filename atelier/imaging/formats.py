@@ -16,14 +16,16 @@ _JPEG_QUALITY = 95
 _WEBP_QUALITY = 90
 
 
-def encode_picture(pixels: npt.NDArray[np.uint8], output_format: OutputFormat) -> bytes:
-    """An RGB picture [height, width, 3] as a PNG (lossless), JPEG or WebP file."""
+def encode_picture(
+    pixels: npt.NDArray[np.uint8], output_format: OutputFormat, *, quality: int | None = None
+) -> bytes:
+    """An RGB picture [height, width, 3] as a PNG (lossless), JPEG or WebP file; `quality` in 0 … 100."""
     buffer = io.BytesIO()
     picture = Image.fromarray(pixels)
     if output_format == "png":
         picture.save(buffer, "PNG", compress_level=3)
     elif output_format == "jpeg":
-        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY if quality is None else quality, subsampling=0)
     else:
-        picture.save(buffer, "WEBP", quality=_WEBP_QUALITY)
+        picture.save(buffer, "WEBP", quality=_WEBP_QUALITY if quality is None else quality)
     return buffer.getvalue()

@@ -59,8 +59,14 @@ class TextEncoders:
         pooled = second.text_embeds.float().cpu()
         num_chunks = [len(of_text) for of_text in chunks]
         return [
-            TextEmbeds(prompt_embeds=embeds.flatten(0, 1).numpy(), pooled_prompt_embeds=pools[0].numpy())
-            for embeds, pools in zip(prompt_embeds.split(num_chunks), pooled.split(num_chunks), strict=True)
+            TextEmbeds(
+                prompt_embeds=embeds.flatten(0, 1).numpy(),
+                pooled_prompt_embeds=pools[0].numpy(),
+                num_tokens=len(_token_ids(tokenizer, text.prompt)),
+            )
+            for text, embeds, pools in zip(
+                texts, prompt_embeds.split(num_chunks), pooled.split(num_chunks), strict=True
+            )
         ]
 
     def _ids(self, chunks: list[list[Chunk]]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from random import SystemRandom
@@ -21,11 +21,12 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT
 from atelier.core.conditioning import Conditioning, ExactnessKey
 from atelier.core.control import Annotation, Control, ControlImage, ControlKind
-from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId
+from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId, StepEvent
 from atelier.core.errors import DeadlineExceeded, ReplicaLost
-from atelier.core.params import AnnotateParams, GenerateParams, OutputFormat
+from atelier.core.params import AnnotateParams, GenerateParams
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import blend, mask_of_latents, read_picture, to_pixels
+from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.inputs import FittedInputs, read_inputs
 from atelier.pipeline.plan import Plan, PlannedControl, make_plan
 from atelier.pipeline.stages import Annotated, Pixels, Stages
@@ -51,14 +52,34 @@ class ControlMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What went in and came out: tokens of the texts, and latent positions (8 × 8 pixels) of the pictures."""
+
+    text_tokens: int
+    input_image_tokens: int
+    output_image_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     request_id: RequestId
     plan: Plan
     #: An `exact` request comes out the same to the bit where this is the same.
     exactness_key: ExactnessKey
     pictures: tuple[Picture, ...]
+    usage: Usage
     #: Those that were drawn for this request, in the order of their controls.
     control_maps: tuple[ControlMap, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Whoever wants to know of a request while it is made."""
+
+    #: Gets the plan, then the steps that are told of.
+    hear: Callable[[Plan | StepEvent], None]
+    wants_steps: bool
+    num_previews: int
 
 
 class Pipeline:
@@ -69,17 +90,29 @@ class Pipeline:
         self.catalogue = catalogue
         self._max_pixel_steps = max_pixel_steps
         self._random = SystemRandom()
+        self._in_flight: Coalescer[Result] = Coalescer()
         #: Requests whose pictures are in memory as large as they were sent.
         self._large_pictures = asyncio.Semaphore(_MAX_LARGE_PICTURES)
 
     async def generate(self, params: GenerateParams) -> Result:
-        """Raises any error of `atelier.core.errors` under InvalidRequest, or what the stages raise."""
+        """Equal requests with a seed, at the same time, are made once.
+
+        Raises any error of `atelier.core.errors` under InvalidRequest, or what the stages raise.
+        """
+        if params.seed == -1:
+            return await self.make(params)
+        return await self._in_flight.once(params.key, lambda: self.make(params))
+
+    async def make(self, params: GenerateParams, listener: Listener | None = None) -> Result:
+        """As `generate`, on its own, and told of to a listener."""
         async with self._large_pictures if params.has_pictures else nullcontext():
             plan, fitted = await asyncio.to_thread(self._prepare, params)
+        if listener is not None:
+            listener.hear(plan)
         request_id = RequestId(f"req_{secrets.token_hex(12)}")
         try:
             async with asyncio.timeout(plan.deadline_s):
-                return await self._make(plan, fitted, request_id)
+                return await self._make(plan, fitted, request_id, listener)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"Not finished within deadline_s = {plan.deadline_s}.", param="deadline_s"
@@ -101,7 +134,9 @@ class Pipeline:
         plan = make_plan(params, inputs, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
         return plan, inputs.at(plan.size)
 
-    async def _make(self, plan: Plan, fitted: FittedInputs, request_id: RequestId) -> Result:
+    async def _make(
+        self, plan: Plan, fitted: FittedInputs, request_id: RequestId, listener: Listener | None
+    ) -> Result:
         negative = plan.negative if plan.guidance_scale > 1 else None
         texts = [plan.positive] if negative is None else [plan.positive, negative]
         encoded, initial, annotated = await asyncio.gather(
@@ -124,10 +159,12 @@ class Pipeline:
             ),
             initial_image=initial,
             controls=tuple(map(_control, plan.controls, annotated)),
+            wants_steps=listener is not None and listener.wants_steps,
+            num_previews=0 if listener is None else listener.num_previews,
         )
-        denoised = await self._denoise(request)
+        denoised = await self._denoise(request, listener)
         decoded = await self.stages.decode(plan.model, denoised.latents)
-        files = await asyncio.to_thread(_files, decoded.pixels, fitted, plan.output_format)
+        files = await asyncio.to_thread(_files, decoded.pixels, fitted, plan)
         return Result(
             request_id=request_id,
             plan=plan,
@@ -138,6 +175,7 @@ class Pipeline:
                 decoded.exactness_key,
             ),
             control_maps=await asyncio.to_thread(_map_files, plan.controls, annotated),
+            usage=_usage(request),
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
 
@@ -154,19 +192,31 @@ class Pipeline:
             return Annotated(picture, ExactnessKey(""))
         return await self.stages.annotate(control.annotation, picture)
 
-    async def _denoise(self, request: DenoiseRequest) -> Denoised:
+    async def _denoise(self, request: DenoiseRequest, listener: Listener | None) -> Denoised:
         async with self.stages.denoise(request) as events:
             async for event in events:
                 if isinstance(event, Denoised):
                     return event
+                if listener is not None:
+                    listener.hear(event)
         raise ReplicaLost("The denoiser's stream ended without latents.")
 
 
-def _files(pixels: Pixels, fitted: FittedInputs, output_format: OutputFormat) -> list[bytes]:
+def _files(pixels: Pixels, fitted: FittedInputs, plan: Plan) -> list[bytes]:
     """The pictures as files; what inpainting keeps is the client's own picture again."""
     if fitted.pixels is not None and fitted.mask is not None:
         pixels = np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
-    return [encode_picture(picture, output_format) for picture in pixels]
+    return [encode_picture(picture, plan.output_format, quality=plan.output_compression) for picture in pixels]
+
+
+def _usage(request: DenoiseRequest) -> Usage:
+    positions = request.height * request.width // PIXELS_PER_LATENT**2
+    negative = request.conditioning.negative
+    return Usage(
+        text_tokens=request.conditioning.positive.num_tokens + (0 if negative is None else negative.num_tokens),
+        input_image_tokens=positions * ((request.initial_image is not None) + len(request.controls)),
+        output_image_tokens=positions * len(request.seeds),
+    )
 
 
 def _map_files(controls: Sequence[PlannedControl], annotated: Sequence[Annotated]) -> tuple[ControlMap, ...]:

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
 from atelier.core.control import Annotation
 from atelier.core.errors import InvalidParameter, TooMuchWork
-from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, OutputFormat
+from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, OutputFormat, Quality
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.pipeline.inputs import Inputs
 
 #: Fields of a request by their names on the wire, without its pictures.
 Parameters = dict[str, str | int | float | list[dict[str, str | float | bool]]]
 
+ResolvedQuality = Literal["low", "medium", "high", "xhigh", "max"]
+
+#: What is none of them is medium.
+_QUALITIES: dict[Quality, ResolvedQuality] = {
+    "low": "low",
+    "high": "high",
+    "hd": "high",
+    "xhigh": "xhigh",
+    "max": "max",
+}
+#: Times the model's default.
+_STEPS_OF_QUALITY: dict[ResolvedQuality, float] = {"low": 0.5, "medium": 1, "high": 1.5, "xhigh": 2, "max": 3}
+_GUIDANCE_OF_STYLE = {"vivid": 1.4, "natural": 0.7}
 #: Of image-to-image, where the client says nothing.
 _STRENGTH = 0.8
 
@@ -62,7 +76,9 @@ class Plan:
     #: None: no negative prompt anywhere.
     negative: Text | None
     controls: tuple[PlannedControl, ...]
+    quality: ResolvedQuality
     output_format: OutputFormat
+    output_compression: int | None
     deadline_s: float | None
 
     @property
@@ -90,6 +106,7 @@ class Plan:
             "controls": [control.parameters() for control in self.controls] or None,
             "reproducibility": self.reproducibility,
             "output_format": self.output_format,
+            "output_compression": self.output_compression,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -106,19 +123,20 @@ def make_plan(
     """
     entry = catalogue.model(params.model)
     first_seed = random.randint(0, MAX_SEED) if params.seed == -1 else params.seed
-    guidance = params.guidance_scale
     plan = Plan(
         model=entry.id,
         size=_size(params.size, inputs, entry),
         seeds=tuple(range(first_seed, first_seed + params.n)),
         sampling=_sampling(params, entry, has_picture=inputs.init_image is not None),
-        guidance_scale=entry.defaults.guidance_scale if guidance is None else guidance,
+        guidance_scale=_guidance(params, entry),
         guidance_rescale=params.guidance_rescale,
         reproducibility=params.reproducibility,
         positive=Text(params.prompt, params.prompt_2 or params.prompt),
         negative=_negative(params, entry),
         controls=tuple(_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)),
+        quality=_QUALITIES.get(params.quality, "medium"),
         output_format=params.output_format,
+        output_compression=_compression(params),
         deadline_s=params.deadline_s,
     )
     if plan.pixel_steps > max_pixel_steps:
@@ -134,7 +152,8 @@ def _sampling(params: GenerateParams, entry: ModelEntry, *, has_picture: bool) -
     rules = SAMPLERS[params.sampler]
     steps = params.num_inference_steps
     if steps is None:
-        steps = entry.defaults.num_inference_steps
+        factor = _STEPS_OF_QUALITY[_QUALITIES.get(params.quality, "medium")]
+        steps = min(max(1, round(factor * entry.defaults.num_inference_steps)), rules.max_steps)
     if steps > rules.max_steps:
         raise InvalidParameter(
             f"num_inference_steps: the sampler {params.sampler} takes at most {rules.max_steps}; got {steps}.",
@@ -159,6 +178,22 @@ def _sampling(params: GenerateParams, entry: ModelEntry, *, has_picture: bool) -
             param="strength",
         )
     return sampling
+
+
+def _guidance(params: GenerateParams, entry: ModelEntry) -> float:
+    if params.guidance_scale is not None:
+        return params.guidance_scale
+    factor = 1.0 if params.style is None else _GUIDANCE_OF_STYLE[params.style]
+    return round(factor * entry.defaults.guidance_scale, 2)
+
+
+def _compression(params: GenerateParams) -> int | None:
+    if params.output_format == "png" and params.output_compression not in (None, 100):
+        raise InvalidParameter(
+            f"output_compression: png is lossless; choose jpeg or webp for {params.output_compression}.",
+            param="output_compression",
+        )
+    return params.output_compression
 
 
 def _size(text: str, inputs: Inputs, entry: ModelEntry) -> Size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
 
 from atelier.api.body import json_fields
 from atelier.api.multipart import form_fields
@@ -18,6 +19,7 @@ from atelier.api.openai.schemas import (
     Model,
     ModelList,
 )
+from atelier.api.openai.streaming import event_stream
 from atelier.api.openai.translate import (
     control_map,
     edit_params,
@@ -26,7 +28,7 @@ from atelier.api.openai.translate import (
     model,
     variation_params,
 )
-from atelier.core.errors import NotFound
+from atelier.core.errors import Forbidden, NotFound
 from atelier.core.params import AnnotateParams, GenerateParams, Params, parse
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
@@ -53,43 +55,52 @@ def _body(media_type: str, kind: type[Params]) -> dict[str, Any]:
 def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-    async def answer(params: GenerateParams, asked: ImagesGenerateRequest, request: Request) -> ImagesResponse:
-        result = await pipeline.generate(params)
-        return await images_response(result, as_urls=asked.response_format == "url", blobs=blobs, request=request)
+    async def answer(
+        params: GenerateParams, asked: ImagesGenerateRequest, request: Request, *, prefix: str
+    ) -> ImagesResponse | StreamingResponse:
+        if asked.stream:
+            return await event_stream(pipeline, params, asked, prefix=prefix)
+        return await images_response(await pipeline.generate(params), asked, blobs=blobs, request=request)
 
     @routes.post(
         "/images/generations",
         responses=_ERRORS,
         openapi_extra=_json_body(ImagesGenerateRequest),
+        response_model=ImagesResponse,
         response_model_exclude_none=True,
     )
-    async def generate_images(request: Request) -> ImagesResponse:
+    async def generate_images(request: Request) -> ImagesResponse | StreamingResponse:
         """Pictures from a text, or from a text and a picture."""
         asked = parse(ImagesGenerateRequest, await json_fields(request))
-        return await answer(asked, asked, request)
+        return await answer(asked, asked, request, prefix="image_generation")
 
     @routes.post(
-        "/images/edits", responses=_ERRORS, openapi_extra=_form(ImagesEditRequest), response_model_exclude_none=True
+        "/images/edits",
+        responses=_ERRORS,
+        openapi_extra=_form(ImagesEditRequest),
+        response_model=ImagesResponse,
+        response_model_exclude_none=True,
     )
-    async def edit_image(request: Request) -> ImagesResponse:
+    async def edit_image(request: Request) -> ImagesResponse | StreamingResponse:
         """A picture painted anew: where its mask says, or all of it after a text."""
         asked = parse(ImagesEditRequest, await form_fields(request, ImagesEditRequest, lists=_PICTURE_LISTS))
         with errors_in_openais_names():
-            return await answer(edit_params(asked), asked, request)
+            return await answer(edit_params(asked), asked, request, prefix="image_edit")
 
     @routes.post(
         "/images/variations",
         responses=_ERRORS,
         openapi_extra=_form(ImagesVariationRequest),
+        response_model=ImagesResponse,
         response_model_exclude_none=True,
     )
-    async def vary_image(request: Request) -> ImagesResponse:
+    async def vary_image(request: Request) -> ImagesResponse | StreamingResponse:
         """Pictures like a picture."""
         asked = parse(
             ImagesVariationRequest, await form_fields(request, ImagesVariationRequest, lists=_PICTURE_LISTS)
         )
         with errors_in_openais_names():
-            return await answer(variation_params(asked), asked, request)
+            return await answer(variation_params(asked), asked, request, prefix="image_variation")
 
     @routes.post("/images/annotate", responses=_ERRORS, openapi_extra=_json_body(AnnotateParams))
     async def annotate_image(request: Request) -> ControlMap:
@@ -112,5 +123,11 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     @routes.get("/models/{model_id:path}", responses=_ERRORS)
     async def get_model(model_id: str) -> Model:
         return model(pipeline.catalogue.model(model_id))
+
+    @routes.delete("/models/{model_id:path}", responses=_ERRORS, status_code=403)
+    async def delete_model(model_id: str) -> ErrorResponse:
+        """Models come and go with the server's catalogue."""
+        pipeline.catalogue.model(model_id)
+        raise Forbidden(f"{model_id} is part of this server's catalogue and cannot be deleted by a client.")
 
     return routes

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from atelier.core.control import ControlKind
 from atelier.core.params import MAX_PROMPT_CHARS, GenerateParams, OutputFormat, PictureBytes
-from atelier.pipeline.plan import Parameters
+from atelier.pipeline.plan import Parameters, ResolvedQuality
 
 
 class ImagesGenerateRequest(GenerateParams):
     """POST /v1/images/generations"""
 
     response_format: Literal["b64_json", "url"] = "b64_json"
-    user: str | None = Field(None, max_length=512, description="A label; it is not read.")
+    stream: bool = Field(False, description="Answer with server-sent events.")
+    partial_images: int = Field(0, ge=0, le=3, description="Previews sent while the picture is made, with stream.")
+    progress: bool = Field(False, description="Tell every step, with stream: step, total, elapsed_s, eta_s.")
+    user: str | None = Field(None, max_length=512, description="A label; it comes back as safety_identifier.")
+    safety_identifier: str | None = Field(None, max_length=512, description="A label; it comes back.")
+
+    @property
+    def label(self) -> str | None:
+        return self.safety_identifier or self.user or None
+
+    @model_validator(mode="after")
+    def _streams_what_can_be_streamed(self) -> ImagesGenerateRequest:
+        if not self.stream and (self.partial_images or self.progress):
+            name = "partial_images" if self.partial_images else "progress"
+            raise PydanticCustomError("needs_stream", "{param}: needs stream: true", {"param": name})
+        if self.stream and self.response_format == "url":
+            name = "response_format"
+            raise PydanticCustomError("no_urls", "{param}: a stream carries b64_json, not url", {"param": name})
+        return self
 
 
 class ImagesEditRequest(ImagesGenerateRequest):
@@ -48,8 +67,32 @@ class ControlMap(BaseModel):
     b64_json: str = Field(description="A PNG.")
 
 
+class InputTokens(BaseModel):
+    text_tokens: int
+    image_tokens: int
+
+
+class OutputTokens(BaseModel):
+    image_tokens: int
+    text_tokens: Literal[0] = 0
+
+
+class Usage(BaseModel):
+    """Text tokens are the text encoder's; image tokens are latent positions, one for 8 × 8 pixels."""
+
+    input_tokens: int
+    input_tokens_details: InputTokens
+    output_tokens: int
+    output_tokens_details: OutputTokens
+    total_tokens: int
+
+
 class ImagesResponse(BaseModel):
     created: int = Field(description="Unix time in seconds.")
+    background: Literal["opaque"] = "opaque"
+    quality: ResolvedQuality
+    usage: Usage
+    safety_identifier: str | None = None
     data: list[Image]
     output_format: OutputFormat
     size: str

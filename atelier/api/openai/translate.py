@@ -13,15 +13,20 @@ from atelier.api.openai.schemas import (
     ControlMap,
     Image,
     ImagesEditRequest,
+    ImagesGenerateRequest,
     ImagesResponse,
     ImagesVariationRequest,
+    InputTokens,
     Model,
+    OutputTokens,
+    Usage,
 )
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.errors import InvalidParameter, NotSupported
 from atelier.core.params import GenerateParams
 from atelier.pipeline.pipeline import ControlMap as Drawn
 from atelier.pipeline.pipeline import Picture, Result
+from atelier.pipeline.pipeline import Usage as Used
 from atelier.stores.blobs import BlobStore
 
 _OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask"}
@@ -61,10 +66,12 @@ def _params(
     return GenerateParams.model_construct(**{**fields, **pictures})
 
 
-async def images_response(result: Result, *, as_urls: bool, blobs: BlobStore, request: Request) -> ImagesResponse:
+async def images_response(
+    result: Result, asked: ImagesGenerateRequest, *, blobs: BlobStore, request: Request
+) -> ImagesResponse:
     async def image(picture: Picture) -> Image:
         parameters = result.plan.parameters(picture.seed)
-        if not as_urls:
+        if asked.response_format == "b64_json":
             encoded = base64.b64encode(picture.data).decode("ascii")
             return Image(b64_json=encoded, seed=picture.seed, parameters=parameters)
         name = await blobs.put(picture.data, result.plan.output_format)
@@ -76,8 +83,21 @@ async def images_response(result: Result, *, as_urls: bool, blobs: BlobStore, re
         data=[await image(picture) for picture in result.pictures],
         output_format=result.plan.output_format,
         size=str(result.plan.size),
+        quality=result.plan.quality,
+        usage=usage(result.usage),
+        safety_identifier=asked.label,
         control_maps=[control_map(drawn) for drawn in result.control_maps] or None,
         exactness_key=result.exactness_key,
+    )
+
+
+def usage(used: Used) -> Usage:
+    return Usage(
+        input_tokens=used.text_tokens + used.input_image_tokens,
+        input_tokens_details=InputTokens(text_tokens=used.text_tokens, image_tokens=used.input_image_tokens),
+        output_tokens=used.output_image_tokens,
+        output_tokens_details=OutputTokens(image_tokens=used.output_image_tokens),
+        total_tokens=used.text_tokens + used.input_image_tokens + used.output_image_tokens,
     )
 
 

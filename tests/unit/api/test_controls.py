@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from random import Random
 
 import httpx2
@@ -94,19 +95,26 @@ async def test_thresholds_decide_what_is_an_edge(http: httpx2.AsyncClient) -> No
 
 async def test_the_openai_client_sends_controls_with_an_edit(http: httpx2.AsyncClient) -> None:
     client = openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
-    controls = [{"kind": "canny", "image": _STAR, "annotate": True, "scale": 0.5}, {"kind": "depth", "image": _STAR}]
-    answer = await client.images.edit(
-        image=base64.b64decode(_STAR),
-        prompt="a blue shape",
-        extra_body={"num_inference_steps": 3, "controls": controls},
-    )
+    controls: list[dict[str, object]] = [
+        {"kind": "canny", "image": _STAR, "scale": 0.5},
+        {"kind": "depth", "image": _STAR, "scale": 0.7},
+    ]
+    ours: dict[str, object] = {"num_inference_steps": 3, "controls": controls}
+    answer = await client.images.edit(image=base64.b64decode(_STAR), prompt="a blue shape", extra_body=ours)
     assert answer.data is not None
     sent = answer.data[0].model_extra
     assert sent is not None
     assert [(one["model"], one["scale"]) for one in sent["parameters"]["controls"]] == [
         ("tiny-canny", 0.5),
-        ("tiny-depth", 1.0),
+        ("tiny-depth", 0.7),
     ]
+    controls[0]["annotate"] = True
+    with pytest.raises(openai.BadRequestError, match="one JSON text"):
+        await client.images.edit(image=base64.b64decode(_STAR), prompt="a blue shape", extra_body=ours)
+    as_text = {**ours, "controls": json.dumps(controls)}
+    annotated = await client.images.edit(image=base64.b64decode(_STAR), prompt="a blue shape", extra_body=as_text)
+    assert annotated.model_extra is not None
+    assert [drawn["kind"] for drawn in annotated.model_extra["control_maps"]] == ["canny"]
 
 
 @pytest.mark.parametrize(

@@ -44,5 +44,7 @@ async def test_errors_are_the_clients_own(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         await client.images.generate(prompt="x", model="dall-e-3")
     with pytest.raises(openai.InternalServerError) as not_built:
-        await client.images.generate(prompt="x", stream=True)
+        await client.images.generate(prompt="x", extra_body={"clip_skip": 2})
     assert not_built.value.status_code == 501
+    with pytest.raises(openai.PermissionDeniedError):
+        await client.models.delete("tiny-sdxl")

@@ -1,0 +1,131 @@
+"""A generation as server-sent events, in OpenAI's event types and fields; progress is an event of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+from starlette.responses import StreamingResponse
+
+from atelier.api.errors import error_body
+from atelier.api.openai.schemas import ImagesGenerateRequest
+from atelier.api.openai.translate import usage
+from atelier.core.errors import AtelierError
+from atelier.core.params import GenerateParams
+from atelier.pipeline.pipeline import Pipeline, Result
+from atelier.pipeline.plan import Plan
+from atelier.pipeline.streaming import Event, Preview, Progress, stream
+
+logger = logging.getLogger(__name__)
+
+#: A comment is sent when nothing else was for so long, so that no proxy takes the connection for dead.
+_KEEP_ALIVE_S = 10.0
+
+Fields = dict[str, object]
+
+
+async def event_stream(
+    pipeline: Pipeline, params: GenerateParams, asked: ImagesGenerateRequest, *, prefix: str
+) -> StreamingResponse:
+    """Events named `prefix` and a kind. Raises what refuses the request, while it can still be answered plainly."""
+    events = stream(pipeline, params, num_previews=asked.partial_images, wants_progress=asked.progress)
+    await anext(events)
+    return StreamingResponse(_lines(events, asked, prefix), media_type="text/event-stream")
+
+
+async def _lines(events: AsyncGenerator[Event], asked: ImagesGenerateRequest, prefix: str) -> AsyncIterator[str]:
+    try:
+        async for event in _with_pauses(events):
+            if event is None:
+                yield ": keep-alive\n\n"
+                continue
+            for kind, fields in _told(event, asked):
+                yield _line(f"{prefix}.{kind}", {"type": f"{prefix}.{kind}", **fields})
+    except AtelierError as error:
+        yield _line("error", error_body(error))
+    except Exception as error:
+        # The HTTP boundary of a stream: its status is out already.
+        logger.exception("a stream failed", exc_info=error)
+        yield _line("error", error_body(AtelierError()))
+    finally:
+        await events.aclose()
+
+
+async def _with_pauses(events: AsyncIterator[Event]) -> AsyncIterator[Event | None]:
+    """The events, and None whenever none has come for a while."""
+    coming: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait([coming], timeout=_KEEP_ALIVE_S)
+            if not done:
+                yield None
+                continue
+            try:
+                event = coming.result()
+            except StopAsyncIteration:
+                return
+            coming = None
+            yield event
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.wait([coming])
+
+
+def _told(event: Event, asked: ImagesGenerateRequest) -> Sequence[tuple[str, Fields]]:
+    """Kinds and fields of what is sent for the event: one for each picture, in their order."""
+    if isinstance(event, Progress):
+        return [("progress", _progress(event))]
+    if isinstance(event, Preview):
+        return [
+            ("partial_image", {**_picture(data, event.plan), "partial_image_index": event.index})
+            for data in event.files
+        ]
+    if isinstance(event, Result):
+        return [("completed", fields) for fields in _completed(event, asked)]
+    return []
+
+
+def _progress(event: Progress) -> Fields:
+    return {
+        "step": event.step,
+        "total": event.total,
+        "elapsed_s": round(event.elapsed_s, 3),
+        "eta_s": round(event.eta_s, 3),
+    }
+
+
+def _completed(result: Result, asked: ImagesGenerateRequest) -> Sequence[Fields]:
+    used = usage(result.usage).model_dump(exclude={"output_tokens_details"})
+    label: Fields = {} if asked.label is None else {"safety_identifier": asked.label}
+    return [
+        {
+            **_picture(picture.data, result.plan),
+            **label,
+            "usage": used,
+            "seed": picture.seed,
+            "parameters": result.plan.parameters(picture.seed),
+            "exactness_key": result.exactness_key,
+        }
+        for picture in result.pictures
+    ]
+
+
+def _picture(data: bytes, plan: Plan) -> Fields:
+    return {
+        "b64_json": base64.b64encode(data).decode("ascii"),
+        "created_at": int(time.time()),
+        "size": str(plan.size),
+        "quality": plan.quality,
+        "background": "opaque",
+        "output_format": plan.output_format,
+    }
+
+
+def _line(name: str, fields: Fields) -> str:
+    return f"event: {name}\ndata: {json.dumps(fields)}\n\n"

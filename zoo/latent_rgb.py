@@ -1,0 +1,39 @@
+"""`python -m zoo.latent_rgb`: how tiny-sdxl's latents look; prints `latent_rgb` of the catalogue, for previews."""
+
+from __future__ import annotations
+
+import sys
+from random import Random
+
+import torch
+from diffusers import AutoencoderKL
+
+from zoo.dataset import random_training_description
+from zoo.report import load_pipeline
+from zoo.scenes import arrange, draw
+from zoo.vae import to_tensor
+
+_NUM_PICTURES, _BATCH = 320, 16
+
+
+@torch.inference_mode()
+def latent_rgb(vae: AutoencoderKL) -> torch.Tensor:
+    """[5, 3]: red, green and blue in −1 … 1 of each channel and of none, by least squares over the mean of a latent's
+    8 × 8 pixels."""
+    random = Random("latent rgb")
+    latents, colours = [], []
+    for _ in range(_NUM_PICTURES // _BATCH):
+        scenes = [arrange(random_training_description(random), random, width=128, height=128) for _ in range(_BATCH)]
+        pictures = torch.cat([to_tensor(draw(scene)) for scene in scenes])
+        encoded = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
+        latents.append(encoded.permute(0, 2, 3, 1).reshape(-1, 4))
+        colours.append(torch.nn.functional.avg_pool2d(pictures, 8).permute(0, 2, 3, 1).reshape(-1, 3))
+    known = torch.cat(latents)
+    known_and_one = torch.cat([known, torch.ones(len(known), 1)], dim=1)
+    solution: torch.Tensor = torch.linalg.lstsq(known_and_one, torch.cat(colours)).solution
+    return solution
+
+
+if __name__ == "__main__":
+    for row in latent_rgb(load_pipeline().vae).tolist():
+        sys.stdout.write(f"- [{', '.join(f'{value:.4f}' for value in row)}]\n")
