@@ -5,6 +5,8 @@ Made when a router starts, from a pipeline: nothing here knows where the stages 
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from fastapi import FastAPI
 
 from atelier.api.errors import install_error_handlers
@@ -22,7 +24,7 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 
 
 def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> FastAPI:
-    app = FastAPI(title="Atelier", version="0.3.0", description=_DESCRIPTION, redoc_url=None)
+    app = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(RequestIds)
     install_error_handlers(app)

@@ -97,6 +97,12 @@ class AnnotateParams(Params):
     )
 
 
+class InspectParams(Params):
+    """A file to be asked how its picture was made."""
+
+    image: PictureBytes = Field(description="PNG, JPEG or WebP.")
+
+
 class ControlParams(Params):
     """A ControlNet: which, the map that steers, how strongly and when."""
 

@@ -8,6 +8,8 @@ overhang cut off evenly on both sides.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,18 @@ def read_picture(data: bytes, *, param: str) -> Image.Image:
     Raises:
         InvalidParameter: it is no picture of a known format, too large, or broken.
     """
+    with opened_picture(data, param=param) as picture:
+        ImageOps.exif_transpose(picture, in_place=True)
+        picture.load()
+        mode = "RGBA" if picture.has_transparency_data else "RGB"
+        # A picture of 4096² is 67 MB: it is not copied where it need not be.
+        return picture if picture.mode == mode else picture.convert(mode)
+
+
+@contextmanager
+def opened_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
+    """The picture of a file before its pixels are read; raises what `read_picture` raises, also for what goes wrong
+    while it is open."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -37,11 +51,7 @@ def read_picture(data: bytes, *, param: str) -> Image.Image:
                     f"at most {MAX_PIXELS} pixels are read.",
                     param=param,
                 )
-            ImageOps.exif_transpose(picture, in_place=True)
-            picture.load()
-            mode = "RGBA" if picture.has_transparency_data else "RGB"
-            # A picture of 4096² is 67 MB: it is not copied where it need not be.
-            return picture if picture.mode == mode else picture.convert(mode)
+            yield picture
     except InvalidParameter:
         raise
     except Exception as error:

@@ -28,6 +28,7 @@ from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import blend, mask_of_latents, read_picture, to_pixels
 from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.inputs import FittedInputs, read_inputs
+from atelier.pipeline.metadata import metadata_of
 from atelier.pipeline.plan import Plan, PlannedControl, make_plan
 from atelier.pipeline.stages import Annotated, Pixels, Stages
 
@@ -164,16 +165,17 @@ class Pipeline:
         )
         denoised = await self._denoise(request, listener)
         decoded = await self.stages.decode(plan.model, denoised.latents)
-        files = await asyncio.to_thread(_files, decoded.pixels, fitted, plan)
+        exactness_key = _joined(
+            encoded.exactness_key,
+            *(drawn.exactness_key for drawn in annotated),
+            denoised.exactness_key,
+            decoded.exactness_key,
+        )
+        files = await asyncio.to_thread(_files, decoded.pixels, fitted, plan, exactness_key)
         return Result(
             request_id=request_id,
             plan=plan,
-            exactness_key=_joined(
-                encoded.exactness_key,
-                *(drawn.exactness_key for drawn in annotated),
-                denoised.exactness_key,
-                decoded.exactness_key,
-            ),
+            exactness_key=exactness_key,
             control_maps=await asyncio.to_thread(_map_files, plan.controls, annotated),
             usage=_usage(request),
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
@@ -202,11 +204,19 @@ class Pipeline:
         raise ReplicaLost("The denoiser's stream ended without latents.")
 
 
-def _files(pixels: Pixels, fitted: FittedInputs, plan: Plan) -> list[bytes]:
+def _files(pixels: Pixels, fitted: FittedInputs, plan: Plan, exactness_key: ExactnessKey) -> list[bytes]:
     """The pictures as files; what inpainting keeps is the client's own picture again."""
     if fitted.pixels is not None and fitted.mask is not None:
         pixels = np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
-    return [encode_picture(picture, plan.output_format, quality=plan.output_compression) for picture in pixels]
+    return [
+        encode_picture(
+            picture,
+            plan.output_format,
+            quality=plan.output_compression,
+            metadata=metadata_of(plan, seed, exactness_key),
+        )
+        for picture, seed in zip(pixels, plan.seeds, strict=True)
+    ]
 
 
 def _usage(request: DenoiseRequest) -> Usage:

@@ -19,7 +19,6 @@ class Unbuilt(NamedTuple):
 
 UNBUILT = (
     Unbuilt("POST", "/v1/images/upscale", "Upscaling"),
-    Unbuilt("POST", "/v1/images/inspect", "Reading metadata from pictures"),
     Unbuilt("POST", "/generate", "Jobs"),
     Unbuilt("GET", "/status/{job_id}", "Jobs"),
     Unbuilt("GET", "/image/{job_id}", "Jobs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,6 +10,7 @@ from starlette.responses import StreamingResponse
 
 from atelier.api.body import json_fields
 from atelier.api.multipart import form_fields
+from atelier.api.openai.inspecting import Inspection, file_headers, inspection
 from atelier.api.openai.schemas import (
     ControlMap,
     ErrorResponse,
@@ -29,7 +31,7 @@ from atelier.api.openai.translate import (
     variation_params,
 )
 from atelier.core.errors import Forbidden, NotFound
-from atelier.core.params import AnnotateParams, GenerateParams, Params, parse
+from atelier.core.params import AnnotateParams, GenerateParams, InspectParams, Params, parse
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -114,7 +116,14 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         if data is None:
             raise NotFound(f"There is no picture {name!r}, or its time is over.")
         media_type = next(media for suffix, media in MEDIA_TYPES.items() if name.endswith(suffix))
-        return Response(data, media_type=media_type)
+        return Response(data, media_type=media_type, headers=file_headers(data, name))
+
+    @routes.post("/images/inspect", responses=_ERRORS, openapi_extra=_json_body(InspectParams))
+    async def inspect_image(request: Request) -> Inspection:
+        """How a picture was made, as its file tells."""
+        is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
+        fields = await (form_fields(request, InspectParams, lists=frozenset()) if is_form else json_fields(request))
+        return await asyncio.to_thread(inspection, parse(InspectParams, fields).image)
 
     @routes.get("/models")
     async def list_models() -> ModelList:

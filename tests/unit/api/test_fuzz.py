@@ -50,6 +50,7 @@ async def test_broken_pictures_give_no_500(http: httpx2.AsyncClient, mutant: byt
     ]
     answers = [await http.post("/v1/images/generations", json={"prompt": "x", **_CHEAP, **body}) for body in bodies]
     answers.append(await http.post("/v1/images/annotate", json={"image": encoded, "kind": "depth"}))
+    answers.append(await http.post("/v1/images/inspect", json={"image": encoded}))
     for path in ("edits", "variations"):
         form = {"prompt": "x", "num_inference_steps": "1", "size": "64x64"}
         files = {"image": ("upload", mutant), "mask": ("upload", mutant)}
@@ -109,7 +110,7 @@ _JSON = [
 
 @pytest.mark.parametrize("body", _JSON, ids=range(len(_JSON)))
 async def test_broken_json_gives_no_500(http: httpx2.AsyncClient, body: bytes) -> None:
-    for path in ("generations", "annotate"):
+    for path in ("generations", "annotate", "inspect"):
         answer = await http.post(f"/v1/images/{path}", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["message"]

@@ -1,0 +1,70 @@
+"""How a picture was made, told in its file: as AUTOMATIC1111's text for people and tools, and as a record from which
+it can be made again. PNG has both as iTXt chunks; JPEG and WebP as EXIF's UserComment and ImageDescription."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+_INFOTEXT, _RECORD = "parameters", "atelier"
+_UNICODE = b"UNICODE\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    infotext: str
+    #: Fields of a request under `parameters`, and what made it.
+    record: Mapping[str, object]
+
+    @property
+    def record_json(self) -> str:
+        """ASCII, as EXIF and HTTP headers take it."""
+        return json.dumps(self.record, ensure_ascii=True, sort_keys=True)
+
+
+def png_chunks(metadata: Metadata) -> PngInfo:
+    chunks = PngInfo()
+    chunks.add_itxt(_INFOTEXT, metadata.infotext)
+    chunks.add_itxt(_RECORD, metadata.record_json)
+    return chunks
+
+
+def exif(metadata: Metadata) -> Image.Exif:
+    tags = Image.Exif()
+    tags[ExifTags.Base.ImageDescription] = metadata.record_json
+    comment = _UNICODE + metadata.infotext.encode("utf-16-be")
+    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return tags
+
+
+def read_metadata(picture: Image.Image) -> Metadata | None:
+    """What the file tells, None if it is not one of ours or was written anew by somebody else."""
+    if picture.format == "PNG":
+        picture.load()
+        infotext, record = picture.info.get(_INFOTEXT), picture.info.get(_RECORD)
+    else:
+        tags = picture.getexif()
+        comment = tags.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
+        infotext = _decoded(comment) if isinstance(comment, bytes) else None
+        record = tags.get(ExifTags.Base.ImageDescription)
+    parsed = _parsed(record)
+    return None if parsed is None or not isinstance(infotext, str) else Metadata(str(infotext), parsed)
+
+
+def _decoded(comment: bytes) -> str | None:
+    text = comment.removeprefix(_UNICODE)
+    return None if text == comment else text.decode("utf-16-be", errors="replace")
+
+
+def _parsed(record: object) -> Mapping[str, object] | None:
+    if not isinstance(record, str):
+        return None
+    try:
+        parsed = json.loads(record)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) and isinstance(parsed.get("parameters"), dict) else None
