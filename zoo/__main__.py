@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from zoo import control_report, depth_estimator, report, tiny_controlnets, tiny_sdxl
+from zoo import control_report, depth_estimator, report, tiny_controlnets, tiny_sdxl, upscaler
 
 RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sdxl": tiny_sdxl.make,
     "tiny-canny": partial(tiny_controlnets.make, "canny"),
     "tiny-depth": partial(tiny_controlnets.make, "depth"),
     "tiny-depth-anything": depth_estimator.make,
+    "tiny-x4": upscaler.make,
 }
 
 

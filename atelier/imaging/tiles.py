@@ -1,0 +1,30 @@
+"""A large picture as tiles of one size, each with enough around it that no seam is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Positions along one side, in pixels: what the network sees, and what of it is kept."""
+
+    start: int
+    end: int
+    kept_start: int
+    kept_end: int
+
+
+def tiles(side: int, *, tile: int, overlap: int) -> Iterator[Tile]:
+    """Tiles of one length (or the whole side, if it is shorter) whose kept parts cover it exactly."""
+    if side <= tile:
+        yield Tile(0, side, 0, side)
+        return
+    kept_start = 0
+    while kept_start < side:
+        start = min(max(0, kept_start - overlap), side - tile)
+        end = start + tile
+        kept_end = side if end == side else end - overlap
+        yield Tile(start, end, kept_start, kept_end)
+        kept_start = kept_end

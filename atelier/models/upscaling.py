@@ -1,0 +1,124 @@
+"""The two networks of Real-ESRGAN, with the module names of its published files, made from such a file's keys.
+
+RRDBNet: Wang et al. 2018, "ESRGAN", §3.1. SRVGGNetCompact: Wang et al. 2021, "Real-ESRGAN", and its repository.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch.nn import Conv2d, LeakyReLU, Module, ModuleList, PReLU, Sequential
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
+
+#: Share of a residual that is added in RRDBNet.
+_RESIDUAL = 0.2
+
+
+class Network(Module):
+    """RGB in 0 … 1, [pictures, 3, h, w], to the same `scale` times larger."""
+
+    scale: int
+
+
+class _DenseBlock(Module):
+    """Five convolutions, each reading all before it."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        for index in range(1, 5):
+            setattr(self, f"conv{index}", _conv(features + (index - 1) * growth, growth))
+        self.conv5 = _conv(features + 4 * growth, features)
+        self._activation = LeakyReLU(0.2, inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        known = x
+        for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
+            known = torch.cat([known, self._activation(convolution(known))], dim=1)
+        dense: torch.Tensor = self.conv5(known)
+        return x + _RESIDUAL * dense
+
+
+class _ResidualInResidual(Module):
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1, self.rdb2, self.rdb3 = (_DenseBlock(features, growth) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
+        return x + _RESIDUAL * deep
+
+
+class RRDBNet(Network):
+    """Four times larger inside; for a scale of 2 or 1 it first folds the picture into channels."""
+
+    def __init__(self, *, scale: int, features: int, growth: int, num_blocks: int) -> None:
+        super().__init__()
+        self.scale, self._fold = scale, 4 // scale
+        self.conv_first = _conv(3 * self._fold**2, features)
+        self.body = Sequential(*(_ResidualInResidual(features, growth) for _ in range(num_blocks)))
+        self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (_conv(features, features) for _ in range(4))
+        self.conv_last = _conv(features, 3)
+        self._activation = LeakyReLU(0.2, inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv_first(pixel_unshuffle(x, self._fold) if self._fold > 1 else x)
+        x = x + self.conv_body(self.body(x))
+        for convolution in (self.conv_up1, self.conv_up2):
+            x = self._activation(convolution(interpolate(x, scale_factor=2, mode="nearest")))
+        enlarged: torch.Tensor = self.conv_last(self._activation(self.conv_hr(x)))
+        return enlarged
+
+
+class SRVGGNetCompact(Network):
+    """Plain convolutions at the small size; the result is added to the enlarged picture."""
+
+    def __init__(self, *, scale: int, features: int, num_convolutions: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.body = ModuleList([_conv(3, features), PReLU(features)])
+        for _ in range(num_convolutions):
+            self.body.extend([_conv(features, features), PReLU(features)])
+        self.body.append(_conv(features, 3 * scale**2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        detail = x
+        for layer in self.body:
+            detail = layer(detail)
+        return pixel_shuffle(detail, self.scale) + interpolate(x, scale_factor=self.scale, mode="nearest")
+
+
+def network_of(weights: Mapping[str, torch.Tensor]) -> Network:
+    """The network that a file's keys and shapes belong to, with its weights.
+
+    Raises:
+        ValueError: they are neither RRDBNet's nor SRVGGNetCompact's.
+    """
+    if "conv_first.weight" in weights:
+        features, channels = weights["conv_first.weight"].shape[:2]
+        fold = math.isqrt(channels // 3)
+        network: Network = RRDBNet(
+            scale=4 // fold,
+            features=features,
+            growth=weights["body.0.rdb1.conv1.weight"].shape[0],
+            num_blocks=1 + max(int(key.split(".")[1]) for key in weights if key.startswith("body.")),
+        )
+    elif "body.0.weight" in weights:
+        last = max(int(key.split(".")[1]) for key in weights)
+        network = SRVGGNetCompact(
+            scale=math.isqrt(weights[f"body.{last}.weight"].shape[0] // 3),
+            features=weights["body.0.weight"].shape[0],
+            num_convolutions=last // 2 - 1,
+        )
+    else:
+        raise ValueError("the keys are neither RRDBNet's nor SRVGGNetCompact's")
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return network
+
+
+def _conv(channels: int, features: int) -> Conv2d:
+    return Conv2d(channels, features, 3, padding=1)
