@@ -57,6 +57,10 @@ class AutoencoderOptions(ReplicaOptions):
     pass
 
 
+class UpscalerOptions(ReplicaOptions):
+    num_threads: int = Field(2, ge=1)
+
+
 class RouterOptions(Options):
     #: Refuse a request whose pixels × steps × images exceed this.
     max_pixel_steps: int = Field(40_000_000, ge=1)
@@ -72,10 +76,12 @@ class GraphArgs(Options):
     controlnets: tuple[str, ...] = ("tiny-canny", "tiny-depth")
     #: Models that draw control maps; of several of a kind the first is taken.
     annotators: tuple[str, ...] = ("tiny-depth-anything",)
+    upscalers: tuple[str, ...] = ("tiny-x4",)
     text_encoder: TextEncoderOptions = TextEncoderOptions()
     denoiser: DenoiserOptions = DenoiserOptions()
     controlnet: ControlNetOptions = ControlNetOptions()
     autoencoder: AutoencoderOptions = AutoencoderOptions()
+    upscaler: UpscalerOptions = UpscalerOptions()
     router: RouterOptions = RouterOptions()
 
     @model_validator(mode="after")

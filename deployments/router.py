@@ -30,8 +30,9 @@ class Router:
         controlnet: DeploymentHandle,
         denoiser: DeploymentHandle,
         autoencoder: DeploymentHandle,
+        upscaler: DeploymentHandle,
     ) -> None:
-        stages = HandleStages(text_encoder, controlnet, denoiser, autoencoder)
+        stages = HandleStages(text_encoder, controlnet, denoiser, autoencoder, upscaler)
         self._options = options
         self._pipeline = Pipeline(stages, catalogue, max_pixel_steps=options.max_pixel_steps)
         settings = Settings()

@@ -18,6 +18,7 @@ from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
 from atelier.core.sampling import Reproducibility
+from atelier.core.upscaling import Upscaled
 from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels
 from deployments.metrics import merged
 
@@ -36,11 +37,13 @@ class HandleStages:
         controlnet: DeploymentHandle,
         denoiser: DeploymentHandle,
         autoencoder: DeploymentHandle,
+        upscaler: DeploymentHandle,
     ) -> None:
         self._text_encoder = text_encoder
         self._controlnet = controlnet
         self._denoiser = denoiser
         self._autoencoder = autoencoder
+        self._upscaler = upscaler
 
     async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         with _our_errors():
@@ -72,6 +75,11 @@ class HandleStages:
             decoded: Decoded = await self._autoencoder.decode.remote(model, latents)
         return decoded
 
+    async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
+        with _our_errors():
+            upscaled: Upscaled = await self._upscaler.upscale.remote(name, pixels, width, height)
+        return upscaled
+
     async def metrics_text(self) -> str:
         answers = await self._denoiser.broadcast("metrics_text").results_async(
             timeout_s=_METRICS_TIMEOUT_S, return_exceptions=True
@@ -85,7 +93,7 @@ class HandleStages:
         return merged(texts)
 
     async def are_ready(self) -> bool:
-        stages = (self._text_encoder, self._controlnet, self._denoiser, self._autoencoder)
+        stages = (self._text_encoder, self._controlnet, self._denoiser, self._autoencoder, self._upscaler)
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 with _our_errors():

@@ -18,6 +18,7 @@ from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.sampling import Reproducibility
+from atelier.core.upscaling import Upscaled
 from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
@@ -25,6 +26,7 @@ from atelier.models.autoencoder import Autoencoder
 from atelier.models.loading import Placement
 from atelier.models.text_encoder import TextEncoders
 from atelier.models.thread import ModelThread
+from atelier.models.upscaler import Upscalers
 from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels
 
 CPU = Placement("cpu", "float32")
@@ -67,6 +69,7 @@ class LocalStages:
         self._text_encoders = self._thread.run(lambda: {e.id: TextEncoders(e, CPU) for e in catalogue.models})
         self._autoencoders = self._thread.run(lambda: {e.id: Autoencoder(e, CPU) for e in catalogue.models})
         self._annotators = self._thread.run(lambda: Annotators(catalogue.annotators, CPU))
+        self._upscalers = self._thread.run(lambda: Upscalers(catalogue.upscalers, CPU))
         self.engine = new_engine(catalogue)
 
     def close(self) -> None:
@@ -110,6 +113,9 @@ class LocalStages:
 
     async def decode(self, model: str, latents: Floats) -> Decoded:
         return Decoded(await self._thread.run_async(lambda: self._autoencoders[model].decode(latents)), HERE)
+
+    async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
+        return await self._thread.run_async(lambda: self._upscalers.upscale(name, pixels, width=width, height=height))
 
     async def metrics_text(self) -> str:
         return f"atelier_denoiser_steps_total {self.engine.status().num_steps}\n"

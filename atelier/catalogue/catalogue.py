@@ -9,7 +9,7 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
-from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Entry, ModelEntry
+from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Entry, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelNotFound
 
 DEFAULT_CATALOGUE = Path(__file__).parent / "catalogue.yaml"
@@ -23,9 +23,14 @@ class Catalogue(Entry):
     models: tuple[ModelEntry, ...]
     controlnets: tuple[ControlNetEntry, ...] = ()
     annotators: tuple[AnnotatorEntry, ...] = ()
+    upscalers: tuple[UpscalerEntry, ...] = ()
 
     def only(
-        self, models: Iterable[str], controlnets: Iterable[str] = (), annotators: Iterable[str] = ()
+        self,
+        models: Iterable[str],
+        controlnets: Iterable[str] = (),
+        annotators: Iterable[str] = (),
+        upscalers: Iterable[str] = (),
     ) -> Catalogue:
         """The catalogue of what a graph serves, in the order given; the first model is the default.
 
@@ -36,6 +41,7 @@ class Catalogue(Entry):
             models=tuple(_entry(self.models, model_id, "model") for model_id in models),
             controlnets=tuple(_entry(self.controlnets, model_id, "ControlNet") for model_id in controlnets),
             annotators=tuple(_entry(self.annotators, model_id, "annotator") for model_id in annotators),
+            upscalers=tuple(_entry(self.upscalers, model_id, "upscaler") for model_id in upscalers),
         )
 
     def model(self, model_id: str | None) -> ModelEntry:
@@ -46,12 +52,22 @@ class Catalogue(Entry):
         """
         return self.models[0] if model_id is None else _entry(self.models, model_id, "model")
 
+    def upscaler(self, model_id: str | None) -> UpscalerEntry | None:
+        """The entry with this id; the first one for None, or None if there is none.
+
+        Raises:
+            ModelNotFound: naming the upscalers there are.
+        """
+        if model_id is not None:
+            return _entry(self.upscalers, model_id, "upscaler")
+        return self.upscalers[0] if self.upscalers else None
+
     def controlnets_for(self, model_id: str) -> tuple[ControlNetEntry, ...]:
         """The ControlNets that were trained beside the model."""
         return tuple(entry for entry in self.controlnets if entry.base == model_id)
 
 
-E = TypeVar("E", ModelEntry, ControlNetEntry, AnnotatorEntry)
+E = TypeVar("E", ModelEntry, ControlNetEntry, AnnotatorEntry, UpscalerEntry)
 
 
 def _entry(entries: Sequence[E], entry_id: str, what: str) -> E:

@@ -139,6 +139,15 @@ class ControlNetEntry(Entry):
     scale: float = Field(gt=0, le=2)
 
 
+class UpscalerEntry(Entry):
+    """A network of Real-ESRGAN in one safetensors file; without the file pictures are enlarged bicubically."""
+
+    id: str
+    description: str
+    licence: str
+    file: Annotated[Path, BeforeValidator(_beside_the_catalogue)]
+
+
 class AnnotatorEntry(Entry):
     """A model that draws control maps: a depth estimator as transformers has them."""
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import (
     AutoImageProcessor,
     AutoModelForDepthEstimation,
@@ -21,8 +22,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry
+from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
+from atelier.models.upscaling import Network, network_of
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -86,6 +88,17 @@ def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[B
             use_safetensors=True,
         )
     return processor, model.to(placement.device).eval()
+
+
+def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
+    """None if its file is not there."""
+    if not entry.file.is_file():
+        return None
+    try:
+        network = network_of(load_file(entry.file))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelUnavailable(f"Upscaler {entry.id!r}: cannot load {entry.file} ({error}).") from error
+    return network.to(placement.device, placement.dtype).eval()
 
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:

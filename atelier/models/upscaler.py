@@ -1,16 +1,21 @@
-"""An upscaler: its network over the tiles of a picture, a few at a time, so that memory does not grow with it."""
+"""Upscalers: a network over the tiles of a picture, a few at a time: memory does not grow with the picture."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from atelier.catalogue.entries import UpscalerEntry
+from atelier.core.upscaling import BICUBIC, Upscaled
 from atelier.imaging.tiles import Tile, tiles
 from atelier.models.loading import Placement, load_upscaler
+from atelier.models.upscaling import Network
 
-Pixels = npt.NDArray[np.uint8]  # [height, width, 3]
+Pixels = npt.NDArray[np.uint8]  # [height, width, 3 or 4]
 
 #: Of the small picture. The overlap is what a network of the published depth still sees of its surroundings.
 _TILE_PX, _OVERLAP_PX = 192, 24
@@ -18,23 +23,44 @@ _TILE_PX, _OVERLAP_PX = 192, 24
 _BATCH = 4
 
 
-class Upscaler:
-    """Not thread-safe: used from one thread."""
+class Upscalers:
+    """All of a graph's. Not thread-safe: used from one thread."""
 
-    def __init__(self, entry: UpscalerEntry, placement: Placement, *, tile_px: int = _TILE_PX) -> None:
-        self._network = load_upscaler(entry, placement)
+    def __init__(self, entries: Sequence[UpscalerEntry], placement: Placement) -> None:
+        """Raises ModelUnavailable if a file is broken; one that is not there is done without."""
+        networks = {entry.id: load_upscaler(entry, placement) for entry in entries}
+        self._upscalers = {
+            name: Upscaler(network, placement) for name, network in networks.items() if network is not None
+        }
+
+    def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
+        """A picture [height, width, 3 or 4] at another size: by the network, then resampled; its alpha resampled."""
+        upscaler = self._upscalers.get(name or "")
+        opaque = pixels[..., :3]
+        large = opaque if upscaler is None else upscaler.enlarge(np.ascontiguousarray(opaque))
+        resampled = Image.fromarray(large)
+        if resampled.size != (width, height):
+            resampling = Image.Resampling.BICUBIC if upscaler is None else Image.Resampling.LANCZOS
+            resampled = resampled.resize((width, height), resampling)
+        if pixels.shape[2] == 4:
+            alpha = Image.fromarray(pixels[..., 3]).resize((width, height), Image.Resampling.BICUBIC)
+            resampled.putalpha(alpha)
+        return Upscaled(np.asarray(resampled), BICUBIC if upscaler is None or name is None else name)
+
+
+class Upscaler:
+    """One network over the tiles of pictures."""
+
+    def __init__(self, network: Network, placement: Placement, *, tile_px: int = _TILE_PX) -> None:
+        self._network = network
         self._placement = placement
         self._tile_px = tile_px
 
-    @property
-    def scale(self) -> int:
-        return self._network.scale
-
     @torch.inference_mode()
     def enlarge(self, pixels: Pixels) -> Pixels:
-        """A picture [height, width, 3], `scale` times larger."""
+        """A picture [height, width, 3], as many times larger as the network makes it."""
         height, width, _ = pixels.shape
-        scale = self.scale
+        scale = self._network.scale
         grid = [
             (row, column)
             for row in tiles(height, tile=self._tile_px, overlap=_OVERLAP_PX)
@@ -54,7 +80,7 @@ class Upscaler:
         x = x.to(self._placement.device, self._placement.dtype) / 255
         height, width = x.shape[2:]
         x = torch.nn.functional.pad(x, (0, -width % 4, 0, -height % 4), mode="replicate")
-        made = self._network(x).clamp(0, 1)[..., : height * self.scale, : width * self.scale]
+        made = self._network(x).clamp(0, 1)[..., : height * self._network.scale, : width * self._network.scale]
         rounded: npt.NDArray[np.uint8] = (
             (made.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         )

@@ -27,8 +27,9 @@ class _DenseBlock(Module):
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
-        for index in range(1, 5):
-            setattr(self, f"conv{index}", _conv(features + (index - 1) * growth, growth))
+        self.conv1, self.conv2, self.conv3, self.conv4 = (
+            _conv(features + index * growth, growth) for index in range(4)
+        )
         self.conv5 = _conv(features + 4 * growth, features)
         self._activation = LeakyReLU(0.2, inplace=True)
 

@@ -14,6 +14,7 @@ from atelier.core.conditioning import ExactnessKey, Floats, Text, TextEmbeds
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.sampling import Reproducibility
+from atelier.core.upscaling import Upscaled
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 
@@ -65,6 +66,10 @@ class Stages(Protocol):
         ...
 
     async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Decoded: ...
+
+    async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
+        """One picture [height, width, 3 or 4] at another size, by the upscaler of that name if it has its weights."""
+        ...
 
     async def metrics_text(self) -> str:
         """Live numbers of every replica, in Prometheus' text format."""
