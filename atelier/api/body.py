@@ -1,13 +1,29 @@
-"""A JSON body as the fields of a request."""
+"""Bodies of requests: a JSON object as fields, and how bodies are described in the OpenAPI document."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.requests import Request
 
 from atelier.core.errors import MalformedBody
+from atelier.core.params import Params
+
+
+def json_body(kind: type[Params]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads such fields from JSON."""
+    return _body("application/json", kind)
+
+
+def form_body(kind: type[Params]) -> dict[str, Any]:
+    """The same from a multipart form."""
+    return _body("multipart/form-data", kind)
+
+
+def _body(media_type: str, kind: type[Params]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": kind.model_json_schema()}}}}
 
 
 async def json_fields(request: Request) -> Mapping[str, object]:

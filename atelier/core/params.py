@@ -32,6 +32,7 @@ from atelier.core.errors import (
     UnsupportedValue,
 )
 from atelier.core.sampling import Reproducibility, SamplerName, ScheduleName
+from atelier.core.upscaling import MAX_SCALE
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
@@ -46,7 +47,6 @@ _NOT_YET: dict[str, tuple[object, ...]] = {
     "clip_skip": (0,),
     "loras": ([],),
     "ip_adapter": ([],),
-    "upscale": (),
     "hires": (),
     "priority": ("standard",),
     "stream": (False,),
@@ -101,6 +101,22 @@ class InspectParams(Params):
     """A file to be asked how its picture was made."""
 
     image: PictureBytes = Field(description="PNG, JPEG or WebP.")
+
+
+class UpscaleStep(Params):
+    """How much larger a generated picture becomes, and by what."""
+
+    scale: float = Field(MAX_SCALE, ge=1, le=MAX_SCALE, description="Width and height are so many times larger.")
+    model: str | None = Field(None, description="An upscaler's id from GET /; the server's first if absent.")
+
+
+class UpscaleParams(UpscaleStep):
+    """A picture to make larger."""
+
+    image: PictureBytes = Field(description="PNG, JPEG or WebP; what is transparent in it stays so.")
+    output_format: OutputFormat = "png"
+    output_compression: int | None = Field(None, ge=0, le=100, description="Quality of JPEG and WebP files.")
+    response_format: Literal["b64_json", "url"] = "b64_json"
 
 
 class ControlParams(Params):
@@ -180,6 +196,9 @@ class GenerateParams(Params):
         Field(max_length=MAX_CONTROLS),
         WithJsonSchema({"type": "array", "maxItems": MAX_CONTROLS, "items": ControlParams.model_json_schema()}),
     ] = ()
+    upscale: UpscaleStep | None = Field(
+        None, json_schema_extra=UpscaleStep.model_json_schema(), description="Make the pictures larger at the end."
+    )
     reproducibility: Reproducibility = Field(
         "fast",
         description="exact: bit for bit the same for an equal exactness_key, whatever else the server does; slower.",

@@ -24,9 +24,14 @@ def encode_picture(
     quality: int | None = None,
     metadata: Metadata | None = None,
 ) -> bytes:
-    """An RGB picture [height, width, 3] as a PNG (lossless), JPEG or WebP file; `quality` in 0 … 100."""
+    """A picture [height, width, 3 or 4] as a PNG (lossless), JPEG or WebP file; `quality` in 0 … 100.
+
+    JPEG has no alpha: what is transparent becomes white.
+    """
     buffer = io.BytesIO()
     picture = Image.fromarray(pixels)
+    if output_format == "jpeg" and picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     if output_format == "png":
         picture.save(buffer, "PNG", compress_level=3, pnginfo=None if metadata is None else png_chunks(metadata))
         return buffer.getvalue()

@@ -23,7 +23,7 @@ from atelier.core.conditioning import Conditioning, ExactnessKey
 from atelier.core.control import Annotation, Control, ControlImage, ControlKind
 from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId, StepEvent
 from atelier.core.errors import DeadlineExceeded, ReplicaLost
-from atelier.core.params import AnnotateParams, GenerateParams
+from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import blend, mask_of_latents, read_picture, to_pixels
 from atelier.pipeline.coalesce import Coalescer
@@ -31,6 +31,7 @@ from atelier.pipeline.inputs import FittedInputs, read_inputs
 from atelier.pipeline.metadata import metadata_of
 from atelier.pipeline.plan import Plan, PlannedControl, make_plan
 from atelier.pipeline.stages import Annotated, Pixels, Stages
+from atelier.pipeline.upscaling import Enlarged, enlarge
 
 #: Up to six pictures of 4096² in a request are 400 MB before they are brought to the size that is drawn.
 _MAX_LARGE_PICTURES = 2
@@ -69,6 +70,8 @@ class Result:
     exactness_key: ExactnessKey
     pictures: tuple[Picture, ...]
     usage: Usage
+    #: What made the pictures larger, if anything did.
+    upscaler: str | None
     #: Those that were drawn for this request, in the order of their controls.
     control_maps: tuple[ControlMap, ...]
 
@@ -118,6 +121,11 @@ class Pipeline:
             raise DeadlineExceeded(
                 f"Not finished within deadline_s = {plan.deadline_s}.", param="deadline_s"
             ) from error
+
+    async def upscale(self, params: UpscaleParams) -> Enlarged:
+        """A client's picture made larger. Raises InvalidParameter or ModelNotFound."""
+        async with self._large_pictures:
+            return await enlarge(self.stages, self.catalogue, params)
 
     async def annotate(self, params: AnnotateParams) -> ControlMap:
         """The control map of a picture, as large as it. Raises InvalidParameter or NotSupported."""
@@ -171,13 +179,16 @@ class Pipeline:
             denoised.exactness_key,
             decoded.exactness_key,
         )
-        files = await asyncio.to_thread(_files, decoded.pixels, fitted, plan, exactness_key)
+        painted = await asyncio.to_thread(_painted, decoded.pixels, fitted)
+        finished, upscaler = await self._upscale(plan, painted)
+        files = await asyncio.to_thread(_files, finished, plan, exactness_key)
         return Result(
             request_id=request_id,
             plan=plan,
             exactness_key=exactness_key,
             control_maps=await asyncio.to_thread(_map_files, plan.controls, annotated),
             usage=_usage(request),
+            upscaler=upscaler,
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
 
@@ -187,6 +198,16 @@ class Pipeline:
         encoded = await self.stages.encode(model, fitted.pixels[None])
         mask = None if fitted.mask is None else mask_of_latents(fitted.mask, pixels_per_latent=PIXELS_PER_LATENT)
         return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask)
+
+    async def _upscale(self, plan: Plan, pixels: Pixels) -> tuple[Sequence[Pixels], str | None]:
+        """The pictures as large as the plan has them, and what made them so."""
+        if plan.upscale is None:
+            return list(pixels), None
+        name, size = plan.upscale.upscaler, plan.upscale.size
+        large = await asyncio.gather(
+            *(self.stages.upscale(name, picture, width=size.width, height=size.height) for picture in pixels)
+        )
+        return [picture.pixels for picture in large], large[0].made_by
 
     async def _annotate(self, control: PlannedControl, picture: ControlImage) -> Annotated:
         """The map drawn from the client's picture, or that picture if it is the map."""
@@ -204,10 +225,14 @@ class Pipeline:
         raise ReplicaLost("The denoiser's stream ended without latents.")
 
 
-def _files(pixels: Pixels, fitted: FittedInputs, plan: Plan, exactness_key: ExactnessKey) -> list[bytes]:
-    """The pictures as files; what inpainting keeps is the client's own picture again."""
-    if fitted.pixels is not None and fitted.mask is not None:
-        pixels = np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
+def _painted(pixels: Pixels, fitted: FittedInputs) -> Pixels:
+    """What inpainting keeps is the client's own picture again."""
+    if fitted.pixels is None or fitted.mask is None:
+        return pixels
+    return np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
+
+
+def _files(pixels: Sequence[Pixels], plan: Plan, exactness_key: ExactnessKey) -> list[bytes]:
     return [
         encode_picture(
             picture,

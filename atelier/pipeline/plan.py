@@ -14,9 +14,10 @@ from atelier.core.errors import InvalidParameter, TooMuchWork
 from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, OutputFormat, Quality
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.pipeline.inputs import Inputs
+from atelier.pipeline.upscaling import PlannedUpscale, plan_upscale
 
 #: Fields of a request by their names on the wire, without its pictures.
-Parameters = dict[str, str | int | float | list[dict[str, str | float | bool]]]
+Parameters = dict[str, str | int | float | dict[str, str | float] | list[dict[str, str | float | bool]]]
 
 ResolvedQuality = Literal["low", "medium", "high", "xhigh", "max"]
 
@@ -76,10 +77,16 @@ class Plan:
     #: None: no negative prompt anywhere.
     negative: Text | None
     controls: tuple[PlannedControl, ...]
+    upscale: PlannedUpscale | None
     quality: ResolvedQuality
     output_format: OutputFormat
     output_compression: int | None
     deadline_s: float | None
+
+    @property
+    def picture_size(self) -> Size:
+        """Of the file."""
+        return self.size if self.upscale is None else self.upscale.size
 
     @property
     def pixel_steps(self) -> int:
@@ -88,7 +95,7 @@ class Plan:
 
     def parameters(self, seed: int) -> Parameters:
         """The fields that make one of the pictures again, by their names on the wire."""
-        fields: dict[str, str | int | float | list[dict[str, str | float | bool]] | None] = {
+        fields: dict[str, str | int | float | dict[str, str | float] | list[dict[str, str | float | bool]] | None] = {
             "prompt": self.positive.prompt,
             "prompt_2": None if self.positive.prompt_2 == self.positive.prompt else self.positive.prompt_2,
             "negative_prompt": self.negative.prompt if self.negative else None,
@@ -104,6 +111,7 @@ class Plan:
             "eta": self.sampling.eta or None,
             "strength": None if self.sampling.strength == 1 else self.sampling.strength,
             "controls": [control.parameters() for control in self.controls] or None,
+            "upscale": None if self.upscale is None else self.upscale.parameters(),
             "reproducibility": self.reproducibility,
             "output_format": self.output_format,
             "output_compression": self.output_compression,
@@ -123,9 +131,10 @@ def make_plan(
     """
     entry = catalogue.model(params.model)
     first_seed = random.randint(0, MAX_SEED) if params.seed == -1 else params.seed
+    size = _size(params.size, inputs, entry)
     plan = Plan(
         model=entry.id,
-        size=_size(params.size, inputs, entry),
+        size=size,
         seeds=tuple(range(first_seed, first_seed + params.n)),
         sampling=_sampling(params, entry, has_picture=inputs.init_image is not None),
         guidance_scale=_guidance(params, entry),
@@ -134,6 +143,7 @@ def make_plan(
         positive=Text(params.prompt, params.prompt_2 or params.prompt),
         negative=_negative(params, entry),
         controls=tuple(_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)),
+        upscale=None if params.upscale is None else plan_upscale(params.upscale, size, catalogue, param="upscale"),
         quality=_QUALITIES.get(params.quality, "medium"),
         output_format=params.output_format,
         output_compression=_compression(params),

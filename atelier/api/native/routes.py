@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from atelier.api.body import json_body, json_fields
 from atelier.api.native.unbuilt import UNBUILT
 from atelier.core.control import ControlKind
-from atelier.core.params import OUTPUT_FORMATS, GenerateParams
+from atelier.core.params import OUTPUT_FORMATS, GenerateParams, PictureBytes, UpscaleParams, UpscaleStep, parse
+from atelier.core.upscaling import BICUBIC
 from atelier.pipeline.pipeline import Pipeline
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -41,11 +44,34 @@ class Capabilities(BaseModel):
     name: Literal["Atelier"] = "Atelier"
     models: list[ModelCapabilities]
     controlnets: list[ControlNetCapabilities]
+    upscalers: list[UpscalerCapabilities]
     parameters: list[str]
     output_formats: list[str]
     #: Addresses that answer 501 for now.
     not_supported: list[str]
     documentation: Literal["/docs"] = "/docs"
+
+
+class EnhanceParams(UpscaleStep):
+    """POST /enhance-media"""
+
+    image: PictureBytes = Field(description="A data URL, or base64 alone.")
+
+
+class EnhancedMedia(BaseModel):
+    image: str = Field(description="A PNG as a data URL.")
+    width: int
+    height: int
+    scale: float
+    model: str
+    is_fallback: bool = Field(description="True if there were no weights, and it is bicubic.")
+
+
+class UpscalerCapabilities(BaseModel):
+    id: str
+    description: str
+    licence: str
+    has_weights: bool
 
 
 class Status(BaseModel):
@@ -83,9 +109,32 @@ def native_routes(pipeline: Pipeline) -> APIRouter:
                 )
                 for entry in pipeline.catalogue.controlnets
             ],
+            upscalers=[
+                UpscalerCapabilities(
+                    id=entry.id,
+                    description=entry.description,
+                    licence=entry.licence,
+                    has_weights=entry.file.is_file(),
+                )
+                for entry in pipeline.catalogue.upscalers
+            ],
             parameters=list(GenerateParams.model_fields),
             output_formats=list(OUTPUT_FORMATS),
             not_supported=[f"{route.method} {route.path}" for route in UNBUILT],
+        )
+
+    @routes.post("/enhance-media", openapi_extra=json_body(EnhanceParams))
+    async def enhance_media(request: Request) -> EnhancedMedia:
+        """A picture up to four times larger, as a data URL."""
+        asked = parse(EnhanceParams, await json_fields(request))
+        enlarged = await pipeline.upscale(UpscaleParams(image=asked.image, scale=asked.scale, model=asked.model))
+        return EnhancedMedia(
+            image=f"data:image/png;base64,{base64.b64encode(enlarged.data).decode('ascii')}",
+            width=enlarged.size.width,
+            height=enlarged.size.height,
+            scale=asked.scale,
+            model=enlarged.made_by,
+            is_fallback=enlarged.made_by == BICUBIC,
         )
 
     @routes.get("/health")

@@ -18,14 +18,12 @@ class Unbuilt(NamedTuple):
 
 
 UNBUILT = (
-    Unbuilt("POST", "/v1/images/upscale", "Upscaling"),
     Unbuilt("POST", "/generate", "Jobs"),
     Unbuilt("GET", "/status/{job_id}", "Jobs"),
     Unbuilt("GET", "/image/{job_id}", "Jobs"),
     Unbuilt("GET", "/models", "The list of models in this form (see /v1/models)"),
     Unbuilt("GET", "/loras", "LoRA"),
     Unbuilt("GET", "/gpu/status", "GPU status"),
-    Unbuilt("POST", "/enhance-media", "Upscaling"),
     Unbuilt("POST", "/magic-prompt", "Prompt improvement"),
     Unbuilt("GET", "/api/cache/stats", "The result cache"),
     Unbuilt("POST", "/api/cache/clear", "The result cache"),

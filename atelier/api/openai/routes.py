@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from atelier.api.body import json_fields
+from atelier.api.body import form_body, json_body, json_fields
 from atelier.api.multipart import form_fields
 from atelier.api.openai.inspecting import Inspection, file_headers, inspection
 from atelier.api.openai.schemas import (
@@ -20,6 +21,7 @@ from atelier.api.openai.schemas import (
     ImagesVariationRequest,
     Model,
     ModelList,
+    UpscaleResponse,
 )
 from atelier.api.openai.streaming import event_stream
 from atelier.api.openai.translate import (
@@ -28,10 +30,11 @@ from atelier.api.openai.translate import (
     errors_in_openais_names,
     images_response,
     model,
+    upscale_response,
     variation_params,
 )
 from atelier.core.errors import Forbidden, NotFound
-from atelier.core.params import AnnotateParams, GenerateParams, InspectParams, Params, parse
+from atelier.core.params import AnnotateParams, GenerateParams, InspectParams, Params, UpscaleParams, parse
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -42,16 +45,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _PICTURE_LISTS = frozenset({"image"})
 
 
-def _form(kind: type[Params]) -> dict[str, Any]:
-    return _body("multipart/form-data", kind)
-
-
-def _json_body(kind: type[Params]) -> dict[str, Any]:
-    return _body("application/json", kind)
-
-
-def _body(media_type: str, kind: type[Params]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": kind.model_json_schema()}}}}
+async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
+    """Of a form with an upload, or of JSON with base64."""
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return await form_fields(request, kind, lists=frozenset())
+    return await json_fields(request)
 
 
 def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
@@ -67,7 +65,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     @routes.post(
         "/images/generations",
         responses=_ERRORS,
-        openapi_extra=_json_body(ImagesGenerateRequest),
+        openapi_extra=json_body(ImagesGenerateRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
     )
@@ -79,7 +77,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     @routes.post(
         "/images/edits",
         responses=_ERRORS,
-        openapi_extra=_form(ImagesEditRequest),
+        openapi_extra=form_body(ImagesEditRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
     )
@@ -92,7 +90,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     @routes.post(
         "/images/variations",
         responses=_ERRORS,
-        openapi_extra=_form(ImagesVariationRequest),
+        openapi_extra=form_body(ImagesVariationRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
     )
@@ -104,7 +102,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         with errors_in_openais_names():
             return await answer(variation_params(asked), asked, request, prefix="image_variation")
 
-    @routes.post("/images/annotate", responses=_ERRORS, openapi_extra=_json_body(AnnotateParams))
+    @routes.post("/images/annotate", responses=_ERRORS, openapi_extra=json_body(AnnotateParams))
     async def annotate_image(request: Request) -> ControlMap:
         """The map that a ControlNet reads, drawn from a picture."""
         return control_map(await pipeline.annotate(parse(AnnotateParams, await json_fields(request))))
@@ -118,12 +116,23 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         media_type = next(media for suffix, media in MEDIA_TYPES.items() if name.endswith(suffix))
         return Response(data, media_type=media_type, headers=file_headers(data, name))
 
-    @routes.post("/images/inspect", responses=_ERRORS, openapi_extra=_json_body(InspectParams))
+    @routes.post(
+        "/images/upscale",
+        responses=_ERRORS,
+        openapi_extra=form_body(UpscaleParams),
+        response_model_exclude_none=True,
+    )
+    async def upscale_image(request: Request) -> UpscaleResponse:
+        """A picture up to four times larger."""
+        asked = parse(UpscaleParams, await _fields(request, UpscaleParams))
+        enlarged = await pipeline.upscale(asked)
+        return await upscale_response(enlarged, asked, blobs=blobs, request=request)
+
+    @routes.post("/images/inspect", responses=_ERRORS, openapi_extra=json_body(InspectParams))
     async def inspect_image(request: Request) -> Inspection:
         """How a picture was made, as its file tells."""
-        is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
-        fields = await (form_fields(request, InspectParams, lists=frozenset()) if is_form else json_fields(request))
-        return await asyncio.to_thread(inspection, parse(InspectParams, fields).image)
+        asked = parse(InspectParams, await _fields(request, InspectParams))
+        return await asyncio.to_thread(inspection, asked.image)
 
     @routes.get("/models")
     async def list_models() -> ModelList:

@@ -96,10 +96,26 @@ class ImagesResponse(BaseModel):
     data: list[Image]
     output_format: OutputFormat
     size: str
+    upscaler: str | None = Field(
+        None, description="What made the pictures larger; bicubic where there are no weights."
+    )
     control_maps: list[ControlMap] | None = Field(None, description="Those drawn by annotate, in order.")
     exactness_key: str = Field(
         description="Where it is the same, the same request with reproducibility exact gives the same bits."
     )
+
+
+class LargePicture(BaseModel):
+    b64_json: str | None = None
+    url: str | None = None
+
+
+class UpscaleResponse(BaseModel):
+    created: int = Field(description="Unix time in seconds.")
+    data: list[LargePicture]
+    output_format: OutputFormat
+    size: str
+    upscaler: str = Field(description="What made the picture larger; bicubic where there are no weights.")
 
 
 class Model(BaseModel):

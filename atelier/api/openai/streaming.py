@@ -120,7 +120,7 @@ def _picture(data: bytes, plan: Plan) -> Fields:
     return {
         "b64_json": base64.b64encode(data).decode("ascii"),
         "created_at": int(time.time()),
-        "size": str(plan.size),
+        "size": str(plan.picture_size),
         "quality": plan.quality,
         "background": "opaque",
         "output_format": plan.output_format,

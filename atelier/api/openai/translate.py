@@ -17,16 +17,19 @@ from atelier.api.openai.schemas import (
     ImagesResponse,
     ImagesVariationRequest,
     InputTokens,
+    LargePicture,
     Model,
     OutputTokens,
+    UpscaleResponse,
     Usage,
 )
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.errors import InvalidParameter, NotSupported
-from atelier.core.params import GenerateParams
+from atelier.core.params import GenerateParams, UpscaleParams
 from atelier.pipeline.pipeline import ControlMap as Drawn
 from atelier.pipeline.pipeline import Picture, Result
 from atelier.pipeline.pipeline import Usage as Used
+from atelier.pipeline.upscaling import Enlarged
 from atelier.stores.blobs import BlobStore
 
 _OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask"}
@@ -82,12 +85,30 @@ async def images_response(
         created=int(time.time()),
         data=[await image(picture) for picture in result.pictures],
         output_format=result.plan.output_format,
-        size=str(result.plan.size),
+        size=str(result.plan.picture_size),
+        upscaler=result.upscaler,
         quality=result.plan.quality,
         usage=usage(result.usage),
         safety_identifier=asked.label,
         control_maps=[control_map(drawn) for drawn in result.control_maps] or None,
         exactness_key=result.exactness_key,
+    )
+
+
+async def upscale_response(
+    enlarged: Enlarged, asked: UpscaleParams, *, blobs: BlobStore, request: Request
+) -> UpscaleResponse:
+    if asked.response_format == "b64_json":
+        picture = LargePicture(b64_json=base64.b64encode(enlarged.data).decode("ascii"))
+    else:
+        name = await blobs.put(enlarged.data, asked.output_format)
+        picture = LargePicture(url=str(request.url_for("picture_file", name=name)))
+    return UpscaleResponse(
+        created=int(time.time()),
+        data=[picture],
+        output_format=asked.output_format,
+        size=str(enlarged.size),
+        upscaler=enlarged.made_by,
     )
 
 
