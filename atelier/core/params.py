@@ -47,7 +47,6 @@ _NOT_YET: dict[str, tuple[object, ...]] = {
     "clip_skip": (0,),
     "loras": ([],),
     "ip_adapter": ([],),
-    "hires": (),
     "priority": ("standard",),
     "stream": (False,),
     "partial_images": (0,),
@@ -108,6 +107,14 @@ class UpscaleStep(Params):
 
     scale: float = Field(MAX_SCALE, ge=1, le=MAX_SCALE, description="Width and height are so many times larger.")
     model: str | None = Field(None, description="An upscaler's id from GET /; the server's first if absent.")
+
+
+class HiresStep(UpscaleStep):
+    """A second pass: the picture made larger, then denoised again at its new size."""
+
+    scale: float = Field(2, gt=1, le=MAX_SCALE, description="Width and height are so many times larger.")
+    strength: float = Field(0.5, gt=0, le=1, description="How far the second pass goes from the first.")
+    steps: int | None = Field(None, ge=1, le=150, description="Of the second pass; as the first if absent.")
 
 
 class UpscaleParams(UpscaleStep):
@@ -196,6 +203,11 @@ class GenerateParams(Params):
         Field(max_length=MAX_CONTROLS),
         WithJsonSchema({"type": "array", "maxItems": MAX_CONTROLS, "items": ControlParams.model_json_schema()}),
     ] = ()
+    hires: HiresStep | None = Field(
+        None,
+        json_schema_extra=HiresStep.model_json_schema(),
+        description="Draw the pictures again, larger; then upscale, if that is asked for too.",
+    )
     upscale: UpscaleStep | None = Field(
         None, json_schema_extra=UpscaleStep.model_json_schema(), description="Make the pictures larger at the end."
     )

@@ -19,6 +19,8 @@ Pixels = npt.NDArray[np.uint8]  # [height, width, 3 or 4]
 
 #: Of the small picture. The overlap is what a network of the published depth still sees of its surroundings.
 _TILE_PX, _OVERLAP_PX = 192, 24
+#: Networks fold up to 4 × 4 pixels into one: every tile begins at a multiple of it, or they would fold differently.
+_FOLD = 4
 #: Tiles of one pass.
 _BATCH = 4
 
@@ -61,26 +63,25 @@ class Upscaler:
         """A picture [height, width, 3], as many times larger as the network makes it."""
         height, width, _ = pixels.shape
         scale = self._network.scale
+        pixels = np.pad(pixels, ((0, -height % _FOLD), (0, -width % _FOLD), (0, 0)), mode="edge")
         grid = [
             (row, column)
-            for row in tiles(height, tile=self._tile_px, overlap=_OVERLAP_PX)
-            for column in tiles(width, tile=self._tile_px, overlap=_OVERLAP_PX)
+            for row in tiles(pixels.shape[0], tile=self._tile_px, overlap=_OVERLAP_PX)
+            for column in tiles(pixels.shape[1], tile=self._tile_px, overlap=_OVERLAP_PX)
         ]
-        enlarged = np.empty((height * scale, width * scale, 3), dtype=np.uint8)
+        enlarged = np.empty((pixels.shape[0] * scale, pixels.shape[1] * scale, 3), dtype=np.uint8)
         for start in range(0, len(grid), _BATCH):
             batch = grid[start : start + _BATCH]
             of_batch = self._pass(np.stack([pixels[_seen(row), _seen(column)] for row, column in batch]))
             for (row, column), made in zip(batch, of_batch, strict=True):
                 enlarged[_kept(row, scale), _kept(column, scale)] = made[_inside(row, scale), _inside(column, scale)]
-        return enlarged
+        return enlarged[: height * scale, : width * scale]
 
     def _pass(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """[tiles, h, w, 3] to the same, larger; sides that the network folds are filled up and cut again."""
+        """[tiles, h, w, 3] to the same, larger."""
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         x = x.to(self._placement.device, self._placement.dtype) / 255
-        height, width = x.shape[2:]
-        x = torch.nn.functional.pad(x, (0, -width % 4, 0, -height % 4), mode="replicate")
-        made = self._network(x).clamp(0, 1)[..., : height * self._network.scale, : width * self._network.scale]
+        made = self._network(x).clamp(0, 1)
         rounded: npt.NDArray[np.uint8] = (
             (made.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         )

@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import SystemRandom
 
 import numpy as np
@@ -180,7 +180,8 @@ class Pipeline:
             decoded.exactness_key,
         )
         painted = await asyncio.to_thread(_painted, decoded.pixels, fitted)
-        finished, upscaler = await self._upscale(plan, painted)
+        redrawn = await self._draw_again(plan, request, painted)
+        finished, upscaler = await self._upscale(plan, redrawn)
         files = await asyncio.to_thread(_files, finished, plan, exactness_key)
         return Result(
             request_id=request_id,
@@ -198,6 +199,33 @@ class Pipeline:
         encoded = await self.stages.encode(model, fitted.pixels[None])
         mask = None if fitted.mask is None else mask_of_latents(fitted.mask, pixels_per_latent=PIXELS_PER_LATENT)
         return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask)
+
+    async def _draw_again(self, plan: Plan, request: DenoiseRequest, pixels: Pixels) -> Pixels:
+        """The second pass of `hires`: larger by the upscaler, then image-to-image with the same texts and seeds."""
+        if plan.hires is None:
+            return pixels
+        name, size = plan.hires.upscaler, plan.hires.size
+        large = await asyncio.gather(
+            *(self.stages.upscale(name, picture, width=size.width, height=size.height) for picture in pixels)
+        )
+        encoded = await self.stages.encode(plan.model, np.stack([picture.pixels for picture in large]))
+        again = [
+            replace(
+                request,
+                request_id=RequestId(f"{request.request_id}-{index}"),
+                height=size.height,
+                width=size.width,
+                seeds=(seed,),
+                sampling=plan.hires.sampling,
+                initial_image=InitialImage(mean=encoded.mean[index], std=encoded.std[index]),
+                wants_steps=False,
+                num_previews=0,
+            )
+            for index, seed in enumerate(plan.seeds)
+        ]
+        denoised = await asyncio.gather(*(self._denoise(one, None) for one in again))
+        latents = np.concatenate([one.latents for one in denoised])
+        return (await self.stages.decode(plan.model, latents)).pixels
 
     async def _upscale(self, plan: Plan, pixels: Pixels) -> tuple[Sequence[Pixels], str | None]:
         """The pictures as large as the plan has them, and what made them so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
@@ -10,8 +10,8 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
 from atelier.core.control import Annotation
-from atelier.core.errors import InvalidParameter, TooMuchWork
-from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, OutputFormat, Quality
+from atelier.core.errors import InvalidParameter, NotSupported, TooMuchWork
+from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, HiresStep, OutputFormat, Quality
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.upscaling import PlannedUpscale, plan_upscale
@@ -63,6 +63,27 @@ class PlannedControl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedHires:
+    """The second pass."""
+
+    upscaler: str | None
+    scale: float
+    size: Size
+    sampling: Sampling
+
+    def parameters(self) -> dict[str, str | float]:
+        """Its fields by their names on the wire."""
+        model: dict[str, str | float] = {} if self.upscaler is None else {"model": self.upscaler}
+        sampling = self.sampling
+        return {
+            "scale": self.scale,
+            "strength": sampling.strength,
+            "steps": sampling.num_inference_steps,
+            **model,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A request with every default filled in."""
 
@@ -77,6 +98,7 @@ class Plan:
     #: None: no negative prompt anywhere.
     negative: Text | None
     controls: tuple[PlannedControl, ...]
+    hires: PlannedHires | None
     upscale: PlannedUpscale | None
     quality: ResolvedQuality
     output_format: OutputFormat
@@ -86,12 +108,18 @@ class Plan:
     @property
     def picture_size(self) -> Size:
         """Of the file."""
-        return self.size if self.upscale is None else self.upscale.size
+        if self.upscale is not None:
+            return self.upscale.size
+        return self.size if self.hires is None else self.hires.size
 
     @property
     def pixel_steps(self) -> int:
         """The work the request asks for: pixels × steps × images."""
-        return self.size.width * self.size.height * self.sampling.num_taken_steps * len(self.seeds)
+        passes = [(self.size, self.sampling)]
+        if self.hires is not None:
+            passes.append((self.hires.size, self.hires.sampling))
+        pixel_steps = sum(size.width * size.height * sampling.num_taken_steps for size, sampling in passes)
+        return pixel_steps * len(self.seeds)
 
     def parameters(self, seed: int) -> Parameters:
         """The fields that make one of the pictures again, by their names on the wire."""
@@ -111,6 +139,7 @@ class Plan:
             "eta": self.sampling.eta or None,
             "strength": None if self.sampling.strength == 1 else self.sampling.strength,
             "controls": [control.parameters() for control in self.controls] or None,
+            "hires": None if self.hires is None else self.hires.parameters(),
             "upscale": None if self.upscale is None else self.upscale.parameters(),
             "reproducibility": self.reproducibility,
             "output_format": self.output_format,
@@ -132,18 +161,22 @@ def make_plan(
     entry = catalogue.model(params.model)
     first_seed = random.randint(0, MAX_SEED) if params.seed == -1 else params.seed
     size = _size(params.size, inputs, entry)
+    sampling = _sampling(params, entry, has_picture=inputs.init_image is not None)
+    hires = None if params.hires is None else _hires(params, params.hires, size, sampling, entry, catalogue)
+    drawn = size if hires is None else hires.size
     plan = Plan(
         model=entry.id,
         size=size,
         seeds=tuple(range(first_seed, first_seed + params.n)),
-        sampling=_sampling(params, entry, has_picture=inputs.init_image is not None),
+        sampling=sampling,
         guidance_scale=_guidance(params, entry),
         guidance_rescale=params.guidance_rescale,
         reproducibility=params.reproducibility,
         positive=Text(params.prompt, params.prompt_2 or params.prompt),
         negative=_negative(params, entry),
         controls=tuple(_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)),
-        upscale=None if params.upscale is None else plan_upscale(params.upscale, size, catalogue, param="upscale"),
+        hires=hires,
+        upscale=None if params.upscale is None else plan_upscale(params.upscale, drawn, catalogue, param="upscale"),
         quality=_QUALITIES.get(params.quality, "medium"),
         output_format=params.output_format,
         output_compression=_compression(params),
@@ -204,6 +237,35 @@ def _compression(params: GenerateParams) -> int | None:
             param="output_compression",
         )
     return params.output_compression
+
+
+def _hires(
+    params: GenerateParams, hires: HiresStep, size: Size, sampling: Sampling, entry: ModelEntry, catalogue: Catalogue
+) -> PlannedHires:
+    for name in ("controls", "mask_image"):
+        if getattr(params, name):
+            raise NotSupported(f"hires does not go with {name} yet.", param="hires")
+    step = plan_upscale(hires, size, catalogue, param="hires")
+    width, height = (
+        PIXELS_PER_LATENT * round(side / PIXELS_PER_LATENT) for side in (step.size.width, step.size.height)
+    )
+    large = Size(width=width, height=height)
+    if not entry.sides_px.allow(large):
+        raise InvalidParameter(
+            f"hires: {size} times {hires.scale} is {large}; {entry.id} draws sides of {entry.sides_px.min} to "
+            f"{entry.sides_px.max} pixels. Use upscale for more.",
+            param="hires",
+        )
+    second = replace(
+        sampling, num_inference_steps=hires.steps or sampling.num_inference_steps, strength=hires.strength
+    )
+    if second.num_taken_steps == 0 or second.num_inference_steps > SAMPLERS[second.sampler].max_steps:
+        raise InvalidParameter(
+            f"hires: {hires.strength} of {second.num_inference_steps} steps is none, or too many for "
+            f"{second.sampler}, which takes {SAMPLERS[second.sampler].max_steps}.",
+            param="hires",
+        )
+    return PlannedHires(upscaler=step.upscaler, scale=hires.scale, size=large, sampling=second)
 
 
 def _size(text: str, inputs: Inputs, entry: ModelEntry) -> Size:

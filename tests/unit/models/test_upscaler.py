@@ -1,0 +1,136 @@
+"""Upscalers: the published files' layouts, tiles without seams, and what happens without weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from atelier.catalogue.entries import UpscalerEntry
+from atelier.core.errors import ModelUnavailable
+from atelier.imaging.tiles import tiles
+from atelier.models.convert_upscaler import convert
+from atelier.models.upscaler import Upscaler, Upscalers
+from atelier.models.upscaling import Network, RRDBNet, SRVGGNetCompact, network_of
+from tests.local_stages import CPU
+
+
+def _rrdb_file(*, num_blocks: int, channels: int = 3) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of RealESRGAN_x4plus (23 blocks), …_anime_6B (6) and x2plus (23, 12 channels)."""
+    convolutions = {"conv_first": (64, channels), "conv_last": (3, 64)}
+    convolutions |= dict.fromkeys(("conv_body", "conv_up1", "conv_up2", "conv_hr"), (64, 64))
+    for block in range(num_blocks):
+        for dense in (1, 2, 3):
+            for index in range(1, 6):
+                shape = (64 if index == 5 else 32, 64 + 32 * (index - 1))
+                convolutions[f"body.{block}.rdb{dense}.conv{index}"] = shape
+    return _with_kernels(convolutions)
+
+
+def _compact_file(*, num_convolutions: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of realesr-general-x4v3 (32 convolutions between the first and the last)."""
+    convolutions = {"body.0": (64, 3), f"body.{2 * num_convolutions + 2}": (48, 64)}
+    convolutions |= {f"body.{2 * index}": (64, 64) for index in range(1, num_convolutions + 1)}
+    slopes: dict[str, tuple[int, ...]] = {f"body.{2 * i + 1}.weight": (64,) for i in range(num_convolutions + 1)}
+    return {**_with_kernels(convolutions), **slopes}
+
+
+def _with_kernels(convolutions: dict[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in convolutions.items():
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (*shape, 3, 3), shape[:1]
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind", "scale"),
+    [
+        pytest.param(_rrdb_file(num_blocks=23), RRDBNet, 4, id="x4plus"),
+        pytest.param(_rrdb_file(num_blocks=6), RRDBNet, 4, id="x4plus_anime_6B"),
+        pytest.param(_rrdb_file(num_blocks=23, channels=12), RRDBNet, 2, id="x2plus"),
+        pytest.param(_compact_file(num_convolutions=32), SRVGGNetCompact, 4, id="general-x4v3"),
+    ],
+)
+def test_the_published_layouts_are_known_by_their_keys(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], kind: type[Network], scale: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {key: 0.02 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    torch.save({"params_ema": weights}, tmp_path / "published.pth")
+    convert(tmp_path / "published.pth", tmp_path / "safe.safetensors")
+    network = network_of(load_file(tmp_path / "safe.safetensors"))
+    assert isinstance(network, kind)
+    assert all(torch.equal(network.state_dict()[key], weight) for key, weight in weights.items())
+    with torch.inference_mode():
+        assert network(torch.rand(1, 3, 8, 12)).shape == (1, 3, 8 * scale, 12 * scale)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="RRDBNet"):
+        network_of({"weight": torch.zeros(1)})
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(print, protocol=2))
+    with pytest.raises(pickle.UnpicklingError):
+        convert(tmp_path / "evil.pth", tmp_path / "out.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    with pytest.raises(ModelUnavailable, match="broken"):
+        Upscalers([_entry(tmp_path / "broken.safetensors")], CPU)
+
+
+def _entry(file: Path) -> UpscalerEntry:
+    return UpscalerEntry(id="some", description="", licence="", file=file)
+
+
+@pytest.mark.parametrize("side", [1, 63, 64, 65, 100, 128, 129, 1000])
+def test_tiles_cover_a_side_once_with_enough_around(side: int) -> None:
+    made = list(tiles(side, tile=64, overlap=16))
+    assert [position for tile in made for position in range(tile.kept_start, tile.kept_end)] == list(range(side))
+    for tile in made:
+        assert 0 <= tile.start <= tile.kept_start < tile.kept_end <= tile.end <= side
+        assert tile.start == 0 or tile.kept_start - tile.start >= 16
+        assert tile.end == side or tile.end - tile.kept_end >= 16
+        assert tile.end - tile.start == min(side, 64)
+
+
+def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> float:
+    mse = np.square(ours.astype(float) - theirs).mean()
+    return float("inf") if mse == 0 else 10 * float(np.log10(255**2 / mse))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        RRDBNet(scale=4, features=16, growth=8, num_blocks=4),
+        RRDBNet(scale=2, features=16, growth=8, num_blocks=4),
+        SRVGGNetCompact(scale=4, features=16, num_convolutions=8),
+    ],
+    ids=["x4", "x2", "compact"],
+)
+def test_tiles_leave_no_seams(network: Network) -> None:
+    smooth = np.random.default_rng(0).random((9, 12, 3))
+    picture = (255 * np.kron(smooth, np.ones((16, 16, 1)))).astype(np.uint8)[:141, :190]
+    whole = Upscaler(network, CPU, tile_px=1000).enlarge(picture)
+    tiled = Upscaler(network, CPU, tile_px=96).enlarge(picture)
+    assert whole.shape == (141 * network.scale, 190 * network.scale, 3)
+    assert _psnr_db(tiled, whole) >= 50
+    steps = np.abs(np.diff(tiled.astype(float), axis=1)).mean(axis=(0, 2))
+    steps_of_whole = np.abs(np.diff(whole.astype(float), axis=1)).mean(axis=(0, 2))
+    seams = [tile.kept_start * network.scale - 1 for tile in tiles(190, tile=96, overlap=24)][1:]
+    assert seams
+    assert steps[seams].mean() <= 1.05 * steps_of_whole[seams].mean() + 0.01
+
+
+def test_without_weights_it_is_bicubic_and_says_so(tmp_path: Path) -> None:
+    upscalers = Upscalers([_entry(tmp_path / "nowhere.safetensors")], CPU)
+    picture = np.zeros((8, 12, 4), dtype=np.uint8)
+    picture[:, 6:] = 255
+    for name in ("some", None):
+        large = upscalers.upscale(name, picture, width=30, height=20)
+        assert large.made_by == "bicubic"
+        assert large.pixels.shape == (20, 30, 4)
+        assert large.pixels[10, 0].tolist() == [0, 0, 0, 0]
+        assert large.pixels[10, 29].tolist() == [255, 255, 255, 255]
