@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
-    return read_catalogue().only(["tiny-sdxl"], ["tiny-canny", "tiny-depth"], ["tiny-depth-anything"])
+    return read_catalogue().only(["tiny-sdxl"], ["tiny-canny", "tiny-depth"], ["tiny-depth-anything"], ["tiny-x4"])
 
 
 @pytest.fixture(scope="session")
