@@ -26,11 +26,11 @@ from ray.serve.handle import DeploymentHandle
 
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
 from atelier.control.annotators import canny
+from atelier.control.batching import ResidualBatcher
 from atelier.control.calls import ContextId, ControlCall, ControlRow
 from atelier.control.controlnets import ControlNets, load_controlnets
 from atelier.control.residuals import Residuals
 from atelier.control.same_node import SameNode, SameNodeServer
-from atelier.control.service import ResidualService
 from atelier.control.transports import InProcess, Transport
 from atelier.control.wire import Ask, Reply, reply_to
 from atelier.core.conditioning import Conditioning, Text
@@ -83,11 +83,11 @@ class _Replica:
     """The way of `deployments.controlnet`, in front of what is stored."""
 
     def __init__(self) -> None:
-        self._service = ResidualService(_Stored(), ModelThread("stored", num_threads=1))
-        self._server = SameNodeServer(self._service, _CPU)
+        self._batcher = ResidualBatcher(_Stored(), ModelThread("stored", num_threads=1))
+        self._server = SameNodeServer(self._batcher, _CPU)
 
     async def residuals(self, ask: Ask) -> Reply:
-        return await asyncio.to_thread(reply_to, self._service.submit(ask.call_on(_CPU), ask.contexts))
+        return await asyncio.to_thread(reply_to, self._batcher.submit(ask.call_on(_CPU), ask.contexts))
 
     async def socket_file(self) -> Path:
         return self._server.socket_file
@@ -129,6 +129,7 @@ def _round_trip_ms(transport: Transport, size: str) -> float:
         rows=(ControlRow(ContextId("stored"), 0, 1.0, False),) * rows,
         model_input=torch.zeros(rows, 4, side, side),
         timesteps=torch.zeros(rows),
+        num_tokens=77,
         width=None,
     )
     start_s = time.perf_counter()
@@ -175,7 +176,7 @@ def _request(catalogue: Catalogue) -> DenoiseRequest:
     picture[40:90, 40:90] = 255
     maps = (canny(picture, *CANNY_THRESHOLDS), picture, canny(picture[::-1, ::-1].copy(), *CANNY_THRESHOLDS))
     controls = tuple(
-        Control(controlnet=name, control_image=control_image, conditioning_scale=1.0)
+        Control(controlnet=name, control_image=control_image, controlnet_conditioning_scale=1.0)
         for name, control_image in zip(("tiny-canny", "tiny-depth", "tiny-canny"), maps, strict=True)
     )
     return DenoiseRequest(

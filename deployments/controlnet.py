@@ -22,9 +22,9 @@ class ControlNet:
     def __init__(self, catalogue: Catalogue, options: ControlNetOptions, *, has_residuals: bool) -> None:
         """Without `has_residuals` the ControlNets' weights are the Denoisers' affair."""
         from atelier.control.annotators import Annotators
+        from atelier.control.batching import ResidualBatcher
         from atelier.control.controlnets import load_controlnets
         from atelier.control.same_node import SameNodeServer
-        from atelier.control.service import ResidualService
         from atelier.models.exactness import exactness_key
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
@@ -34,11 +34,11 @@ class ControlNet:
         self._thread = ModelThread("controlnet", num_threads=options.num_threads)
         self._annotators = self._thread.run(lambda: Annotators(catalogue.annotators, place))
         self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
-        self._service = self._server = None
+        self._batcher = self._server = None
         if has_residuals:
             controlnets = self._thread.run(lambda: load_controlnets(catalogue, place))
-            self._service = ResidualService(controlnets, self._thread)
-            self._server = SameNodeServer(self._service, place)
+            self._batcher = ResidualBatcher(controlnets, self._thread)
+            self._server = SameNodeServer(self._batcher, place)
 
     async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
         drawn = await self._thread.run_async(lambda: self._annotators.annotate(annotation, picture))
@@ -48,9 +48,9 @@ class ControlNet:
         """What a step's rows get, batched with what other Denoisers ask for."""
         from atelier.control.wire import reply_to
 
-        if self._service is None:
+        if self._batcher is None:
             raise NotSupported("This graph's Denoisers have their ControlNets in process.")
-        answer = self._service.submit(ask.call_on(self._place), ask.contexts)
+        answer = self._batcher.submit(ask.call_on(self._place), ask.contexts)
         return await asyncio.to_thread(reply_to, answer)
 
     async def socket_file(self) -> tuple[str, Path] | None:

@@ -91,6 +91,7 @@ class DenoiserMetrics:
                 registry, f"atelier_denoiser_control_{name}_failures_total", f"Steps that {name} did not answer."
             )
             for name in get_args(TransportName)
+            if name != "in_process"
         }
         self._waiting = _Gauge(registry, "atelier_denoiser_waiting_requests", "Requests in the inbox.")
         self._active = _Gauge(registry, "atelier_denoiser_active_requests", "Requests in the batch.")

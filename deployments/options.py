@@ -73,7 +73,8 @@ class GraphArgs(Options):
     catalogue: Path = DEFAULT_CATALOGUE
     #: Ids from the catalogue; the first is the one a request gets that names none.
     models: tuple[str, ...] = Field(("tiny-sdxl",), min_length=1)
-    controlnets: tuple[str, ...] = ("tiny-canny", "tiny-depth")
+    #: Absent: those of the models that need no download.
+    controlnets: tuple[str, ...] | None = None
     #: Models that draw control maps; of several of a kind the first is taken.
     annotators: tuple[str, ...] = ("tiny-depth-anything",)
     upscalers: tuple[str, ...] = ("tiny-x4",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,27 +56,39 @@ class OverHandle:
         self._deadline_s = deadline_s
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
+        end_s = time.monotonic() + self._deadline_s
         asked = [self._controlnet.residuals.remote(Ask.of(call)) for call in calls]
 
         def wait() -> list[Residuals]:
-            return [self._residuals(call, response, contexts) for call, response in zip(calls, asked, strict=True)]
+            try:
+                return [
+                    self._residuals(call, response, contexts, end_s)
+                    for call, response in zip(calls, asked, strict=True)
+                ]
+            except TransportFailed:
+                for response in asked:
+                    response.cancel()
+                raise
 
         return wait
 
-    def _residuals(self, call: ControlCall, response: DeploymentResponse, contexts: Contexts) -> Residuals:
-        reply = self._reply(response)
+    def _residuals(
+        self, call: ControlCall, response: DeploymentResponse, contexts: Contexts, end_s: float
+    ) -> Residuals:
+        reply = _reply(response, end_s)
         if isinstance(reply, UnknownContexts):
             told = [contexts[context_id] for context_id in dict.fromkeys(row.context_id for row in call.rows)]
-            reply = self._reply(self._controlnet.residuals.remote(Ask.of(call, told)))
+            reply = _reply(self._controlnet.residuals.remote(Ask.of(call, told)), end_s)
         return residuals_of(reply, self._placement)
 
-    def _reply(self, response: DeploymentResponse) -> Reply:
-        try:
-            reply: Reply = response.result(timeout_s=self._deadline_s)
-        except _LOST as error:
-            response.cancel()
-            raise TransportFailed("a ControlNet replica") from error
-        return reply
+
+def _reply(response: DeploymentResponse, end_s: float) -> Reply:
+    try:
+        reply: Reply = response.result(timeout_s=max(end_s - time.monotonic(), 1e-3))
+    except _LOST as error:
+        response.cancel()
+        raise TransportFailed("a ControlNet replica") from error
+    return reply
 
 
 def _socket_file(controlnet: DeploymentHandle, deadline_s: float) -> Path:

@@ -38,7 +38,9 @@ def make() -> None:
     weights = {key: weight.half().contiguous() for key, weight in network.state_dict().items()}
     folder = WEIGHTS_FOLDER / _NAME
     folder.mkdir(exist_ok=True)
-    save_file(weights, folder / "model.safetensors")
+    file = folder / "model.safetensors"
+    save_file(weights, file)
+    file.chmod(0o644)
     forget(_NAME)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from atelier.api.errors import install_error_handlers
 from atelier.api.limits import BodyLimit
@@ -23,12 +24,11 @@ _DESCRIPTION = """Stable Diffusion XL as a graph of Ray Serve deployments, with 
 Point the official `openai` client at `/v1`; fields that OpenAI does not have go into `extra_body`."""
 
 
-def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> FastAPI:
+def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> ASGIApp:
     app = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-    app.add_middleware(RequestIds)
     install_error_handlers(app)
     app.include_router(openai_routes(pipeline, blobs))
     app.include_router(native_routes(pipeline))
     app.include_router(unbuilt_routes())
-    return app
+    return RequestIds(app)

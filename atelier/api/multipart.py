@@ -44,6 +44,9 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
                     fields[name] = read
     except HTTPException as error:
         raise MalformedBody(f"The body is not a readable multipart form: {error.detail}") from error
+    for name in records:
+        if name in fields or name in several:
+            raise MalformedBody(f"The field {name!r} comes in two ways.", param=name)
     return {**fields, **several, **{name: _records(name, columns) for name, columns in records.items()}}
 
 

@@ -28,18 +28,29 @@ class Catalogue(Entry):
     def only(
         self,
         models: Iterable[str],
-        controlnets: Iterable[str] = (),
+        controlnets: Iterable[str] | None = (),
         annotators: Iterable[str] = (),
         upscalers: Iterable[str] = (),
     ) -> Catalogue:
         """The catalogue of what a graph serves, in the order given; the first model is the default.
 
+        For None the ControlNets are those of the models whose files are on this machine.
+
         Raises:
-            ModelNotFound: an id that is not in the catalogue.
+            ModelNotFound: an id that is not in the catalogue, or a ControlNet of a model that is not served.
         """
+        served = tuple(_entry(self.models, model_id, "model") for model_id in models)
+        bases = {entry.id for entry in served}
+        if controlnets is None:
+            chosen = tuple(e for e in self.controlnets if e.base in bases and e.files.folder is not None)
+        else:
+            chosen = tuple(_entry(self.controlnets, model_id, "ControlNet") for model_id in controlnets)
+        for entry in chosen:
+            if entry.base not in bases:
+                raise ModelNotFound(f"ControlNet {entry.id!r} goes with {entry.base}, which is not served.")
         return Catalogue(
-            models=tuple(_entry(self.models, model_id, "model") for model_id in models),
-            controlnets=tuple(_entry(self.controlnets, model_id, "ControlNet") for model_id in controlnets),
+            models=served,
+            controlnets=chosen,
             annotators=tuple(_entry(self.annotators, model_id, "annotator") for model_id in annotators),
             upscalers=tuple(_entry(self.upscalers, model_id, "upscaler") for model_id in upscalers),
         )

@@ -51,7 +51,7 @@ class ControlRow:
     context_id: ContextId
     #: Index of its text in the context.
     text: int
-    conditioning_scale: float
+    controlnet_conditioning_scale: float
     guess_mode: bool
 
 
@@ -65,6 +65,8 @@ class ControlCall:
     model_input: torch.Tensor
     #: [rows]
     timesteps: torch.Tensor
+    #: Tokens that every prompt is filled up to, as the UNet's call has them.
+    num_tokens: int
     #: Rows of every pass of the model, filled up with copies, so that bits do not depend on how many there are; None
     #: for one pass of all rows.
     width: int | None

@@ -23,11 +23,11 @@ from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_controlnet
 
 #: A context (about 25 MB at SDXL's size) is forgotten when so many calls did without it, and can be told again.
-_FORGOTTEN_AFTER_CALLS = 64
+_FORGOTTEN_AFTER_CALLS = 16
 T = TypeVar("T")
 
-#: Batches whose rows are kept packed from step to step.
-_MAX_PACKED = 4
+#: Calls whose rows are kept packed from step to step: a batch's, to two ControlNets.
+_MAX_PACKED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ class ControlNets:
         #: By context the number of the last call that needed it.
         self._last_call: dict[ContextId, int] = {}
         self._num_calls = 0
-        self._packed: LRUCache[tuple[ControlRow, ...], tuple[Conditions, torch.Tensor]] = LRUCache(_MAX_PACKED)
+        self._packed: LRUCache[tuple[tuple[ControlRow, ...], int], tuple[Conditions, torch.Tensor]] = LRUCache(
+            _MAX_PACKED
+        )
 
     def unknown(self, rows: Iterable[ControlRow]) -> tuple[ContextId, ...]:
         """The contexts of the rows that have not been told, or are forgotten."""
@@ -96,7 +98,7 @@ class ControlNets:
                         controlnet,
                         model_input.to(self._placement.dtype),
                         timesteps,
-                        *self._pack(rows),
+                        *self._pack(rows, call.num_tokens),
                         _scales(controlnet, rows, like=model_input),
                     )
                 )
@@ -120,6 +122,7 @@ class ControlNets:
                 rows=(ControlRow(context.context_id, 0, 1.0, False),) * 2,
                 model_input=torch.zeros(shape, device=self._placement.device),
                 timesteps=torch.zeros(2, device=self._placement.device),
+                num_tokens=TOKENS_PER_CHUNK,
                 width=None,
             )
         )
@@ -128,14 +131,16 @@ class ControlNets:
         oldest = self._num_calls - _FORGOTTEN_AFTER_CALLS
         for context_id in [context_id for context_id, last in self._last_call.items() if last < oldest]:
             del self._opened[context_id], self._last_call[context_id]
+            self._packed.clear()
 
-    def _pack(self, rows: tuple[ControlRow, ...]) -> tuple[Conditions, torch.Tensor]:
-        if rows not in self._packed:
+    def _pack(self, rows: tuple[ControlRow, ...], num_tokens: int) -> tuple[Conditions, torch.Tensor]:
+        if (rows, num_tokens) not in self._packed:
             opened = [self._opened[row.context_id] for row in rows]
             prompts = [context.prompts[row.text] for context, row in zip(opened, rows, strict=True)]
             embedding = torch.cat([context.embedding for context in opened])
-            self._packed[rows] = stack(prompts, [context.size for context in opened]), embedding
-        return self._packed[rows]
+            sizes = [context.size for context in opened]
+            self._packed[rows, num_tokens] = stack(prompts, sizes, num_tokens=num_tokens), embedding
+        return self._packed[rows, num_tokens]
 
     def _prompt(self, controlnet: ControlNetModel, text: TextEmbeds) -> PromptConditions:
         device, dtype = self._placement.device, self._placement.dtype
@@ -151,11 +156,12 @@ def _filled(rows: tuple[T, ...], width: int) -> tuple[T, ...]:
 
 def _scales(controlnet: ControlNetModel, rows: Sequence[ControlRow], like: torch.Tensor) -> torch.Tensor | None:
     """[skips + 1, rows], None if all are one."""
-    if all(row.conditioning_scale == 1 and not row.guess_mode for row in rows):
+    if all(row.controlnet_conditioning_scale == 1 and not row.guess_mode for row in rows):
         return None
     num_skips = len(controlnet.controlnet_down_blocks)
     of_rows = [
-        scales_of_layers(row.conditioning_scale, num_skips=num_skips, guess_mode=row.guess_mode) for row in rows
+        scales_of_layers(row.controlnet_conditioning_scale, num_skips=num_skips, guess_mode=row.guess_mode)
+        for row in rows
     ]
     return torch.stack(of_rows, dim=1).to(like)
 

@@ -75,8 +75,8 @@ def residuals(
     return made if scales is None else made.scaled(scales[..., None, None, None])
 
 
-def scales_of_layers(conditioning_scale: float, *, num_skips: int, guess_mode: bool) -> torch.Tensor:
+def scales_of_layers(controlnet_conditioning_scale: float, *, num_skips: int, guess_mode: bool) -> torch.Tensor:
     """[skips + 1]; in guess mode a tenth at the first layer growing to all at the last, as in diffusers."""
     if guess_mode:
-        return torch.logspace(-1, 0, num_skips + 1) * conditioning_scale
-    return torch.full((num_skips + 1,), conditioning_scale)
+        return torch.logspace(-1, 0, num_skips + 1) * controlnet_conditioning_scale
+    return torch.full((num_skips + 1,), controlnet_conditioning_scale)

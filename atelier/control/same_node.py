@@ -1,8 +1,9 @@
 """The transport between processes of one node: a Unix socket for what is small, shared memory for the arrays.
 
-Each side writes its arrays into memory of its own (a memfd, so nothing is left behind by a killed process) and sends
+Each side writes its arrays into memory of its own (a memfd: no memory is left behind by a killed process) and sends
 the rest of the message, with where the arrays are, as one packet. A message's arrays are valid until its sender's
-next one; a client waits for the answer before it asks again, so nothing is overwritten while it is read. Linux only.
+next one; a client waits for the answer before it asks again, or begins anew, so nothing is overwritten while it is
+read. Linux only.
 Only processes of the same user can reach the socket's folder, which is why messages may be pickled.
 """
 
@@ -15,14 +16,15 @@ import pickle
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from atelier.control.batching import ResidualBatcher
 from atelier.control.calls import Contexts, ControlCall, ControlContext, UnknownContexts
 from atelier.control.residuals import Residuals
-from atelier.control.service import ResidualService
 from atelier.control.transports import TransportFailed, Wait
 from atelier.control.wire import Ask, Reply, reply_to, residuals_of
 from atelier.models.loading import Placement
@@ -33,6 +35,7 @@ R = TypeVar("R")
 
 _MAX_PACKET_BYTES = 128 * 1024
 _ALIGNMENT_BYTES = 64
+_ACCEPT_AGAIN_S = 1.0
 
 
 class _Arena:
@@ -68,6 +71,10 @@ class Channel(Generic[R]):
         self._own = _Arena(os.memfd_create("atelier-control"))
         self._theirs: _Arena | None = None
         self._is_introduced = False
+
+    def wait_until(self, end_s: float) -> None:
+        """How long sending and receiving may wait, by `time.monotonic`."""
+        self._socket.settimeout(max(end_s - time.monotonic(), 1e-3))
 
     def send(self, message: object) -> None:
         buffers: list[pickle.PickleBuffer] = []
@@ -107,33 +114,42 @@ class SameNode:
         self._placement = placement
         self._deadline_s = deadline_s
         self._channel: Channel[list[Reply]] | None = None
+        #: An answer is on its way; if nobody waited for it, it must not be taken for the next one's.
+        self._is_asked = False
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        with self._connected() as channel:
+        end_s = time.monotonic() + self._deadline_s
+        if self._is_asked:
+            self.close()
+        with self._connected(end_s) as channel:
             channel.send([Ask.of(call) for call in calls])
+            self._is_asked = True
 
         def wait() -> list[Residuals]:
-            with self._connected() as channel:
+            with self._connected(end_s) as channel:
                 replies = channel.receive()
                 if any(isinstance(reply, UnknownContexts) for reply in replies):
                     channel.send([Ask.of(*told) for told in zip(calls, _missing(replies, contexts), strict=True)])
                     replies = channel.receive()
+                self._is_asked = False
                 return [residuals_of(reply, self._placement) for reply in replies]
 
         return wait
 
     @contextmanager
-    def _connected(self) -> Iterator[Channel[list[Reply]]]:
-        """The channel; what goes wrong on it closes it, so that no late answer is taken for the next one's."""
+    def _connected(self, end_s: float) -> Iterator[Channel[list[Reply]]]:
+        """The channel until the deadline; what goes wrong on it closes it."""
         try:
             if self._channel is None:
                 self._channel = Channel(self._connect())
+            self._channel.wait_until(end_s)
             yield self._channel
         except OSError as error:
             self.close()
             raise TransportFailed("a ControlNet replica on this node") from error
 
     def close(self) -> None:
+        self._is_asked = False
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -161,8 +177,8 @@ def _missing(replies: Sequence[Reply], contexts: Contexts) -> list[list[ControlC
 class SameNodeServer:
     """The other side: a thread for every Denoiser that connects."""
 
-    def __init__(self, service: ResidualService, placement: Placement) -> None:
-        self._service = service
+    def __init__(self, batcher: ResidualBatcher, placement: Placement) -> None:
+        self._batcher = batcher
         self._placement = placement
         self.socket_file = Path(tempfile.mkdtemp(prefix="atelier-control-")) / "socket"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -172,7 +188,13 @@ class SameNodeServer:
 
     def _accept(self) -> None:
         while True:
-            connected, _ = self._listener.accept()
+            try:
+                connected, _ = self._listener.accept()
+            except OSError:
+                # Out of descriptors, say: the next Denoiser may have better luck.
+                logger.exception("cannot accept a Denoiser")
+                time.sleep(_ACCEPT_AGAIN_S)
+                continue
             threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
 
     def _serve(self, connected: socket.socket) -> None:
@@ -180,7 +202,7 @@ class SameNodeServer:
         try:
             while True:
                 asks = channel.receive()
-                answers = [self._service.submit(ask.call_on(self._placement), ask.contexts) for ask in asks]
+                answers = [self._batcher.submit(ask.call_on(self._placement), ask.contexts) for ask in asks]
                 channel.send([reply_to(answer) for answer in answers])
         except ConnectionError:
             logger.info("a Denoiser has left")

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 #: Waits for the answers to a step's calls, in their order. Raises TransportFailed.
 Wait = Callable[[], list[Residuals]]
 
-#: A transport that failed is not asked again for so long, unless there is no other.
+#: A transport that failed is not asked again for so long: steps wait for a dead replica once, not each of them.
 _REST_S = 5.0
 
 
@@ -65,10 +65,10 @@ class InOrder:
         self._rests_until_s: dict[TransportName, float] = {}
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Raises ReplicaLost when no transport is left, here or while waiting."""
+        """Raises ReplicaLost when no transport is left, here or while waiting; at once while all of them rest."""
         now_s = time.monotonic()
-        by_rest = sorted(self._transports, key=lambda name: self._rests_until_s.get(name, 0) > now_s)
-        return self._start(by_rest, calls, contexts)
+        awake = [name for name in self._transports if self._rests_until_s.get(name, 0) <= now_s]
+        return self._start(awake, calls, contexts)
 
     def _start(self, names: Sequence[TransportName], calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         if not names:

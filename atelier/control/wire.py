@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from atelier.control.batching import Answer
 from atelier.control.calls import ControlCall, ControlContext, ControlRow, UnknownContexts
 from atelier.control.residuals import Residuals
-from atelier.control.service import Answer
 from atelier.control.transports import TransportFailed
 from atelier.core.errors import GenerationFailed
 from atelier.models.loading import Placement
@@ -34,6 +34,7 @@ class Ask:
     model_input: Array
     #: [rows]
     timesteps: npt.NDArray[np.generic]
+    num_tokens: int
     width: int | None
     contexts: tuple[ControlContext, ...]
 
@@ -44,6 +45,7 @@ class Ask:
             rows=call.rows,
             model_input=_array(call.model_input),
             timesteps=call.timesteps.cpu().numpy(),
+            num_tokens=call.num_tokens,
             width=call.width,
             contexts=tuple(contexts),
         )
@@ -54,6 +56,7 @@ class Ask:
             rows=self.rows,
             model_input=_tensor(self.model_input, placement),
             timesteps=torch.tensor(self.timesteps, device=placement.device),
+            num_tokens=self.num_tokens,
             width=self.width,
         )
 

@@ -39,13 +39,16 @@ class Control:
     controlnet: str
     #: As large as the picture.
     control_image: ControlImage
-    conditioning_scale: float
+    controlnet_conditioning_scale: float
     #: Shares of the steps between which it acts.
-    guidance_start: float = 0.0
-    guidance_end: float = 1.0
+    control_guidance_start: float = 0.0
+    control_guidance_end: float = 1.0
     #: Act on the rows with the prompt only, weakly in the early layers.
     guess_mode: bool = False
 
     def acts_at(self, step_index: int, num_steps: int) -> bool:
         """As `controlnet_keep` of diffusers' pipelines."""
-        return self.guidance_start <= step_index / num_steps and (step_index + 1) / num_steps <= self.guidance_end
+        return (
+            self.control_guidance_start <= step_index / num_steps
+            and (step_index + 1) / num_steps <= self.control_guidance_end
+        )

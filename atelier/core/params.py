@@ -203,13 +203,11 @@ class GenerateParams(Params):
         Field(max_length=MAX_CONTROLS),
         WithJsonSchema({"type": "array", "maxItems": MAX_CONTROLS, "items": ControlParams.model_json_schema()}),
     ] = ()
-    hires: HiresStep | None = Field(
-        None,
-        json_schema_extra=HiresStep.model_json_schema(),
-        description="Draw the pictures again, larger; then upscale, if that is asked for too.",
+    hires: Annotated[HiresStep | None, WithJsonSchema(HiresStep.model_json_schema())] = Field(
+        None, description="Draw the pictures again, larger; then upscale, if that is asked for too."
     )
-    upscale: UpscaleStep | None = Field(
-        None, json_schema_extra=UpscaleStep.model_json_schema(), description="Make the pictures larger at the end."
+    upscale: Annotated[UpscaleStep | None, WithJsonSchema(UpscaleStep.model_json_schema())] = Field(
+        None, description="Make the pictures larger at the end."
     )
     reproducibility: Reproducibility = Field(
         "fast",
@@ -221,10 +219,6 @@ class GenerateParams(Params):
     def key(self) -> Hashable:
         """Equal where the same pictures are asked for."""
         return tuple((name, getattr(self, name)) for name in GenerateParams.model_fields)
-
-    @property
-    def has_pictures(self) -> bool:
-        return self.init_image is not None or bool(self.controls)
 
 
 P = TypeVar("P", bound=Params)

@@ -59,6 +59,7 @@ class StepControl:
                     rows=tuple(touch.control_row for touch in touches),
                     model_input=model_input[rows],
                     timesteps=timesteps[rows],
+                    num_tokens=call.conditions.prompt_bias.shape[-1],
                     width=width,
                 )
             )
@@ -89,7 +90,9 @@ def _touches(requests: Sequence[ActiveRequest], call: Call) -> list[_Touch]:
             acts = control.acts_at(request.step_index, len(request.schedule.steps))
             if acts and (has_prompt or not control.guess_mode):
                 context_id = request.control_contexts[position].context_id
-                control_row = ControlRow(context_id, owner.prompt, control.conditioning_scale, control.guess_mode)
+                control_row = ControlRow(
+                    context_id, owner.prompt, control.controlnet_conditioning_scale, control.guess_mode
+                )
                 touches.append(_Touch(row, position, control, control_row))
     return touches
 

@@ -12,6 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 _INFOTEXT, _RECORD = "parameters", "atelier"
 _UNICODE = b"UNICODE\0"
+#: A JPEG's segment holds 65,533, with what frames the two texts.
+_MAX_EXIF_BYTES = 65_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,18 @@ def png_chunks(metadata: Metadata) -> PngInfo:
 
 
 def exif(metadata: Metadata) -> Image.Exif:
+    """Empty where both are longer than JPEG has room for."""
     tags = Image.Exif()
-    tags[ExifTags.Base.ImageDescription] = metadata.record_json
     comment = _UNICODE + metadata.infotext.encode("utf-16-be")
-    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    if len(comment) + len(metadata.record_json) <= _MAX_EXIF_BYTES:
+        tags[ExifTags.Base.ImageDescription] = metadata.record_json
+        tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     return tags
 
 
 def read_metadata(picture: Image.Image) -> Metadata | None:
     """What the file tells, None if it is not one of ours or was written anew by somebody else."""
     if picture.format == "PNG":
-        picture.load()
         infotext, record = picture.info.get(_INFOTEXT), picture.info.get(_RECORD)
     else:
         tags = picture.getexif()
@@ -65,6 +68,12 @@ def _parsed(record: object) -> Mapping[str, object] | None:
         return None
     try:
         parsed = json.loads(record)
+        json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
-    return parsed if isinstance(parsed, dict) and isinstance(parsed.get("parameters"), dict) else None
+    is_ours = (
+        isinstance(parsed, dict)
+        and isinstance(parsed.get("parameters"), dict)
+        and all(isinstance(parsed.get(name), str) for name in ("exactness_key", "server"))
+    )
+    return parsed if is_ours else None

@@ -53,16 +53,22 @@ class Conditions:
         )
 
 
-def stack(prompts: Sequence[PromptConditions], sizes: Sequence[tuple[int, int]]) -> Conditions:
-    """Conditions with a row per prompt and the (height, width) of its picture; shorter prompts padded and masked."""
+def stack(
+    prompts: Sequence[PromptConditions], sizes: Sequence[tuple[int, int]], *, num_tokens: int | None = None
+) -> Conditions:
+    """Conditions with a row per prompt and the (height, width) of its picture.
+
+    Shorter prompts are filled up to the longest, or to `num_tokens`, and masked.
+    """
     lengths = torch.tensor([prompt.num_tokens for prompt in prompts])
-    positions = torch.arange(int(lengths.max()))
+    num_tokens = num_tokens or int(lengths.max())
+    positions = torch.arange(num_tokens)
     pooled = torch.stack([prompt.pooled_prompt_embeds for prompt in prompts])
     bias = torch.where(positions < lengths[:, None], 0.0, MASKED).to(pooled)
     return Conditions(
         prompt=KeysValues(
-            _padded([prompt.keys_values.keys for prompt in prompts]),
-            _padded([prompt.keys_values.values for prompt in prompts]),
+            _padded([prompt.keys_values.keys for prompt in prompts], num_tokens),
+            _padded([prompt.keys_values.values for prompt in prompts], num_tokens),
         ),
         prompt_bias=bias[:, None],
         pooled_prompt_embeds=pooled,
@@ -70,10 +76,10 @@ def stack(prompts: Sequence[PromptConditions], sizes: Sequence[tuple[int, int]])
     )
 
 
-def _padded(of_prompts: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-    """Per layer one tensor [prompts, longest, width], with zeros at the ends of the shorter."""
+def _padded(of_prompts: Sequence[tuple[torch.Tensor, ...]], num_tokens: int) -> tuple[torch.Tensor, ...]:
+    """Per layer one tensor [prompts, num_tokens, width], with zeros at the ends of the shorter."""
     return tuple(
-        torch.nn.utils.rnn.pad_sequence([prompt[0] for prompt in layer], batch_first=True)
+        torch.cat([torch.nn.functional.pad(prompt, (0, 0, 0, num_tokens - prompt.shape[1])) for prompt in layer])
         for layer in zip(*of_prompts, strict=True)
     )
 

@@ -30,7 +30,7 @@ def _infotext(plan: Plan, seed: int) -> str:
         "Seed": seed,
         "Size": plan.size,
         "Model": plan.model,
-        "Denoising strength": None if sampling.strength == 1 else sampling.strength,
+        "Denoising strength": sampling.strength if plan.starts_from_picture else None,
         "Version": _SERVER,
     }
     lines = [plan.positive.prompt]

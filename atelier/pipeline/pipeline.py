@@ -11,9 +11,10 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from random import SystemRandom
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from atelier.catalogue.entries import PIXELS_PER_LATENT
 from atelier.core.conditioning import Conditioning, ExactnessKey
 from atelier.core.control import Annotation, Control, ControlImage, ControlKind
 from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId, StepEvent
-from atelier.core.errors import DeadlineExceeded, ReplicaLost
+from atelier.core.errors import DeadlineExceeded, InvalidParameter, ReplicaLost
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import blend, mask_of_latents, read_picture, to_pixels
@@ -35,6 +36,9 @@ from atelier.pipeline.upscaling import Enlarged, enlarge
 
 #: Up to six pictures of 4096² in a request are 400 MB before they are brought to the size that is drawn.
 _MAX_LARGE_PICTURES = 2
+_MIN_ANNOTATED_PX, _MAX_RATIO = 16, 4
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,14 @@ class Usage:
     text_tokens: int
     input_image_tokens: int
     output_image_tokens: int
+
+    def share(self, index: int, count: int) -> Usage:
+        """Of one of so many pictures: what went in counts with the first."""
+        return Usage(
+            text_tokens=self.text_tokens if index == 0 else 0,
+            input_image_tokens=self.input_image_tokens if index == 0 else 0,
+            output_image_tokens=self.output_image_tokens // count,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +107,23 @@ class Pipeline:
         self._max_pixel_steps = max_pixel_steps
         self._random = SystemRandom()
         self._in_flight: Coalescer[Result] = Coalescer()
-        #: Requests whose pictures are in memory as large as they were sent.
-        self._large_pictures = asyncio.Semaphore(_MAX_LARGE_PICTURES)
+        #: A picture is in memory as large as it was sent only in these threads, also when its client has left.
+        self._picture_threads = ThreadPoolExecutor(_MAX_LARGE_PICTURES, "pictures")
+        #: Pictures that are answered as large as they came, or larger.
+        self._large_answers = asyncio.Semaphore(_MAX_LARGE_PICTURES)
 
     async def generate(self, params: GenerateParams) -> Result:
-        """Equal requests with a seed, at the same time, are made once.
+        """Equal requests with a seed and without a deadline, at the same time, are made once.
 
         Raises any error of `atelier.core.errors` under InvalidRequest, or what the stages raise.
         """
-        if params.seed == -1:
+        if params.seed == -1 or params.deadline_s is not None:
             return await self.make(params)
         return await self._in_flight.once(params.key, lambda: self.make(params))
 
     async def make(self, params: GenerateParams, listener: Listener | None = None) -> Result:
         """As `generate`, on its own, and told of to a listener."""
-        async with self._large_pictures if params.has_pictures else nullcontext():
-            plan, fitted = await asyncio.to_thread(self._prepare, params)
+        plan, fitted = await self._with_pictures(lambda: self._prepare(params))
         if listener is not None:
             listener.hear(plan)
         request_id = RequestId(f"req_{secrets.token_hex(12)}")
@@ -124,18 +137,20 @@ class Pipeline:
 
     async def upscale(self, params: UpscaleParams) -> Enlarged:
         """A client's picture made larger. Raises InvalidParameter or ModelNotFound."""
-        async with self._large_pictures:
+        async with self._large_answers:
             return await enlarge(self.stages, self.catalogue, params)
 
     async def annotate(self, params: AnnotateParams) -> ControlMap:
         """The control map of a picture, as large as it. Raises InvalidParameter or NotSupported."""
-        async with self._large_pictures:
-            picture = await asyncio.to_thread(read_picture, params.image, param="image")
-            pixels = await asyncio.to_thread(to_pixels, picture, width=picture.width, height=picture.height)
+        async with self._large_answers:
+            pixels = await self._with_pictures(lambda: _pixels_to_annotate(params.image))
             annotation = Annotation(params.kind, params.low_threshold, params.high_threshold)
             drawn = await self.stages.annotate(annotation, pixels)
             data = await asyncio.to_thread(encode_picture, drawn.control_image, "png")
         return ControlMap(kind=params.kind, data=data)
+
+    async def _with_pictures(self, read: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._picture_threads, read)
 
     def _prepare(self, params: GenerateParams) -> tuple[Plan, FittedInputs]:
         """Everything that may refuse the request, before any model sees it."""
@@ -148,7 +163,7 @@ class Pipeline:
     ) -> Result:
         negative = plan.negative if plan.guidance_scale > 1 else None
         texts = [plan.positive] if negative is None else [plan.positive, negative]
-        encoded, initial, annotated = await asyncio.gather(
+        encoded, (initial, encoder_key), annotated = await asyncio.gather(
             self.stages.encode_texts(plan.model, texts, plan.reproducibility),
             self._encode(plan.model, fitted),
             asyncio.gather(*map(self._annotate, plan.controls, fitted.control_images)),
@@ -175,6 +190,7 @@ class Pipeline:
         decoded = await self.stages.decode(plan.model, denoised.latents)
         exactness_key = _joined(
             encoded.exactness_key,
+            encoder_key,
             *(drawn.exactness_key for drawn in annotated),
             denoised.exactness_key,
             decoded.exactness_key,
@@ -193,12 +209,12 @@ class Pipeline:
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
 
-    async def _encode(self, model: str, fitted: FittedInputs) -> InitialImage | None:
+    async def _encode(self, model: str, fitted: FittedInputs) -> tuple[InitialImage | None, ExactnessKey]:
         if fitted.pixels is None:
-            return None
+            return None, ExactnessKey("")
         encoded = await self.stages.encode(model, fitted.pixels[None])
         mask = None if fitted.mask is None else mask_of_latents(fitted.mask, pixels_per_latent=PIXELS_PER_LATENT)
-        return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask)
+        return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask), encoded.exactness_key
 
     async def _draw_again(self, plan: Plan, request: DenoiseRequest, pixels: Pixels) -> Pixels:
         """The second pass of `hires`: larger by the upscaler, then image-to-image with the same texts and seeds."""
@@ -253,6 +269,19 @@ class Pipeline:
         raise ReplicaLost("The denoiser's stream ended without latents.")
 
 
+def _pixels_to_annotate(data: bytes) -> ControlImage:
+    """Raises InvalidParameter if it is no picture, or so narrow that a depth model would make it endless."""
+    picture = read_picture(data, param="image")
+    sides = sorted(picture.size)
+    if sides[0] < _MIN_ANNOTATED_PX or sides[1] > _MAX_RATIO * sides[0]:
+        raise InvalidParameter(
+            f"image: of {picture.width}x{picture.height} no map is drawn; sides are at least {_MIN_ANNOTATED_PX} "
+            f"pixels, and one at most {_MAX_RATIO} times the other.",
+            param="image",
+        )
+    return to_pixels(picture, width=picture.width, height=picture.height)
+
+
 def _painted(pixels: Pixels, fitted: FittedInputs) -> Pixels:
     """What inpainting keeps is the client's own picture again."""
     if fitted.pixels is None or fitted.mask is None:
@@ -294,9 +323,9 @@ def _control(control: PlannedControl, annotated: Annotated) -> Control:
     return Control(
         controlnet=control.controlnet,
         control_image=annotated.control_image,
-        conditioning_scale=control.scale,
-        guidance_start=control.start,
-        guidance_end=control.end,
+        controlnet_conditioning_scale=control.scale,
+        control_guidance_start=control.start,
+        control_guidance_end=control.end,
         guess_mode=control.guess_mode,
     )
 

@@ -9,7 +9,7 @@ from typing import Literal
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
-from atelier.core.control import Annotation
+from atelier.core.control import Annotation, ControlKind
 from atelier.core.errors import InvalidParameter, NotSupported, TooMuchWork
 from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, HiresStep, OutputFormat, Quality
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
@@ -91,6 +91,7 @@ class Plan:
     size: Size
     seeds: tuple[int, ...]
     sampling: Sampling
+    starts_from_picture: bool
     guidance_scale: float
     guidance_rescale: float
     reproducibility: Reproducibility
@@ -137,7 +138,7 @@ class Plan:
             "sampler": self.sampling.sampler,
             "schedule": self.sampling.schedule,
             "eta": self.sampling.eta or None,
-            "strength": None if self.sampling.strength == 1 else self.sampling.strength,
+            "strength": self.sampling.strength if self.starts_from_picture else None,
             "controls": [control.parameters() for control in self.controls] or None,
             "hires": None if self.hires is None else self.hires.parameters(),
             "upscale": None if self.upscale is None else self.upscale.parameters(),
@@ -169,6 +170,7 @@ def make_plan(
         size=size,
         seeds=tuple(range(first_seed, first_seed + params.n)),
         sampling=sampling,
+        starts_from_picture=inputs.init_image is not None,
         guidance_scale=_guidance(params, entry),
         guidance_rescale=params.guidance_rescale,
         reproducibility=params.reproducibility,
@@ -285,6 +287,11 @@ def _size(text: str, inputs: Inputs, entry: ModelEntry) -> Size:
     return size
 
 
+def _check_annotator(kind: ControlKind, index: int, catalogue: Catalogue) -> None:
+    if kind == "depth" and not any(entry.kind == kind for entry in catalogue.annotators):
+        raise NotSupported(f"This server has no annotator for {kind}.", param=f"controls[{index}].annotate")
+
+
 def _control(control: ControlParams, index: int, model: ModelEntry, catalogue: Catalogue) -> PlannedControl:
     entries = catalogue.controlnets_for(model.id)
     entry = next((entry for entry in entries if control.model == entry.id or control.kind == entry.kind), None)
@@ -295,6 +302,8 @@ def _control(control: ControlParams, index: int, model: ModelEntry, catalogue: C
             f"controls[{index}].{field}: no ControlNet {asked!r} for {model.id}; there are: {known}.",
             param=f"controls[{index}].{field}",
         )
+    if control.annotate:
+        _check_annotator(entry.kind, index, catalogue)
     return PlannedControl(
         controlnet=entry.id,
         annotation=Annotation(entry.kind, control.low_threshold, control.high_threshold)

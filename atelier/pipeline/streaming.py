@@ -63,6 +63,7 @@ async def stream(
         yield await work
     finally:
         work.cancel()
+        await asyncio.wait([work])
 
 
 class _Told:

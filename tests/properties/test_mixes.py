@@ -79,9 +79,9 @@ def _controls(draw: st.DrawFn, height: int, width: int) -> tuple[Control, ...]:
         Control(
             controlnet=draw(st.sampled_from(["tiny-canny", "tiny-depth"])),
             control_image=noise,
-            conditioning_scale=draw(st.sampled_from([0.3, 1.0])),
-            guidance_start=draw(st.sampled_from([0.0, 0.3])),
-            guidance_end=draw(st.sampled_from([0.6, 1.0])),
+            controlnet_conditioning_scale=draw(st.sampled_from([0.3, 1.0])),
+            control_guidance_start=draw(st.sampled_from([0.0, 0.3])),
+            control_guidance_end=draw(st.sampled_from([0.6, 1.0])),
             guess_mode=draw(st.booleans()),
         )
         for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2])))

@@ -114,7 +114,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         if data is None:
             raise NotFound(f"There is no picture {name!r}, or its time is over.")
         media_type = next(media for suffix, media in MEDIA_TYPES.items() if name.endswith(suffix))
-        return Response(data, media_type=media_type, headers=file_headers(data, name))
+        return Response(data, media_type=media_type, headers=await asyncio.to_thread(file_headers, data, name))
 
     @routes.post(
         "/images/upscale",

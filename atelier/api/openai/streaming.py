@@ -8,12 +8,13 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 
 from starlette.responses import StreamingResponse
 
 from atelier.api.errors import error_body
 from atelier.api.openai.schemas import ImagesGenerateRequest
-from atelier.api.openai.translate import usage
+from atelier.api.openai.translate import control_map, usage
 from atelier.core.errors import AtelierError
 from atelier.core.params import GenerateParams
 from atelier.pipeline.pipeline import Pipeline, Result
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: A comment is sent when nothing else was for so long, so that no proxy takes the connection for dead.
 _KEEP_ALIVE_S = 10.0
+#: Of `usage`, as OpenAI streams it.
+_NOT_STREAMED = {"output_tokens_details"}
 
 Fields = dict[str, object]
 
@@ -39,13 +42,16 @@ async def event_stream(
 
 async def _lines(events: AsyncGenerator[Event], asked: ImagesGenerateRequest, prefix: str) -> AsyncIterator[str]:
     try:
-        async for event in _with_pauses(events):
-            if event is None:
-                yield ": keep-alive\n\n"
-                continue
-            for kind, fields in _told(event, asked):
-                yield _line(f"{prefix}.{kind}", {"type": f"{prefix}.{kind}", **fields})
+        async with aclosing(_with_pauses(events)) as told:
+            async for event in told:
+                if event is None:
+                    yield ": keep-alive\n\n"
+                    continue
+                for kind, fields in _told(event, asked):
+                    yield _line(f"{prefix}.{kind}", {"type": f"{prefix}.{kind}", **fields})
     except AtelierError as error:
+        if error.status >= 500:
+            logger.error("a stream ended: %s", error)
         yield _line("error", error_body(error))
     except Exception as error:
         # The HTTP boundary of a stream: its status is out already.
@@ -55,7 +61,7 @@ async def _lines(events: AsyncGenerator[Event], asked: ImagesGenerateRequest, pr
         await events.aclose()
 
 
-async def _with_pauses(events: AsyncIterator[Event]) -> AsyncIterator[Event | None]:
+async def _with_pauses(events: AsyncGenerator[Event]) -> AsyncGenerator[Event | None]:
     """The events, and None whenever none has come for a while."""
     coming: asyncio.Future[Event] | None = None
     try:
@@ -101,18 +107,19 @@ def _progress(event: Progress) -> Fields:
 
 
 def _completed(result: Result, asked: ImagesGenerateRequest) -> Sequence[Fields]:
-    used = usage(result.usage).model_dump(exclude={"output_tokens_details"})
     label: Fields = {} if asked.label is None else {"safety_identifier": asked.label}
+    maps = [control_map(drawn).model_dump() for drawn in result.control_maps]
     return [
         {
             **_picture(picture.data, result.plan),
             **label,
-            "usage": used,
+            **({"control_maps": maps} if maps and index == 0 else {}),
+            "usage": usage(result.usage.share(index, len(result.pictures))).model_dump(exclude=_NOT_STREAMED),
             "seed": picture.seed,
             "parameters": result.plan.parameters(picture.seed),
             "exactness_key": result.exactness_key,
         }
-        for picture in result.pictures
+        for index, picture in enumerate(result.pictures)
     ]
 
 

@@ -41,6 +41,8 @@ def edit_params(request: ImagesEditRequest) -> GenerateParams:
     """Raises NotSupported for more than one picture: there is nothing yet that could see the others."""
     if len(request.image) > 1:
         raise NotSupported("Editing with several pictures is not supported by this server yet.", param="image")
+    if request.mask is not None and request.mask_image is not None:
+        raise InvalidParameter("mask: mask_image is the same; send one of them.", param="mask")
     strength = _HIGH_FIDELITY if request.input_fidelity == "high" and request.strength is None else request.strength
     return _params(request, mask_image=request.mask or request.mask_image, strength=strength)
 
@@ -56,14 +58,19 @@ def errors_in_openais_names() -> Iterator[None]:
         yield
     except InvalidParameter as error:
         theirs = _OPENAIS_NAMES.get(error.param or "")
-        if error.param is None or theirs is None:
+        if theirs is None:
             raise
-        raise InvalidParameter(str(error).replace(error.param, theirs), param=theirs) from error
+        message = str(error)
+        for ours, name in _OPENAIS_NAMES.items():
+            message = message.replace(ours, name)
+        raise InvalidParameter(message, param=theirs) from error
 
 
 def _params(
     request: ImagesEditRequest | ImagesVariationRequest, *, mask_image: bytes | None, strength: float | None
 ) -> GenerateParams:
+    if request.init_image is not None:
+        raise InvalidParameter("init_image: here the picture is sent as image.", param="init_image")
     fields = {name: getattr(request, name) for name in GenerateParams.model_fields}
     pictures = {"init_image": request.image[0], "mask_image": mask_image, "strength": strength}
     return GenerateParams.model_construct(**{**fields, **pictures})

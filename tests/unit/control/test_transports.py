@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.control.batching import ResidualBatcher
 from atelier.control.calls import Contexts, ControlCall, UnknownContexts
 from atelier.control.controlnets import ControlNets
 from atelier.control.residuals import Residuals
 from atelier.control.same_node import SameNode, SameNodeServer
-from atelier.control.service import ResidualService
 from atelier.control.transports import InOrder, InProcess, TransportFailed, Wait
 from atelier.core.control import TransportName
 from atelier.core.errors import GenerationFailed, ReplicaLost
@@ -30,14 +30,14 @@ def controlnets(catalogue: Catalogue) -> ControlNets:
 
 
 @pytest.fixture(scope="module")
-def service(catalogue: Catalogue) -> ResidualService:
+def batcher(catalogue: Catalogue) -> ResidualBatcher:
     thread = ModelThread("controlnet", num_threads=torch.get_num_threads())
-    return ResidualService(thread.run(lambda: ControlNets(catalogue.controlnets, CPU)), thread)
+    return ResidualBatcher(thread.run(lambda: ControlNets(catalogue.controlnets, CPU)), thread)
 
 
 @pytest.fixture(scope="module")
-def server(service: ResidualService) -> SameNodeServer:
-    return SameNodeServer(service, CPU)
+def server(batcher: ResidualBatcher) -> SameNodeServer:
+    return SameNodeServer(batcher, CPU)
 
 
 @pytest.fixture
@@ -66,6 +66,33 @@ def test_shared_memory_carries_the_very_bits(controlnets: ControlNets, same_node
             assert _are_equal(ours, theirs)
 
 
+def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(controlnets: ControlNets, same_node: SameNode) -> None:
+    first, contexts = new_call(seed=14)
+    second, others = new_call(seed=15)
+    same_node.start([first], contexts)
+    [ours] = same_node.start([second], others)()
+    [expected] = InProcess(controlnets).start([second], others)()
+    assert _are_equal(ours, expected)
+
+
+def test_a_longer_prompt_beside_a_row_leaves_its_bits_alone(controlnets: ControlNets) -> None:
+    """Both are filled up to what the UNet's call has, whoever shares the pass."""
+    short, contexts = new_call(seed=16, num_rows=1, width=2, num_tokens=154)
+    long, others = new_call(seed=17, num_rows=1, width=2, num_tokens=154, num_chunks=2)
+    in_process = InProcess(controlnets)
+    [alone] = in_process.start([short], contexts)()
+    together = ControlCall(
+        controlnet=short.controlnet,
+        rows=(*short.rows, *long.rows),
+        model_input=torch.cat([short.model_input, long.model_input]),
+        timesteps=torch.cat([short.timesteps, long.timesteps]),
+        num_tokens=154,
+        width=2,
+    )
+    [both] = in_process.start([together], {**contexts, **others})()
+    assert _are_equal(alone, both.select(slice(1)))
+
+
 def test_a_fixed_width_makes_the_bits_of_a_row_its_own(controlnets: ControlNets) -> None:
     in_process = InProcess(controlnets)
     call, contexts = new_call(seed=3, num_rows=5, width=4)
@@ -75,6 +102,7 @@ def test_a_fixed_width_makes_the_bits_of_a_row_its_own(controlnets: ControlNets)
         rows=call.rows[2:3],
         model_input=call.model_input[2:3],
         timesteps=call.timesteps[2:3],
+        num_tokens=call.num_tokens,
         width=4,
     )
     [one] = in_process.start([alone], contexts)()
@@ -86,7 +114,7 @@ def test_a_forgotten_context_is_told_again(controlnets: ControlNets) -> None:
     in_process = InProcess(controlnets)
     [before] = in_process.start([call], contexts)()
     other, others = new_call(seed=5)
-    for _ in range(70):
+    for _ in range(20):
         in_process.start([other], others)()
     assert controlnets.unknown(call.rows) == tuple(contexts)
     [after] = in_process.start([call], contexts)()
@@ -102,15 +130,15 @@ def test_calls_that_wait_together_are_answered_as_one(catalogue: Catalogue) -> N
             return super().residuals(call)
 
     thread = ModelThread("controlnet", num_threads=1)
-    service = ResidualService(Counting(catalogue.controlnets, CPU), thread)
+    batcher = ResidualBatcher(Counting(catalogue.controlnets, CPU), thread)
     (first, contexts), (second, others), (exact, more) = new_call(seed=6), new_call(seed=7), new_call(seed=8, width=2)
     gate = threading.Event()
     thread.submit(gate.wait)
     answers = [
-        service.submit(first, list(contexts.values())),
-        service.submit(second, list(others.values())),
-        service.submit(exact, list(more.values())),
-        service.submit(new_call(seed=9)[0], []),
+        batcher.submit(first, list(contexts.values())),
+        batcher.submit(second, list(others.values())),
+        batcher.submit(exact, list(more.values())),
+        batcher.submit(new_call(seed=9)[0], []),
     ]
     gate.set()
     results = [answer.result(20) for answer in answers]
@@ -130,6 +158,7 @@ def test_a_replicas_own_failure_reaches_the_client_and_the_replica_goes_on(same_
         rows=call.rows,
         model_input=call.model_input[:, :3],
         timesteps=call.timesteps,
+        num_tokens=call.num_tokens,
         width=None,
     )
     with pytest.raises(GenerationFailed, match="ControlNet"):

@@ -17,7 +17,7 @@ from deployments.options import GraphArgs
 from graph import build
 
 _ROOT = Path(__file__).parents[3]
-_NODES = {"Router", "TextEncoder", "ControlNet", "Denoiser", "Autoencoder"}
+_NODES = {"Router", "TextEncoder", "ControlNet", "Denoiser", "Autoencoder", "Upscaler"}
 
 
 def _config(name: str) -> ServeDeploySchema:
@@ -39,7 +39,7 @@ def test_configs_are_complete(name: str) -> None:
     args = GraphArgs.model_validate(application.args)
     assert application.import_path == "graph:build"
     assert {deployment.name for deployment in application.deployments} <= _NODES
-    read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators)
+    read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
 
 
 def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:

@@ -33,7 +33,7 @@ class _Waiting:
         return self if self.call.width else (self.call.controlnet, self.call.model_input.shape[1:])
 
 
-class ResidualService:
+class ResidualBatcher:
     def __init__(self, controlnets: ControlNets, thread: ModelThread) -> None:
         """`controlnets` were made in the thread."""
         self._controlnets = controlnets
@@ -90,4 +90,5 @@ def _joined(calls: Sequence[ControlCall]) -> ControlCall:
         rows=tuple(row for call in calls for row in call.rows),
         model_input=torch.cat([call.model_input for call in calls]),
         timesteps=torch.cat([call.timesteps for call in calls]),
+        num_tokens=max(call.num_tokens for call in calls),
     )
