@@ -7,7 +7,6 @@ snapshot will live here, in `recovery`, and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -21,71 +20,26 @@ import numpy as np
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT
 from atelier.core.conditioning import Conditioning, ExactnessKey
-from atelier.core.control import Annotation, Control, ControlImage, ControlKind
+from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId, StepEvent
-from atelier.core.errors import DeadlineExceeded, InvalidParameter, ReplicaLost
+from atelier.core.errors import DeadlineExceeded, ReplicaLost
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import encode_picture
-from atelier.imaging.inputs import blend, mask_of_latents, read_picture, to_pixels
+from atelier.imaging.inputs import mask_of_latents
 from atelier.pipeline.coalesce import Coalescer
+from atelier.pipeline.controls import PlannedControl, control_of, pixels_to_annotate
 from atelier.pipeline.inputs import FittedInputs, read_inputs
-from atelier.pipeline.metadata import metadata_of
-from atelier.pipeline.plan import Plan, PlannedControl, make_plan
+from atelier.pipeline.plan import Plan, make_plan
+from atelier.pipeline.results import ControlMap, Picture, Result, files_of, joined, maps_of, painted_over, usage_of
 from atelier.pipeline.stages import Annotated, Pixels, Stages
 from atelier.pipeline.upscaling import Enlarged, enlarge
 
 #: Up to six pictures of 4096² in a request are 400 MB before they are brought to the size that is drawn.
 _MAX_LARGE_PICTURES = 2
-_MIN_ANNOTATED_PX, _MAX_RATIO = 16, 4
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    #: The encoded file.
-    data: bytes
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlMap:
-    kind: ControlKind
-    #: A PNG file.
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What went in and came out: tokens of the texts, and latent positions (8 × 8 pixels) of the pictures."""
-
-    text_tokens: int
-    input_image_tokens: int
-    output_image_tokens: int
-
-    def share(self, index: int, count: int) -> Usage:
-        """Of one of so many pictures: what went in counts with the first."""
-        return Usage(
-            text_tokens=self.text_tokens if index == 0 else 0,
-            input_image_tokens=self.input_image_tokens if index == 0 else 0,
-            output_image_tokens=self.output_image_tokens // count,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    request_id: RequestId
-    plan: Plan
-    #: An `exact` request comes out the same to the bit where this is the same.
-    exactness_key: ExactnessKey
-    pictures: tuple[Picture, ...]
-    usage: Usage
-    #: What made the pictures larger, if anything did.
-    upscaler: str | None
-    #: Those that were drawn for this request, in the order of their controls.
-    control_maps: tuple[ControlMap, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +97,7 @@ class Pipeline:
     async def annotate(self, params: AnnotateParams) -> ControlMap:
         """The control map of a picture, as large as it. Raises InvalidParameter or NotSupported."""
         async with self._large_answers:
-            pixels = await self._with_pictures(lambda: _pixels_to_annotate(params.image))
+            pixels = await self._with_pictures(lambda: pixels_to_annotate(params.image))
             annotation = Annotation(params.kind, params.low_threshold, params.high_threshold)
             drawn = await self.stages.annotate(annotation, pixels)
             data = await asyncio.to_thread(encode_picture, drawn.control_image, "png")
@@ -182,29 +136,29 @@ class Pipeline:
                 positive=encoded.embeds[0], negative=None if negative is None else encoded.embeds[1]
             ),
             initial_image=initial,
-            controls=tuple(map(_control, plan.controls, annotated)),
+            controls=tuple(map(control_of, plan.controls, annotated)),
             wants_steps=listener is not None and listener.wants_steps,
             num_previews=0 if listener is None else listener.num_previews,
         )
         denoised = await self._denoise(request, listener)
         decoded = await self.stages.decode(plan.model, denoised.latents)
-        exactness_key = _joined(
+        exactness_key = joined(
             encoded.exactness_key,
             encoder_key,
             *(drawn.exactness_key for drawn in annotated),
             denoised.exactness_key,
             decoded.exactness_key,
         )
-        painted = await asyncio.to_thread(_painted, decoded.pixels, fitted)
+        painted = await asyncio.to_thread(painted_over, decoded.pixels, fitted)
         redrawn = await self._draw_again(plan, request, painted)
         finished, upscaler = await self._upscale(plan, redrawn)
-        files = await asyncio.to_thread(_files, finished, plan, exactness_key)
+        files = await asyncio.to_thread(files_of, finished, plan, exactness_key)
         return Result(
             request_id=request_id,
             plan=plan,
             exactness_key=exactness_key,
-            control_maps=await asyncio.to_thread(_map_files, plan.controls, annotated),
-            usage=_usage(request),
+            control_maps=await asyncio.to_thread(maps_of, plan.controls, annotated),
+            usage=usage_of(request),
             upscaler=upscaler,
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
@@ -267,69 +221,3 @@ class Pipeline:
                 if listener is not None:
                     listener.hear(event)
         raise ReplicaLost("The denoiser's stream ended without latents.")
-
-
-def _pixels_to_annotate(data: bytes) -> ControlImage:
-    """Raises InvalidParameter if it is no picture, or so narrow that a depth model would make it endless."""
-    picture = read_picture(data, param="image")
-    sides = sorted(picture.size)
-    if sides[0] < _MIN_ANNOTATED_PX or sides[1] > _MAX_RATIO * sides[0]:
-        raise InvalidParameter(
-            f"image: of {picture.width}x{picture.height} no map is drawn; sides are at least {_MIN_ANNOTATED_PX} "
-            f"pixels, and one at most {_MAX_RATIO} times the other.",
-            param="image",
-        )
-    return to_pixels(picture, width=picture.width, height=picture.height)
-
-
-def _painted(pixels: Pixels, fitted: FittedInputs) -> Pixels:
-    """What inpainting keeps is the client's own picture again."""
-    if fitted.pixels is None or fitted.mask is None:
-        return pixels
-    return np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
-
-
-def _files(pixels: Sequence[Pixels], plan: Plan, exactness_key: ExactnessKey) -> list[bytes]:
-    return [
-        encode_picture(
-            picture,
-            plan.output_format,
-            quality=plan.output_compression,
-            metadata=metadata_of(plan, seed, exactness_key),
-        )
-        for picture, seed in zip(pixels, plan.seeds, strict=True)
-    ]
-
-
-def _usage(request: DenoiseRequest) -> Usage:
-    positions = request.height * request.width // PIXELS_PER_LATENT**2
-    negative = request.conditioning.negative
-    return Usage(
-        text_tokens=request.conditioning.positive.num_tokens + (0 if negative is None else negative.num_tokens),
-        input_image_tokens=positions * ((request.initial_image is not None) + len(request.controls)),
-        output_image_tokens=positions * len(request.seeds),
-    )
-
-
-def _map_files(controls: Sequence[PlannedControl], annotated: Sequence[Annotated]) -> tuple[ControlMap, ...]:
-    return tuple(
-        ControlMap(kind=control.annotation.kind, data=encode_picture(drawn.control_image, "png"))
-        for control, drawn in zip(controls, annotated, strict=True)
-        if control.annotation is not None
-    )
-
-
-def _control(control: PlannedControl, annotated: Annotated) -> Control:
-    return Control(
-        controlnet=control.controlnet,
-        control_image=annotated.control_image,
-        controlnet_conditioning_scale=control.scale,
-        control_guidance_start=control.start,
-        control_guidance_end=control.end,
-        guess_mode=control.guess_mode,
-    )
-
-
-def _joined(*keys: ExactnessKey) -> ExactnessKey:
-    """One key for all stages that a request went through."""
-    return ExactnessKey(hashlib.sha256("".join(keys).encode()).hexdigest()[:16])

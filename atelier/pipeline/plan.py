@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
-from atelier.core.control import Annotation, ControlKind
-from atelier.core.errors import InvalidParameter, NotSupported, TooMuchWork
-from atelier.core.params import MAX_SEED, ControlParams, GenerateParams, HiresStep, OutputFormat, Quality
+from atelier.core.errors import InvalidParameter, TooMuchWork
+from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat, Quality
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
+from atelier.pipeline.controls import PlannedControl, plan_control
 from atelier.pipeline.inputs import Inputs
-from atelier.pipeline.upscaling import PlannedUpscale, plan_upscale
+from atelier.pipeline.upscaling import PlannedHires, PlannedUpscale, plan_hires, plan_upscale
 
 #: Fields of a request by their names on the wire, without its pictures.
 Parameters = dict[str, str | int | float | dict[str, str | float] | list[dict[str, str | float | bool]]]
@@ -34,53 +34,6 @@ _STEPS_OF_QUALITY: dict[ResolvedQuality, float] = {"low": 0.5, "medium": 1, "hig
 _GUIDANCE_OF_STYLE = {"vivid": 1.4, "natural": 0.7}
 #: Of image-to-image, where the client says nothing.
 _STRENGTH = 0.8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedControl:
-    controlnet: str
-    #: How to draw the map; None if the client sent it.
-    annotation: Annotation | None
-    scale: float
-    start: float
-    end: float
-    guess_mode: bool
-
-    def parameters(self) -> dict[str, str | float | bool]:
-        """Its fields by their names on the wire, without the picture."""
-        fields: dict[str, str | float | bool] = {
-            "model": self.controlnet,
-            "scale": self.scale,
-            "start": self.start,
-            "end": self.end,
-            "guess_mode": self.guess_mode,
-            "annotate": self.annotation is not None,
-        }
-        if self.annotation is not None and self.annotation.kind == "canny":
-            fields["low_threshold"] = self.annotation.low_threshold
-            fields["high_threshold"] = self.annotation.high_threshold
-        return fields
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedHires:
-    """The second pass."""
-
-    upscaler: str | None
-    scale: float
-    size: Size
-    sampling: Sampling
-
-    def parameters(self) -> dict[str, str | float]:
-        """Its fields by their names on the wire."""
-        model: dict[str, str | float] = {} if self.upscaler is None else {"model": self.upscaler}
-        sampling = self.sampling
-        return {
-            "scale": self.scale,
-            "strength": sampling.strength,
-            "steps": sampling.num_inference_steps,
-            **model,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +116,7 @@ def make_plan(
     first_seed = random.randint(0, MAX_SEED) if params.seed == -1 else params.seed
     size = _size(params.size, inputs, entry)
     sampling = _sampling(params, entry, has_picture=inputs.init_image is not None)
-    hires = None if params.hires is None else _hires(params, params.hires, size, sampling, entry, catalogue)
+    hires = None if params.hires is None else plan_hires(params.hires, inputs, size, sampling, entry, catalogue)
     drawn = size if hires is None else hires.size
     plan = Plan(
         model=entry.id,
@@ -176,7 +129,9 @@ def make_plan(
         reproducibility=params.reproducibility,
         positive=Text(params.prompt, params.prompt_2 or params.prompt),
         negative=_negative(params, entry),
-        controls=tuple(_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)),
+        controls=tuple(
+            plan_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)
+        ),
         hires=hires,
         upscale=None if params.upscale is None else plan_upscale(params.upscale, drawn, catalogue, param="upscale"),
         quality=_QUALITIES.get(params.quality, "medium"),
@@ -241,35 +196,6 @@ def _compression(params: GenerateParams) -> int | None:
     return params.output_compression
 
 
-def _hires(
-    params: GenerateParams, hires: HiresStep, size: Size, sampling: Sampling, entry: ModelEntry, catalogue: Catalogue
-) -> PlannedHires:
-    for name in ("controls", "mask_image"):
-        if getattr(params, name):
-            raise NotSupported(f"hires does not go with {name} yet.", param="hires")
-    step = plan_upscale(hires, size, catalogue, param="hires")
-    width, height = (
-        PIXELS_PER_LATENT * round(side / PIXELS_PER_LATENT) for side in (step.size.width, step.size.height)
-    )
-    large = Size(width=width, height=height)
-    if not entry.sides_px.allow(large):
-        raise InvalidParameter(
-            f"hires: {size} times {hires.scale} is {large}; {entry.id} draws sides of {entry.sides_px.min} to "
-            f"{entry.sides_px.max} pixels. Use upscale for more.",
-            param="hires",
-        )
-    second = replace(
-        sampling, num_inference_steps=hires.steps or sampling.num_inference_steps, strength=hires.strength
-    )
-    if second.num_taken_steps == 0 or second.num_inference_steps > SAMPLERS[second.sampler].max_steps:
-        raise InvalidParameter(
-            f"hires: {hires.strength} of {second.num_inference_steps} steps is none, or too many for "
-            f"{second.sampler}, which takes {SAMPLERS[second.sampler].max_steps}.",
-            param="hires",
-        )
-    return PlannedHires(upscaler=step.upscaler, scale=hires.scale, size=large, sampling=second)
-
-
 def _size(text: str, inputs: Inputs, entry: ModelEntry) -> Size:
     if text == "auto":
         return inputs.size_within(entry.sides_px) or entry.defaults.size
@@ -285,35 +211,6 @@ def _size(text: str, inputs: Inputs, entry: ModelEntry) -> Size:
             param="size",
         )
     return size
-
-
-def _check_annotator(kind: ControlKind, index: int, catalogue: Catalogue) -> None:
-    if kind == "depth" and not any(entry.kind == kind for entry in catalogue.annotators):
-        raise NotSupported(f"This server has no annotator for {kind}.", param=f"controls[{index}].annotate")
-
-
-def _control(control: ControlParams, index: int, model: ModelEntry, catalogue: Catalogue) -> PlannedControl:
-    entries = catalogue.controlnets_for(model.id)
-    entry = next((entry for entry in entries if control.model == entry.id or control.kind == entry.kind), None)
-    if entry is None:
-        asked, field = (control.model, "model") if control.model is not None else (control.kind, "kind")
-        known = ", ".join(f"{entry.id} ({entry.kind})" for entry in entries) or "none"
-        raise InvalidParameter(
-            f"controls[{index}].{field}: no ControlNet {asked!r} for {model.id}; there are: {known}.",
-            param=f"controls[{index}].{field}",
-        )
-    if control.annotate:
-        _check_annotator(entry.kind, index, catalogue)
-    return PlannedControl(
-        controlnet=entry.id,
-        annotation=Annotation(entry.kind, control.low_threshold, control.high_threshold)
-        if control.annotate
-        else None,
-        scale=entry.scale if control.scale is None else control.scale,
-        start=control.start,
-        end=control.end,
-        guess_mode=control.guess_mode,
-    )
 
 
 def _negative(params: GenerateParams, entry: ModelEntry) -> Text | None:

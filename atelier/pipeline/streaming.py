@@ -12,8 +12,9 @@ from atelier.core.errors import NotSupported
 from atelier.core.params import GenerateParams
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.preview import preview
-from atelier.pipeline.pipeline import Listener, Pipeline, Result
+from atelier.pipeline.pipeline import Listener, Pipeline
 from atelier.pipeline.plan import Plan
+from atelier.pipeline.results import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,19 @@
-"""A client's picture made larger."""
+"""Pictures made larger: a client's own, and a generation's at its end or for a second pass."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import Size
-from atelier.core.errors import InvalidParameter
-from atelier.core.params import UpscaleParams, UpscaleStep
+from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
+from atelier.core.errors import InvalidParameter, NotSupported
+from atelier.core.params import HiresStep, UpscaleParams, UpscaleStep
+from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.core.upscaling import MAX_UPSCALED_PIXELS
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import read_picture, whole_pixels
+from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.stages import Stages
 
 
@@ -26,6 +28,27 @@ class PlannedUpscale:
         """Its fields by their names on the wire."""
         model: dict[str, str | float] = {} if self.upscaler is None else {"model": self.upscaler}
         return {"scale": self.scale, **model}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedHires:
+    """The second pass."""
+
+    upscaler: str | None
+    scale: float
+    size: Size
+    sampling: Sampling
+
+    def parameters(self) -> dict[str, str | float]:
+        """Its fields by their names on the wire."""
+        model: dict[str, str | float] = {} if self.upscaler is None else {"model": self.upscaler}
+        sampling = self.sampling
+        return {
+            "scale": self.scale,
+            "strength": sampling.strength,
+            "steps": sampling.num_inference_steps,
+            **model,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +70,35 @@ def plan_upscale(step: UpscaleStep, size: Size, catalogue: Catalogue, *, param: 
             param=param,
         )
     return PlannedUpscale(upscaler=None if entry is None else entry.id, size=large, scale=step.scale)
+
+
+def plan_hires(
+    hires: HiresStep, inputs: Inputs, size: Size, sampling: Sampling, entry: ModelEntry, catalogue: Catalogue
+) -> PlannedHires:
+    """Raises NotSupported beside controls or a mask, InvalidParameter or ModelNotFound."""
+    if inputs.control_images or inputs.mask_image is not None:
+        raise NotSupported("hires goes with neither controls nor a mask yet.", param="hires")
+    step = plan_upscale(hires, size, catalogue, param="hires")
+    width, height = (
+        PIXELS_PER_LATENT * round(side / PIXELS_PER_LATENT) for side in (step.size.width, step.size.height)
+    )
+    large = Size(width=width, height=height)
+    if not entry.sides_px.allow(large):
+        raise InvalidParameter(
+            f"hires: {size} times {hires.scale} is {large}; {entry.id} draws sides of {entry.sides_px.min} to "
+            f"{entry.sides_px.max} pixels. Use upscale for more.",
+            param="hires",
+        )
+    second = replace(
+        sampling, num_inference_steps=hires.steps or sampling.num_inference_steps, strength=hires.strength
+    )
+    if second.num_taken_steps == 0 or second.num_inference_steps > SAMPLERS[second.sampler].max_steps:
+        raise InvalidParameter(
+            f"hires: {hires.strength} of {second.num_inference_steps} steps is none, or too many for "
+            f"{second.sampler}, which takes {SAMPLERS[second.sampler].max_steps}.",
+            param="hires",
+        )
+    return PlannedHires(upscaler=step.upscaler, scale=hires.scale, size=large, sampling=second)
 
 
 async def enlarge(stages: Stages, catalogue: Catalogue, params: UpscaleParams) -> Enlarged:

@@ -17,8 +17,9 @@ from atelier.api.openai.schemas import ImagesGenerateRequest
 from atelier.api.openai.translate import control_map, usage
 from atelier.core.errors import AtelierError
 from atelier.core.params import GenerateParams
-from atelier.pipeline.pipeline import Pipeline, Result
+from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.plan import Plan
+from atelier.pipeline.results import Result
 from atelier.pipeline.streaming import Event, Preview, Progress, stream
 
 logger = logging.getLogger(__name__)

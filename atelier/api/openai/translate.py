@@ -26,9 +26,9 @@ from atelier.api.openai.schemas import (
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.errors import InvalidParameter, NotSupported
 from atelier.core.params import GenerateParams, UpscaleParams
-from atelier.pipeline.pipeline import ControlMap as Drawn
-from atelier.pipeline.pipeline import Picture, Result
-from atelier.pipeline.pipeline import Usage as Used
+from atelier.pipeline.results import ControlMap as Drawn
+from atelier.pipeline.results import Picture, Result
+from atelier.pipeline.results import Usage as Used
 from atelier.pipeline.upscaling import Enlarged
 from atelier.stores.blobs import BlobStore
 
