@@ -22,7 +22,10 @@ _LONG = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160"
 def stages(address: str) -> HandleStages:
     assert address
     return HandleStages(
-        *(serve.get_deployment_handle(name, "atelier") for name in ("TextEncoder", "Denoiser", "Autoencoder"))
+        *(
+            serve.get_deployment_handle(name, "atelier")
+            for name in ("TextEncoder", "ControlNet", "Denoiser", "Autoencoder", "Upscaler")
+        )
     )
 
 

@@ -119,7 +119,7 @@ def test_the_wheel_is_deployed_from_another_directory(installed: Path, cluster: 
             for name, deployment in application["deployments"].items()
         }
 
-    _until(lambda: len(statuses()) == 5 and set(statuses().values()) == {"HEALTHY"})
+    _until(lambda: len(statuses()) == 7 and set(statuses().values()) == {"HEALTHY"})
     picture = subprocess.run(
         ["curl", "-sf", f"http://127.0.0.1:{port}/postcard"], check=True, capture_output=True, timeout=60
     ).stdout

@@ -1,0 +1,33 @@
+"""`python -m tests.cheap_server PORT`: the HTTP application over stages in this process, with limits so low that
+nearly every generation is refused as too much work: for tests of the door, not of the house."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import uvicorn
+
+from atelier.api.app import build_app
+from atelier.catalogue.catalogue import read_catalogue
+from atelier.pipeline.pipeline import Pipeline
+from atelier.stores.blobs import BlobStore
+from tests.local_stages import LocalStages
+
+_MAX_PIXEL_STEPS = 64 * 64 * 2
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    catalogue = read_catalogue().only(["tiny-sdxl"], None, ["tiny-depth-anything"], ["tiny-x4"])
+    pipeline = Pipeline(LocalStages(catalogue), catalogue, max_pixel_steps=_MAX_PIXEL_STEPS)
+    blobs = BlobStore(Path(tempfile.mkdtemp()).as_uri(), ttl=timedelta(hours=1))
+    app = build_app(pipeline, blobs, max_body_bytes=1_000_000)
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
