@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -68,6 +69,19 @@ async def test_a_deadline_stops_the_work(address: str, steps: Steps) -> None:
         response = await client.post("/v1/images/generations", json={**_LONG, "deadline_s": 0.7}, timeout=30)
     assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert 0 < await _settled(steps) - before < 150
+
+
+async def test_leaving_a_stream_of_events_stops_the_work(address: str, steps: Steps) -> None:
+    before = await _settled(steps)
+    body = {**_LONG, "stream": True, "partial_images": 3, "progress": True}
+    async with (
+        httpx2.AsyncClient(base_url=address) as client,
+        client.stream("POST", "/v1/images/generations", json=body, timeout=30) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data:") and json.loads(line[5:]).get("step") == 5:
+                break
+    assert 5 <= await _settled(steps) - before < 30
 
 
 async def _third_step(events: AsyncIterator[object]) -> StepEvent:

@@ -32,6 +32,20 @@ def test_the_openai_client_gets_the_picture_it_asked_for(address: str) -> None:
         assert judge(_picture(image.b64_json), _RED_CIRCLE).is_right
 
 
+def test_the_sync_client_watches_it_appear(address: str) -> None:
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
+        stream = client.images.generate(
+            prompt=_PROMPT, size="128x128", stream=True, partial_images=2, extra_body={"seed": 1}
+        )
+        events = list(stream)
+    assert [event.type for event in events] == [
+        "image_generation.partial_image",
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    assert judge(_picture(events[-1].b64_json), _RED_CIRCLE).is_right
+
+
 async def test_the_async_client_gets_it_too(address: str) -> None:
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none") as client:
         answer = await client.images.generate(prompt=_PROMPT, model="tiny-sdxl", extra_body={"seed": 1})
