@@ -26,7 +26,9 @@ at the bottom, black background". Ctrl-C stops the graph.
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Also where a shell started this in the background and so ignores SIGINT, which `serve run` would inherit.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     config = sys.argv[1]
     serve = shutil.which("serve", path=os.path.dirname(sys.executable)) or "serve"
     graph = subprocess.Popen([serve, "run", config])
