@@ -77,6 +77,7 @@ class OverHandle:
     ) -> Residuals:
         reply = _reply(response, end_s)
         if isinstance(reply, UnknownContexts):
+            # Another replica may get this one: it is told everything.
             told = [contexts[context_id] for context_id in dict.fromkeys(row.context_id for row in call.rows)]
             reply = _reply(self._controlnet.residuals.remote(Ask.of(call, told)), end_s)
         return residuals_of(reply, self._placement)

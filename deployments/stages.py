@@ -18,8 +18,7 @@ from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
 from atelier.core.sampling import Reproducibility
-from atelier.core.upscaling import Upscaled
-from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels
+from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels, Upscaled
 from deployments.metrics import merged
 
 logger = logging.getLogger(__name__)

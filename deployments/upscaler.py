@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.upscaling import Upscaled
+from atelier.pipeline.stages import Pixels, Upscaled
 from deployments.options import UpscalerOptions
 
 
 class Upscaler:
     def __init__(self, catalogue: Catalogue, options: UpscalerOptions) -> None:
+        from atelier.models.exactness import exactness_key
         from atelier.models.thread import ModelThread
         from atelier.models.upscaler import Upscalers
         from deployments.accelerator import placement
@@ -19,10 +17,14 @@ class Upscaler:
         place = placement(options)
         self._stall_s = options.stall_s
         self._thread = ModelThread("upscaler", num_threads=options.num_threads)
+        self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
         self._upscalers = self._thread.run(lambda: Upscalers(catalogue.upscalers, place))
 
-    async def upscale(self, name: str | None, pixels: npt.NDArray[np.uint8], width: int, height: int) -> Upscaled:
-        return await self._thread.run_async(lambda: self._upscalers.upscale(name, pixels, width=width, height=height))
+    async def upscale(self, name: str | None, pixels: Pixels, width: int, height: int) -> Upscaled:
+        large, made_by = await self._thread.run_async(
+            lambda: self._upscalers.upscale(name, pixels, width=width, height=height)
+        )
+        return Upscaled(large, made_by, self._exactness_key)
 
     async def ping(self) -> None:
         """Answers when the replica is alive."""

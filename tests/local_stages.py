@@ -18,7 +18,6 @@ from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.sampling import Reproducibility
-from atelier.core.upscaling import Upscaled
 from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
@@ -27,7 +26,7 @@ from atelier.models.loading import Placement
 from atelier.models.text_encoder import TextEncoders
 from atelier.models.thread import ModelThread
 from atelier.models.upscaler import Upscalers
-from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels
+from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels, Upscaled
 
 CPU = Placement("cpu", "float32")
 _WAIT_S = 120
@@ -115,7 +114,10 @@ class LocalStages:
         return Decoded(await self._thread.run_async(lambda: self._autoencoders[model].decode(latents)), HERE)
 
     async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
-        return await self._thread.run_async(lambda: self._upscalers.upscale(name, pixels, width=width, height=height))
+        large, made_by = await self._thread.run_async(
+            lambda: self._upscalers.upscale(name, pixels, width=width, height=height)
+        )
+        return Upscaled(large, made_by, HERE)
 
     async def metrics_text(self) -> str:
         return f"atelier_denoiser_steps_total {self.engine.status().num_steps}\n"

@@ -14,16 +14,22 @@ from atelier.core.params import Params
 
 def json_body(kind: type[Params]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads such fields from JSON."""
-    return _body("application/json", kind)
+    return _body(kind, "application/json")
 
 
 def form_body(kind: type[Params]) -> dict[str, Any]:
     """The same from a multipart form."""
-    return _body("multipart/form-data", kind)
+    return _body(kind, "multipart/form-data")
 
 
-def _body(media_type: str, kind: type[Params]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": kind.model_json_schema()}}}}
+def either_body(kind: type[Params]) -> dict[str, Any]:
+    """The same from either."""
+    return _body(kind, "application/json", "multipart/form-data")
+
+
+def _body(kind: type[Params], *media_types: str) -> dict[str, Any]:
+    content = {media_type: {"schema": kind.model_json_schema()} for media_type in media_types}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def json_fields(request: Request) -> Mapping[str, object]:

@@ -147,6 +147,10 @@ class UpscalerEntry(Entry):
     licence: str
     file: Annotated[Path, BeforeValidator(_beside_the_catalogue)]
 
+    @property
+    def has_weights(self) -> bool:
+        return self.file.is_file()
+
 
 class AnnotatorEntry(Entry):
     """A model that draws control maps: a depth estimator as transformers has them."""

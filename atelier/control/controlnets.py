@@ -24,10 +24,10 @@ from atelier.models.loading import Placement, load_controlnet
 
 #: A context (about 25 MB at SDXL's size) is forgotten when so many calls did without it, and can be told again.
 _FORGOTTEN_AFTER_CALLS = 16
-T = TypeVar("T")
-
-#: Calls whose rows are kept packed from step to step: a batch's, to two ControlNets.
+#: Passes whose rows are kept packed from step to step: a batch's, through two ControlNets.
 _MAX_PACKED = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ControlNets:
             self._last_call[context.context_id] = self._num_calls
             self._opened[context.context_id] = _Opened(
                 embed_control_image(controlnet, image),
-                tuple(self._prompt(controlnet, text) for text in context.texts),
+                tuple(attention.prompt_conditions(controlnet, text, self._placement) for text in context.texts),
                 context.control_image.shape[:2],
             )
 
@@ -141,12 +141,6 @@ class ControlNets:
             sizes = [context.size for context in opened]
             self._packed[rows, num_tokens] = stack(prompts, sizes, num_tokens=num_tokens), embedding
         return self._packed[rows, num_tokens]
-
-    def _prompt(self, controlnet: ControlNetModel, text: TextEmbeds) -> PromptConditions:
-        device, dtype = self._placement.device, self._placement.dtype
-        embeds = torch.tensor(text.prompt_embeds, device=device, dtype=dtype)
-        pooled = torch.tensor(text.pooled_prompt_embeds, device=device, dtype=dtype)
-        return PromptConditions(attention.keys_values(controlnet, embeds[None]), len(embeds), pooled)
 
 
 def _filled(rows: tuple[T, ...], width: int) -> tuple[T, ...]:

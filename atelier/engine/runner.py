@@ -141,17 +141,14 @@ class Runner:
         return torch.cat(predicted)
 
     def _conditions(self, text: TextEmbeds) -> PromptConditions:
-        num_tokens, text_width = text.prompt_embeds.shape
+        text_width = text.prompt_embeds.shape[1]
         if (text_width, *text.pooled_prompt_embeds.shape) != (self._text_width, self._pooled_width):
             raise ValueError(
                 f"prompt_embeds {text.prompt_embeds.shape} and pooled {text.pooled_prompt_embeds.shape} "
                 f"do not fit a UNet of {self._text_width} and {self._pooled_width}"
             )
-        embeds = torch.tensor(text.prompt_embeds, device=self._placement.device, dtype=self._placement.dtype)
-        pooled = torch.tensor(text.pooled_prompt_embeds, device=self._placement.device, dtype=self._placement.dtype)
         with self._host.acquire(self._entry.id) as unet:
-            keys_values = attention.keys_values(unet, embeds[None])
-        return PromptConditions(keys_values, num_tokens, pooled)
+            return attention.prompt_conditions(unet, text, self._placement)
 
     def _warm_up(self) -> None:
         """Two steps at the default size, with guidance: the shapes most requests have."""

@@ -62,11 +62,6 @@ def opened_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
         ) from error
 
 
-def whole_pixels(picture: Image.Image) -> npt.NDArray[np.uint8]:
-    """[height, width, 3], or 4 with its alpha."""
-    return np.asarray(picture)
-
-
 def to_pixels(picture: Image.Image, *, width: int, height: int) -> RgbPixels:
     """The picture at the size that is drawn; what is transparent shows white."""
     if picture.mode == "RGBA":

@@ -11,7 +11,9 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from atelier.models.conditions import KeysValues
+from atelier.core.conditioning import TextEmbeds
+from atelier.models.conditions import KeysValues, PromptConditions
+from atelier.models.loading import Placement
 
 
 class RowAttention:
@@ -63,6 +65,15 @@ def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: to
     return KeysValues(
         tuple(layer.to_k(prompt_embeds) for layer in layers), tuple(layer.to_v(prompt_embeds) for layer in layers)
     )
+
+
+def prompt_conditions(
+    model: UNet2DConditionModel | ControlNetModel, text: TextEmbeds, placement: Placement
+) -> PromptConditions:
+    """A text as every step reads it."""
+    embeds = torch.tensor(text.prompt_embeds, device=placement.device, dtype=placement.dtype)
+    pooled = torch.tensor(text.pooled_prompt_embeds, device=placement.device, dtype=placement.dtype)
+    return PromptConditions(keys_values(model, embeds[None]), len(embeds), pooled)
 
 
 def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, Attention]]:

@@ -92,7 +92,7 @@ def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[B
 
 def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
     """None if its file is not there."""
-    if not entry.file.is_file():
+    if not entry.has_weights:
         return None
     try:
         network = network_of(load_file(entry.file))

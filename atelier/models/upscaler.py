@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from atelier.catalogue.entries import UpscalerEntry
-from atelier.core.upscaling import BICUBIC, Upscaled
+from atelier.core.upscaling import BICUBIC
 from atelier.imaging.tiles import Tile, tiles
 from atelier.models.loading import Placement, load_upscaler
 from atelier.models.upscaling import Network
@@ -35,8 +35,11 @@ class Upscalers:
             name: Upscaler(network, placement) for name, network in networks.items() if network is not None
         }
 
-    def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
-        """A picture [height, width, 3 or 4] at another size: by the network, then resampled; its alpha resampled."""
+    def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> tuple[Pixels, str]:
+        """A picture [height, width, 3 or 4] at another size, and the upscaler's id or `BICUBIC`.
+
+        By the network, then resampled; its alpha is resampled.
+        """
         upscaler = self._upscalers.get(name or "")
         opaque = pixels[..., :3]
         large = opaque if upscaler is None else upscaler.enlarge(np.ascontiguousarray(opaque))
@@ -47,7 +50,7 @@ class Upscalers:
         if pixels.shape[2] == 4:
             alpha = Image.fromarray(pixels[..., 3]).resize((width, height), Image.Resampling.BICUBIC)
             resampled.putalpha(alpha)
-        return Upscaled(np.asarray(resampled), BICUBIC if upscaler is None or name is None else name)
+        return np.asarray(resampled), BICUBIC if upscaler is None or name is None else name
 
 
 class Upscaler:

@@ -7,7 +7,6 @@ snapshot will live here, in `recovery`, and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,15 +30,13 @@ from atelier.pipeline.controls import PlannedControl, control_of, pixels_to_anno
 from atelier.pipeline.inputs import FittedInputs, read_inputs
 from atelier.pipeline.plan import Plan, make_plan
 from atelier.pipeline.results import ControlMap, Picture, Result, files_of, joined, maps_of, painted_over, usage_of
-from atelier.pipeline.stages import Annotated, Pixels, Stages
-from atelier.pipeline.upscaling import Enlarged, enlarge
+from atelier.pipeline.stages import Annotated, Pixels, Stages, Upscaled
+from atelier.pipeline.upscaling import Enlarged, PlannedHires, PlannedUpscale, enlarge, pixels_to_enlarge
 
 #: Up to six pictures of 4096² in a request are 400 MB before they are brought to the size that is drawn.
 _MAX_LARGE_PICTURES = 2
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +89,8 @@ class Pipeline:
     async def upscale(self, params: UpscaleParams) -> Enlarged:
         """A client's picture made larger. Raises InvalidParameter or ModelNotFound."""
         async with self._large_answers:
-            return await enlarge(self.stages, self.catalogue, params)
+            pixels = await self._with_pictures(lambda: pixels_to_enlarge(params))
+            return await enlarge(self.stages, self.catalogue, params, pixels)
 
     async def annotate(self, params: AnnotateParams) -> ControlMap:
         """The control map of a picture, as large as it. Raises InvalidParameter or NotSupported."""
@@ -142,16 +140,19 @@ class Pipeline:
         )
         denoised = await self._denoise(request, listener)
         decoded = await self.stages.decode(plan.model, denoised.latents)
+        painted = await asyncio.to_thread(painted_over, decoded.pixels, fitted)
+        redrawn, second_keys = await self._draw_again(plan, request, painted)
+        large = [] if plan.upscale is None else await self._enlarged(plan.upscale, redrawn)
         exactness_key = joined(
             encoded.exactness_key,
             encoder_key,
             *(drawn.exactness_key for drawn in annotated),
             denoised.exactness_key,
             decoded.exactness_key,
+            *second_keys,
+            *(picture.exactness_key for picture in large[:1]),
         )
-        painted = await asyncio.to_thread(painted_over, decoded.pixels, fitted)
-        redrawn = await self._draw_again(plan, request, painted)
-        finished, upscaler = await self._upscale(plan, redrawn)
+        finished = [picture.pixels for picture in large] or list(redrawn)
         files = await asyncio.to_thread(files_of, finished, plan, exactness_key)
         return Result(
             request_id=request_id,
@@ -159,7 +160,7 @@ class Pipeline:
             exactness_key=exactness_key,
             control_maps=await asyncio.to_thread(maps_of, plan.controls, annotated),
             usage=usage_of(request),
-            upscaler=upscaler,
+            upscaler=large[0].made_by if large else None,
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
 
@@ -170,42 +171,45 @@ class Pipeline:
         mask = None if fitted.mask is None else mask_of_latents(fitted.mask, pixels_per_latent=PIXELS_PER_LATENT)
         return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask), encoded.exactness_key
 
-    async def _draw_again(self, plan: Plan, request: DenoiseRequest, pixels: Pixels) -> Pixels:
+    async def _draw_again(
+        self, plan: Plan, request: DenoiseRequest, pixels: Pixels
+    ) -> tuple[Pixels, Sequence[ExactnessKey]]:
         """The second pass of `hires`: larger by the upscaler, then image-to-image with the same texts and seeds."""
         if plan.hires is None:
-            return pixels
-        name, size = plan.hires.upscaler, plan.hires.size
-        large = await asyncio.gather(
-            *(self.stages.upscale(name, picture, width=size.width, height=size.height) for picture in pixels)
-        )
-        encoded = await self.stages.encode(plan.model, np.stack([picture.pixels for picture in large]))
+            return pixels, []
+        large = await self._enlarged(plan.hires, pixels)
+        # Picture by picture: the bits of one must not depend on how many come with it.
+        encoded = [await self.stages.encode(plan.model, picture.pixels[None]) for picture in large]
         again = [
             replace(
                 request,
                 request_id=RequestId(f"{request.request_id}-{index}"),
-                height=size.height,
-                width=size.width,
+                height=plan.hires.size.height,
+                width=plan.hires.size.width,
                 seeds=(seed,),
                 sampling=plan.hires.sampling,
-                initial_image=InitialImage(mean=encoded.mean[index], std=encoded.std[index]),
+                initial_image=InitialImage(mean=posterior.mean[0], std=posterior.std[0]),
                 wants_steps=False,
                 num_previews=0,
             )
-            for index, seed in enumerate(plan.seeds)
+            for index, (seed, posterior) in enumerate(zip(plan.seeds, encoded, strict=True))
         ]
         denoised = await asyncio.gather(*(self._denoise(one, None) for one in again))
-        latents = np.concatenate([one.latents for one in denoised])
-        return (await self.stages.decode(plan.model, latents)).pixels
+        decoded = await self.stages.decode(plan.model, np.concatenate([one.latents for one in denoised]))
+        keys = [
+            large[0].exactness_key,
+            encoded[0].exactness_key,
+            denoised[0].exactness_key,
+            decoded.exactness_key,
+        ]
+        return decoded.pixels, keys
 
-    async def _upscale(self, plan: Plan, pixels: Pixels) -> tuple[Sequence[Pixels], str | None]:
-        """The pictures as large as the plan has them, and what made them so."""
-        if plan.upscale is None:
-            return list(pixels), None
-        name, size = plan.upscale.upscaler, plan.upscale.size
-        large = await asyncio.gather(
-            *(self.stages.upscale(name, picture, width=size.width, height=size.height) for picture in pixels)
+    async def _enlarged(self, step: PlannedHires | PlannedUpscale, pixels: Pixels) -> list[Upscaled]:
+        """The pictures [pictures, height, width, 3] as large as the step has them."""
+        size = step.size
+        return await asyncio.gather(
+            *(self.stages.upscale(step.upscaler, picture, width=size.width, height=size.height) for picture in pixels)
         )
-        return [picture.pixels for picture in large], large[0].made_by
 
     async def _annotate(self, control: PlannedControl, picture: ControlImage) -> Annotated:
         """The map drawn from the client's picture, or that picture if it is the map."""

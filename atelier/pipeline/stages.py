@@ -14,7 +14,6 @@ from atelier.core.conditioning import ExactnessKey, Floats, Text, TextEmbeds
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.sampling import Reproducibility
-from atelier.core.upscaling import Upscaled
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 
@@ -39,6 +38,15 @@ class EncodedPictures:
 @dataclass(frozen=True, slots=True)
 class Annotated:
     control_image: ControlImage
+    exactness_key: ExactnessKey
+
+
+@dataclass(frozen=True, slots=True)
+class Upscaled:
+    #: [height, width, 3 or 4]
+    pixels: Pixels
+    #: The upscaler's id, or "bicubic".
+    made_by: str
     exactness_key: ExactnessKey
 
 

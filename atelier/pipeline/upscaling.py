@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.errors import InvalidParameter, NotSupported
@@ -12,9 +14,9 @@ from atelier.core.params import HiresStep, UpscaleParams, UpscaleStep
 from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.core.upscaling import MAX_UPSCALED_PIXELS
 from atelier.imaging.formats import encode_picture
-from atelier.imaging.inputs import read_picture, whole_pixels
+from atelier.imaging.inputs import read_picture
 from atelier.pipeline.inputs import Inputs
-from atelier.pipeline.stages import Stages
+from atelier.pipeline.stages import Pixels, Stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +103,15 @@ def plan_hires(
     return PlannedHires(upscaler=step.upscaler, scale=hires.scale, size=large, sampling=second)
 
 
-async def enlarge(stages: Stages, catalogue: Catalogue, params: UpscaleParams) -> Enlarged:
+def pixels_to_enlarge(params: UpscaleParams) -> Pixels:
+    """[height, width, 3], or 4 with its alpha. Raises InvalidParameter."""
+    return np.asarray(read_picture(params.image, param="image"))
+
+
+async def enlarge(stages: Stages, catalogue: Catalogue, params: UpscaleParams, pixels: Pixels) -> Enlarged:
     """Raises InvalidParameter or ModelNotFound."""
-    picture = await asyncio.to_thread(read_picture, params.image, param="image")
-    size = Size(width=picture.width, height=picture.height)
-    plan = plan_upscale(params, size, catalogue, param="scale")
-    pixels = await asyncio.to_thread(whole_pixels, picture)
+    height, width = pixels.shape[:2]
+    plan = plan_upscale(params, Size(width=width, height=height), catalogue, param="scale")
     large = await stages.upscale(plan.upscaler, pixels, width=plan.size.width, height=plan.size.height)
     data = await asyncio.to_thread(
         encode_picture, large.pixels, params.output_format, quality=params.output_compression

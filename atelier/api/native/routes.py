@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.api.body import json_body, json_fields
 from atelier.api.native.unbuilt import UNBUILT
@@ -31,6 +31,8 @@ class ModelCapabilities(BaseModel):
 
 
 class ControlNetCapabilities(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     id: str
     description: str
     licence: str
@@ -68,6 +70,8 @@ class EnhancedMedia(BaseModel):
 
 
 class UpscalerCapabilities(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     id: str
     description: str
     licence: str
@@ -98,26 +102,8 @@ def native_routes(pipeline: Pipeline) -> APIRouter:
                 )
                 for entry in pipeline.catalogue.models
             ],
-            controlnets=[
-                ControlNetCapabilities(
-                    id=entry.id,
-                    description=entry.description,
-                    licence=entry.licence,
-                    kind=entry.kind,
-                    base=entry.base,
-                    scale=entry.scale,
-                )
-                for entry in pipeline.catalogue.controlnets
-            ],
-            upscalers=[
-                UpscalerCapabilities(
-                    id=entry.id,
-                    description=entry.description,
-                    licence=entry.licence,
-                    has_weights=entry.file.is_file(),
-                )
-                for entry in pipeline.catalogue.upscalers
-            ],
+            controlnets=[ControlNetCapabilities.model_validate(entry) for entry in pipeline.catalogue.controlnets],
+            upscalers=[UpscalerCapabilities.model_validate(entry) for entry in pipeline.catalogue.upscalers],
             parameters=list(GenerateParams.model_fields),
             output_formats=list(OUTPUT_FORMATS),
             not_supported=[f"{route.method} {route.path}" for route in UNBUILT],

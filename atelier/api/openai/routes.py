@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from atelier.api.body import form_body, json_body, json_fields
+from atelier.api.body import either_body, form_body, json_body, json_fields
 from atelier.api.multipart import form_fields
 from atelier.api.openai.inspecting import Inspection, file_headers, inspection
 from atelier.api.openai.schemas import (
@@ -119,7 +119,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     @routes.post(
         "/images/upscale",
         responses=_ERRORS,
-        openapi_extra=form_body(UpscaleParams),
+        openapi_extra=either_body(UpscaleParams),
         response_model_exclude_none=True,
     )
     async def upscale_image(request: Request) -> UpscaleResponse:
@@ -128,7 +128,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         enlarged = await pipeline.upscale(asked)
         return await upscale_response(enlarged, asked, blobs=blobs, request=request)
 
-    @routes.post("/images/inspect", responses=_ERRORS, openapi_extra=json_body(InspectParams))
+    @routes.post("/images/inspect", responses=_ERRORS, openapi_extra=either_body(InspectParams))
     async def inspect_image(request: Request) -> Inspection:
         """How a picture was made, as its file tells."""
         asked = parse(InspectParams, await _fields(request, InspectParams))
