@@ -9,6 +9,7 @@ import json
 import httpx2
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 _REQUEST = {
     "prompt": "a red circle — «größer», 赤い",
@@ -69,6 +70,25 @@ async def test_a_file_of_somebody_else_tells_nothing(http: httpx2.AsyncClient) -
         assert told["size"] == "64x48"
         assert told["parameters"] is None
         assert told["infotext"] is None
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"parameters": {}, "exactness_key": 5, "server": "x"}',
+        '{"parameters": {}, "exactness_key": "x", "server": []}',
+        '{"parameters": {"prompt": "\\ud800"}, "exactness_key": "x", "server": "x"}',
+        '{"parameters": 3}',
+        "[" * 5000,
+    ],
+)
+async def test_a_record_that_lies_tells_nothing(http: httpx2.AsyncClient, record: str) -> None:
+    chunks = PngInfo()
+    chunks.add_itxt("parameters", "a red circle")
+    chunks.add_itxt("atelier", record)
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(file, "PNG", pnginfo=chunks)
+    assert (await _inspect(http, file.getvalue()))["parameters"] is None
 
 
 async def test_a_fetched_file_has_a_name_and_tells_in_its_headers(http: httpx2.AsyncClient) -> None:

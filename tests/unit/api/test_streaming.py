@@ -69,8 +69,11 @@ async def test_previews_become_the_picture(client: openai.AsyncOpenAI, partial_i
 
 async def test_every_picture_of_several_has_its_own_events(client: openai.AsyncOpenAI) -> None:
     stream = await _generate(client, n=2, stream=True, partial_images=1, extra_body=_OURS)
-    kinds = [event.type.rpartition(".")[2] async for event in stream]
+    events = [event async for event in stream]
+    kinds = [event.type.rpartition(".")[2] for event in events]
     assert kinds == ["partial_image", "partial_image", "completed", "completed"]
+    plain = await _generate(client, n=2, extra_body=_OURS)
+    assert sum(event.usage.total_tokens for event in events[2:]) == plain.usage.total_tokens
 
 
 async def test_an_edit_streams_under_its_own_name(client: openai.AsyncOpenAI) -> None:

@@ -62,6 +62,7 @@ async def test_a_generation_is_made_larger_at_its_end(http: httpx2.AsyncClient) 
     plain = (await http.post("/v1/images/generations", json=_QUICK)).json()
     answer = (await http.post("/v1/images/generations", json={**_QUICK, "n": 2, "upscale": {"scale": 2}})).json()
     assert (answer["size"], answer["upscaler"]) == ("128x128", "tiny-x4")
+    assert answer["exactness_key"] != plain["exactness_key"]
     large, small = _picture(answer["data"][0]["b64_json"]), _picture(plain["data"][0]["b64_json"])
     assert large.size == (128, 128)
     difference = np.asarray(large.resize((64, 64), Image.Resampling.BOX)).astype(int) - np.asarray(small)
@@ -85,6 +86,14 @@ async def test_hires_draws_the_same_scene_again_larger(http: httpx2.AsyncClient)
     }
     both = {**body, "hires": {"scale": 1.5}, "upscale": {"scale": 2}}
     assert (await http.post("/v1/images/generations", json=both)).json()["size"] == "192x192"
+
+
+async def test_an_exact_picture_drawn_again_is_the_same_alone_and_with_another(http: httpx2.AsyncClient) -> None:
+    body = {**_QUICK, "reproducibility": "exact", "hires": {"scale": 1.5, "steps": 4}, "num_inference_steps": 3}
+    alone, together = [
+        (await http.post("/v1/images/generations", json={**body, "n": n})).json()["data"][0] for n in (1, 2)
+    ]
+    assert alone["b64_json"] == together["b64_json"]
 
 
 @pytest.mark.parametrize(
