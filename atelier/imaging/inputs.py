@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -25,26 +25,24 @@ MAX_PIXELS = 4096 * 4096
 _HALF = 128
 
 
-def read_picture(data: bytes, *, param: str) -> Image.Image:
-    """The picture of a file, upright, as RGB or RGBA.
+@contextmanager
+def read_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
+    """The picture of a file, upright, as RGB or RGBA; closed at the end, lest an error's traceback keep its pixels.
 
     Raises:
         InvalidParameter: it is no picture of a known format, too large, or broken.
     """
-    with opened_picture(data, param=param) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)
-        picture.load()
-        mode = "RGBA" if picture.has_transparency_data else "RGB"
-        # A picture of 4096² is 67 MB: it is not copied where it need not be.
-        return picture if picture.mode == mode else picture.convert(mode)
+    with closing(_upright(data, param)) as picture:
+        yield picture
 
 
 @contextmanager
 def opened_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
     """The picture of a file before its pixels are read; raises what `read_picture` raises, also for what goes wrong
     while it is open."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+    with ExitStack() as refused:
+        try:
+            picture = refused.enter_context(closing(Image.open(io.BytesIO(data), formats=FORMATS)))
             if picture.width * picture.height > MAX_PIXELS:
                 raise InvalidParameter(
                     f"{param}: a picture of {picture.width}x{picture.height} is too large; "
@@ -52,14 +50,24 @@ def opened_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
                     param=param,
                 )
             yield picture
-    except InvalidParameter:
-        raise
-    except Exception as error:
-        # Pillow's decoders raise what their format makes them raise: OSError, SyntaxError, struct.error, …
-        raise InvalidParameter(
-            f"{param}: not a readable picture; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
-            param=param,
-        ) from error
+        except InvalidParameter:
+            raise
+        except Exception as error:
+            # Pillow's decoders raise what their format makes them raise: OSError, SyntaxError, struct.error, …
+            raise InvalidParameter(
+                f"{param}: not a readable picture; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
+                param=param,
+            ) from error
+        refused.pop_all()
+
+
+def _upright(data: bytes, param: str) -> Image.Image:
+    with opened_picture(data, param=param) as picture:
+        ImageOps.exif_transpose(picture, in_place=True)
+        picture.load()
+        mode = "RGBA" if picture.has_transparency_data else "RGB"
+        # A picture of 4096² is 67 MB: it is not copied where it need not be.
+        return picture if picture.mode == mode else picture.convert(mode)
 
 
 def to_pixels(picture: Image.Image, *, width: int, height: int) -> RgbPixels:

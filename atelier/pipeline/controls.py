@@ -79,15 +79,15 @@ def control_of(control: PlannedControl, annotated: Annotated) -> Control:
 
 def pixels_to_annotate(data: bytes) -> ControlImage:
     """Raises InvalidParameter if it is no picture, or so narrow that a depth model would make it endless."""
-    picture = read_picture(data, param="image")
-    sides = sorted(picture.size)
-    if sides[0] < _MIN_ANNOTATED_PX or sides[1] > _MAX_RATIO * sides[0]:
-        raise InvalidParameter(
-            f"image: of {picture.width}x{picture.height} no map is drawn; sides are at least {_MIN_ANNOTATED_PX} "
-            f"pixels, and one at most {_MAX_RATIO} times the other.",
-            param="image",
-        )
-    return to_pixels(picture, width=picture.width, height=picture.height)
+    with read_picture(data, param="image") as picture:
+        sides = sorted(picture.size)
+        if sides[0] < _MIN_ANNOTATED_PX or sides[1] > _MAX_RATIO * sides[0]:
+            raise InvalidParameter(
+                f"image: of {picture.width}x{picture.height} no map is drawn; sides are at least {_MIN_ANNOTATED_PX} "
+                f"pixels, and one at most {_MAX_RATIO} times the other.",
+                param="image",
+            )
+        return to_pixels(picture, width=picture.width, height=picture.height)
 
 
 def _check_annotator(kind: ControlKind, index: int, catalogue: Catalogue) -> None:

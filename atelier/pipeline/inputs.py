@@ -5,6 +5,8 @@ Blocking work, called in a thread.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
@@ -52,30 +54,32 @@ class FittedInputs:
     control_images: tuple[RgbPixels, ...]
 
 
-def read_inputs(params: GenerateParams) -> Inputs:
-    """Raises InvalidParameter if a picture cannot be read, or what belongs to a picture comes without one."""
-    init_image, mask_image = _start(params)
-    return Inputs(
-        init_image=init_image,
-        mask_image=mask_image,
-        control_images=tuple(
-            read_picture(control.image, param=f"controls[{index}].image")
-            for index, control in enumerate(params.controls)
-        ),
-    )
+@contextmanager
+def read_inputs(params: GenerateParams) -> Iterator[Inputs]:
+    """Closed at the end. Raises InvalidParameter if a picture cannot be read, or what belongs to one comes alone."""
+    with ExitStack() as pictures:
+        init_image, mask_image = _start(params, pictures)
+        yield Inputs(
+            init_image=init_image,
+            mask_image=mask_image,
+            control_images=tuple(
+                pictures.enter_context(read_picture(control.image, param=f"controls[{index}].image"))
+                for index, control in enumerate(params.controls)
+            ),
+        )
 
 
-def _start(params: GenerateParams) -> tuple[Image.Image | None, Image.Image | None]:
+def _start(params: GenerateParams, pictures: ExitStack) -> tuple[Image.Image | None, Image.Image | None]:
     """The picture to start from and its mask."""
     if params.init_image is None:
         for name in ("mask_image", "strength"):
             if getattr(params, name) is not None:
                 raise InvalidParameter(f"{name} needs init_image, the picture it is about.", param=name)
         return None, None
-    picture = read_picture(params.init_image, param="init_image")
+    picture = pictures.enter_context(read_picture(params.init_image, param="init_image"))
     if params.mask_image is None:
         return picture, picture if picture.mode == "RGBA" else None
-    mask = read_picture(params.mask_image, param="mask_image")
+    mask = pictures.enter_context(read_picture(params.mask_image, param="mask_image"))
     if mask.size != picture.size:
         raise InvalidParameter(
             f"mask_image: must be as large as init_image, {picture.width}x{picture.height}; "

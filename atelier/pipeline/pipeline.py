@@ -106,9 +106,11 @@ class Pipeline:
 
     def _prepare(self, params: GenerateParams) -> tuple[Plan, FittedInputs]:
         """Everything that may refuse the request, before any model sees it."""
-        inputs = read_inputs(params)
-        plan = make_plan(params, inputs, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
-        return plan, inputs.at(plan.size)
+        with read_inputs(params) as inputs:
+            plan = make_plan(
+                params, inputs, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random
+            )
+            return plan, inputs.at(plan.size)
 
     async def _make(
         self, plan: Plan, fitted: FittedInputs, request_id: RequestId, listener: Listener | None

@@ -105,7 +105,8 @@ def plan_hires(
 
 def pixels_to_enlarge(params: UpscaleParams) -> Pixels:
     """[height, width, 3], or 4 with its alpha. Raises InvalidParameter."""
-    return np.asarray(read_picture(params.image, param="image"))
+    with read_picture(params.image, param="image") as picture:
+        return np.asarray(picture)
 
 
 async def enlarge(stages: Stages, catalogue: Catalogue, params: UpscaleParams, pixels: Pixels) -> Enlarged:
