@@ -40,8 +40,8 @@ from atelier.core.sampling import Sampling
 from atelier.engine.engine import Engine, EngineSettings
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
-from atelier.models.exactness import exactness_key
 from atelier.models.loading import Placement
+from atelier.models.origins import place_hash
 from atelier.models.text_encoder import TextEncoders
 from atelier.models.thread import ModelThread
 from benchmarks.results import record
@@ -148,7 +148,7 @@ def pictures_ms(catalogue: Catalogue, rounds: int) -> dict[int, float]:
     engine = Engine(
         lambda: load_runners(catalogue.models, _CPU, InProcess(load_controlnets(catalogue, _CPU))),
         EngineSettings(num_threads=num_threads, max_waiting=8, max_rows=32, exact_width=8),
-        exactness_key=exactness_key(_CPU, num_threads=num_threads, width=8),
+        place=place_hash(_CPU, num_threads=num_threads, width=8),
     )
     taken_ms: dict[int, list[float]] = {}
     for _ in range(rounds + 1):

@@ -27,8 +27,8 @@ from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
 from atelier.models.attention import keys_values
-from atelier.models.exactness import exactness_key
 from atelier.models.loading import Placement, load_unet
+from atelier.models.origins import place_hash
 from atelier.models.text_encoder import TextEncoders
 from benchmarks.results import record
 
@@ -129,7 +129,7 @@ def main() -> None:
     engine = Engine(
         lambda: load_runners([entry], _CPU),
         EngineSettings(num_threads=num_threads, max_waiting=64, max_rows=_ROWS, exact_width=8),
-        exactness_key=exactness_key(_CPU, num_threads=num_threads, width=8),
+        place=place_hash(_CPU, num_threads=num_threads, width=8),
         observe=reports.append,
     )
     bare_s: list[float] = []

@@ -11,6 +11,7 @@ import ray
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.errors import NotSupported
+from atelier.core.origin import Origin
 from atelier.pipeline.stages import Annotated
 from deployments.options import ControlNetOptions
 
@@ -25,7 +26,7 @@ class ControlNet:
         from atelier.control.batching import ResidualBatcher
         from atelier.control.controlnets import load_controlnets
         from atelier.control.same_node import SameNodeServer
-        from atelier.models.exactness import exactness_key
+        from atelier.models.origins import place_hash
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
 
@@ -33,7 +34,7 @@ class ControlNet:
         self._stall_s = options.stall_s
         self._thread = ModelThread("controlnet", num_threads=options.num_threads)
         self._annotators = self._thread.run(lambda: Annotators(catalogue.annotators, place))
-        self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
+        self._place_hash = place_hash(place, num_threads=options.num_threads, width=1)
         self._batcher = self._server = None
         if has_residuals:
             controlnets = self._thread.run(lambda: load_controlnets(catalogue, place))
@@ -42,7 +43,7 @@ class ControlNet:
 
     async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
         drawn = await self._thread.run_async(lambda: self._annotators.annotate(annotation, picture))
-        return Annotated(drawn, self._exactness_key)
+        return Annotated(drawn, Origin(self._place_hash, self._annotators.weights(annotation.kind)))
 
     async def residuals(self, ask: Ask) -> Reply:
         """What a step's rows get, batched with what other Denoisers ask for."""

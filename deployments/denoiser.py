@@ -18,7 +18,7 @@ class Denoiser:
     def __init__(self, catalogue: Catalogue, options: DenoiserOptions, controlnet: DeploymentHandle) -> None:
         from atelier.engine.engine import Engine, EngineSettings, Runners
         from atelier.engine.runner import load_runners
-        from atelier.models.exactness import exactness_key
+        from atelier.models.origins import place_hash
         from deployments.accelerator import placement
         from deployments.residuals import transport
 
@@ -38,7 +38,7 @@ class Denoiser:
                 max_rows=options.max_rows,
                 exact_width=options.exact_width,
             ),
-            exactness_key=exactness_key(place, num_threads=options.num_threads, width=options.exact_width),
+            place=place_hash(place, num_threads=options.num_threads, width=options.exact_width),
             observe=self._metrics.observe,
         )
 

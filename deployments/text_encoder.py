@@ -10,6 +10,7 @@ from ray import serve
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Text, TextEmbeds
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import EncodedTexts
 from deployments.options import TextEncoderOptions
@@ -23,7 +24,7 @@ _BATCH_WAIT_S = 0.002
 
 class TextEncoder:
     def __init__(self, catalogue: Catalogue, options: TextEncoderOptions) -> None:
-        from atelier.models.exactness import exactness_key
+        from atelier.models.origins import place_hash
         from atelier.models.text_encoder import TextEncoders
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
@@ -34,13 +35,14 @@ class TextEncoder:
         self._encoders = self._thread.run(
             lambda: {entry.id: TextEncoders(entry, place) for entry in catalogue.models}
         )
-        self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
+        self._place = place_hash(place, num_threads=options.num_threads, width=1)
         self._cache: LRUCache[Key, TextEmbeds] = LRUCache(options.max_cached_prompts)
 
     async def encode(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
         """Embeds of the texts, in their order. Raises InvalidParameter if a text is too long."""
         embeds = await asyncio.gather(*(self._encode_cached((model, text, reproducibility)) for text in texts))
-        return EncodedTexts(embeds, self._exactness_key)
+        weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
+        return EncodedTexts(embeds, Origin(self._place, weights))
 
     async def _encode_cached(self, key: Key) -> TextEmbeds:
         embeds = self._cache.get(key)

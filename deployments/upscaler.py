@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.core.origin import Origin
 from atelier.pipeline.stages import Pixels, Upscaled
 from deployments.options import UpscalerOptions
 
 
 class Upscaler:
     def __init__(self, catalogue: Catalogue, options: UpscalerOptions) -> None:
-        from atelier.models.exactness import exactness_key
+        from atelier.models.origins import place_hash
         from atelier.models.thread import ModelThread
         from atelier.models.upscaler import Upscalers
         from deployments.accelerator import placement
@@ -17,14 +18,14 @@ class Upscaler:
         place = placement(options)
         self._stall_s = options.stall_s
         self._thread = ModelThread("upscaler", num_threads=options.num_threads)
-        self._exactness_key = exactness_key(place, num_threads=options.num_threads, width=1)
+        self._place = place_hash(place, num_threads=options.num_threads, width=1)
         self._upscalers = self._thread.run(lambda: Upscalers(catalogue.upscalers, place))
 
     async def upscale(self, name: str | None, pixels: Pixels, width: int, height: int) -> Upscaled:
         large, made_by = await self._thread.run_async(
             lambda: self._upscalers.upscale(name, pixels, width=width, height=height)
         )
-        return Upscaled(large, made_by, self._exactness_key)
+        return Upscaled(large, made_by, Origin(self._place, self._upscalers.weights(made_by)))
 
     async def ping(self) -> None:
         """Answers when the replica is alive."""

@@ -13,10 +13,11 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.control.annotators import Annotators
 from atelier.control.controlnets import load_controlnets
 from atelier.control.transports import InProcess
-from atelier.core.conditioning import ExactnessKey, Floats, Text
+from atelier.core.conditioning import Floats, Text
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
 from atelier.engine.request import Event
@@ -30,7 +31,7 @@ from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, Encoded
 
 CPU = Placement("cpu", "float32")
 _WAIT_S = 120
-HERE = ExactnessKey("here")
+HERE = "here"
 SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=4)
 
 
@@ -46,7 +47,7 @@ def new_engine(
     def load() -> Runners:
         return load_runners(catalogue.models, CPU, InProcess(load_controlnets(catalogue, CPU)))
 
-    return Engine(load, settings, exactness_key=HERE, observe=observe)
+    return Engine(load, settings, place=HERE, observe=observe)
 
 
 def run_together(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Floats]:
@@ -80,14 +81,16 @@ class LocalStages:
             encoders.check_length(text)
         calls = [[text] for text in texts] if reproducibility == "exact" else [texts]
         embeds = [await self._thread.run_async(partial(encoders.encode, call)) for call in calls]
-        return EncodedTexts([of_text for of_call in embeds for of_text in of_call], HERE)
+        origin = Origin(HERE, {f"{model}/text_encoders": encoders.weights_hash})
+        return EncodedTexts([of_text for of_call in embeds for of_text in of_call], origin)
 
     async def encode(self, model: str, pixels: Pixels) -> EncodedPictures:
         mean, std = await self._thread.run_async(lambda: self._autoencoders[model].encode(pixels))
-        return EncodedPictures(mean, std, HERE)
+        return EncodedPictures(mean, std, self._origin_of_vae(model))
 
     async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
-        return Annotated(await self._thread.run_async(lambda: self._annotators.annotate(annotation, picture)), HERE)
+        drawn = await self._thread.run_async(lambda: self._annotators.annotate(annotation, picture))
+        return Annotated(drawn, Origin(HERE, self._annotators.weights(annotation.kind)))
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
@@ -111,16 +114,20 @@ class LocalStages:
             self.engine.cancel(request.request_id)
 
     async def decode(self, model: str, latents: Floats) -> Decoded:
-        return Decoded(await self._thread.run_async(lambda: self._autoencoders[model].decode(latents)), HERE)
+        pixels = await self._thread.run_async(lambda: self._autoencoders[model].decode(latents))
+        return Decoded(pixels, self._origin_of_vae(model))
 
     async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
         large, made_by = await self._thread.run_async(
             lambda: self._upscalers.upscale(name, pixels, width=width, height=height)
         )
-        return Upscaled(large, made_by, HERE)
+        return Upscaled(large, made_by, Origin(HERE, self._upscalers.weights(made_by)))
 
     async def metrics_text(self) -> str:
         return f"atelier_denoiser_steps_total {self.engine.status().num_steps}\n"
 
     async def are_ready(self) -> bool:
         return True
+
+    def _origin_of_vae(self, model: str) -> Origin:
+        return Origin(HERE, {f"{model}/vae": self._autoencoders[model].weights_hash})

@@ -18,36 +18,45 @@ from starlette.requests import Request
 from atelier.core.errors import MalformedBody
 
 _MAX_FILES, _MAX_FIELDS = 20, 100
+#: What stands before the path into a list's objects.
+_RECORD = "]["
 
 
 async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozenset[str]) -> Mapping[str, object]:
     """Read a form whose names in `lists` may come several times, also with `[]` behind them.
 
+    What is no text or file comes as JSON or field by field: an object's as `name[field]`, those of a list of objects
+    as `name[][field]`.
+
     Raises:
         MalformedBody: it is no multipart form, or a name comes twice.
     """
-    fields: dict[str, object] = {}
-    several: dict[str, list[object]] = {}
-    records: dict[str, dict[str, list[object]]] = {}
+    values: dict[str, dict[str, list[object]]] = {}
     try:
         async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS) as form:
             for key, value in form.multi_items():
-                name, _, inner = key.removesuffix("[]").partition("[][")
+                name, _, path = key.removesuffix("[]").removesuffix("]").partition("[")
                 read = await value.read() if isinstance(value, UploadFile) else _typed(value, name, kind)
-                if inner:
-                    records.setdefault(name, {}).setdefault(inner.removesuffix("]"), []).append(read)
-                elif name in lists:
-                    several.setdefault(name, []).append(read)
-                elif name in fields:
-                    raise MalformedBody(f"The field {name!r} comes more than once.", param=name)
-                else:
-                    fields[name] = read
+                values.setdefault(name, {}).setdefault(path, []).append(read)
     except HTTPException as error:
         raise MalformedBody(f"The body is not a readable multipart form: {error.detail}") from error
-    for name in records:
-        if name in fields or name in several:
-            raise MalformedBody(f"The field {name!r} comes in two ways.", param=name)
-    return {**fields, **several, **{name: _records(name, columns) for name, columns in records.items()}}
+    return {name: _field(name, of_paths, is_list=name in lists) for name, of_paths in values.items()}
+
+
+def _field(name: str, of_paths: Mapping[str, list[object]], *, is_list: bool) -> object:
+    """What came under `name`, whose path is empty, or under `name[path]`."""
+    if all(path.startswith(_RECORD) for path in of_paths):
+        return _records(name, {path.removeprefix(_RECORD): values for path, values in of_paths.items()})
+    is_plain = set(of_paths) == {""}
+    if is_plain and is_list:
+        return of_paths[""]
+    if any(len(values) > 1 for values in of_paths.values()):
+        raise MalformedBody(f"The field {name!r} comes more than once.", param=name)
+    if is_plain:
+        return of_paths[""][0]
+    if any(not path or path.startswith(_RECORD) for path in of_paths):
+        raise MalformedBody(f"The field {name!r} comes in two ways.", param=name)
+    return {path: value for path, [value] in of_paths.items()}
 
 
 def _records(name: str, columns: Mapping[str, list[object]]) -> list[object]:

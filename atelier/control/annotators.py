@@ -21,6 +21,11 @@ class Annotators:
     def __init__(self, entries: Sequence[AnnotatorEntry], placement: Placement) -> None:
         """Raises ModelUnavailable if files are missing. Of several models of a kind the first is taken."""
         self._depth = DepthEstimator(entries[0], placement) if entries else None
+        self._weights = {} if self._depth is None else {entries[0].id: self._depth.weights_hash}
+
+    def weights(self, kind: ControlKind) -> dict[str, str]:
+        """Hashes of the models that draw such maps."""
+        return self._weights if kind == "depth" else {}
 
     def annotate(self, annotation: Annotation, pixels: ControlImage) -> ControlImage:
         """A map as large as the picture [height, width, 3]. Raises NotSupported if there is no model for the kind."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from atelier.models import attention
 from atelier.models.conditions import Conditions, PromptConditions, stack
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_controlnet
+from atelier.models.origins import weights_hash
 
 #: A context (about 25 MB at SDXL's size) is forgotten when so many calls did without it, and can be told again.
 _FORGOTTEN_AFTER_CALLS = 16
@@ -52,7 +53,9 @@ class ControlNets:
 
     def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
         """Raises ModelUnavailable if files are missing or one is no ControlNet of SDXL's plain kind."""
-        self._host = ModelHost({entry.id: _load(entry, placement) for entry in entries})
+        controlnets = {entry.id: _load(entry, placement) for entry in entries}
+        self._weights_hashes = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
+        self._host = ModelHost(controlnets)
         self._placement = placement
         self._opened: dict[ContextId, _Opened] = {}
         #: By context the number of the last call that needed it.
@@ -102,7 +105,8 @@ class ControlNets:
                         _scales(controlnet, rows, like=model_input),
                     )
                 )
-        return Residuals.joined(passes).select(slice(num_rows))
+        made = Residuals.joined(passes).select(slice(num_rows))
+        return replace(made, weights_hash=self._weights_hashes[call.controlnet])
 
     def warm_up(self, controlnet_id: str, size: Size) -> None:
         """One call of the shape that most requests have: two rows of one text."""

@@ -9,6 +9,7 @@ import torch
 from atelier.catalogue.entries import AnnotatorEntry
 from atelier.core.control import ControlImage
 from atelier.models.loading import Placement, load_depth_estimator
+from atelier.models.origins import weights_hash
 
 
 class DepthEstimator:
@@ -17,6 +18,7 @@ class DepthEstimator:
     def __init__(self, entry: AnnotatorEntry, placement: Placement) -> None:
         self._processor, self._model = load_depth_estimator(entry, placement)
         self._placement = placement
+        self.weights_hash = weights_hash(self._model)
 
     @torch.inference_mode()
     def inverse_depth(self, pixels: ControlImage) -> npt.NDArray[np.float32]:

@@ -24,6 +24,8 @@ class Residuals:
     skips: tuple[torch.Tensor, ...]
     #: [rows, channels, h, w]
     hidden_states: torch.Tensor
+    #: Of the ControlNet that made them.
+    weights_hash: str = ""
 
     @classmethod
     def joined(cls, parts: Sequence[Residuals]) -> Residuals:
@@ -34,7 +36,8 @@ class Residuals:
         return cls(tuple(map(torch.cat, skips)), torch.cat([part.hidden_states for part in parts]))
 
     def select(self, rows: slice | torch.Tensor) -> Residuals:
-        return Residuals(tuple(skip[rows] for skip in self.skips), self.hidden_states[rows])
+        skips = tuple(skip[rows] for skip in self.skips)
+        return Residuals(skips, self.hidden_states[rows], self.weights_hash)
 
     def scaled(self, scales: torch.Tensor) -> Residuals:
         """By [skips + 1, rows, 1, 1, 1], the last of which is the middle block's."""

@@ -67,14 +67,16 @@ class Made:
 
     skips: tuple[Array, ...]
     hidden_states: Array
+    weights_hash: str
 
     @classmethod
     def of(cls, residuals: Residuals) -> Made:
-        return cls(tuple(map(_array, residuals.skips)), _array(residuals.hidden_states))
+        skips = tuple(map(_array, residuals.skips))
+        return cls(skips, _array(residuals.hidden_states), residuals.weights_hash)
 
     def residuals_on(self, placement: Placement) -> Residuals:
         skips = tuple(_tensor(skip, placement) for skip in self.skips)
-        return Residuals(skips, _tensor(self.hidden_states, placement))
+        return Residuals(skips, _tensor(self.hidden_states, placement), self.weights_hash)
 
 
 #: An error is the replica's own failure on this call.

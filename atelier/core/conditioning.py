@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-#: Names all that the bits of a stage's result depend on besides its input: device, precision, threads, widths.
-ExactnessKey = NewType("ExactnessKey", str)
 
 TOKENS_PER_CHUNK = 77
 

@@ -8,8 +8,9 @@ from typing import NewType
 import numpy as np
 import numpy.typing as npt
 
-from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, ExactnessKey, Floats
+from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, Floats
 from atelier.core.control import Control
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility, Sampling
 
 RequestId = NewType("RequestId", str)
@@ -83,5 +84,4 @@ class Denoised:
 
     #: [images, 4, height / 8, width / 8]
     latents: npt.NDArray[np.float32]
-    #: Where these bits come out again.
-    exactness_key: ExactnessKey
+    origin: Origin

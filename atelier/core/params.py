@@ -52,6 +52,7 @@ _NOT_YET: dict[str, tuple[object, ...]] = {
     "partial_images": (0,),
 }
 #: OpenAI's names for what no model here makes, and what they belong to.
+_NEVER_MADE = ("gif", "svg")
 _NEVER = {"frame_count": "gif", "frame_duration_ms": "gif", "svg": "svg", "complexity": "svg"}
 
 
@@ -161,7 +162,8 @@ class GenerateParams(Params):
     quality: Quality = Field(
         "auto",
         description="Steps, where num_inference_steps does not say: low half of the model's default, high and hd 1.5 "
-        "times, xhigh twice, max three times; else the default.",
+        "times, xhigh twice, max three times; else the default. Where nothing says how large, max is also upscaled "
+        "to twice the size.",
     )
     style: Literal["vivid", "natural"] | None = Field(
         None,
@@ -193,6 +195,9 @@ class GenerateParams(Params):
     )
     mask_image: PictureBytes | None = Field(
         None, description="Paint only where it is transparent or, if it is opaque, white; the rest stays as it is."
+    )
+    markup_image: PictureBytes | None = Field(
+        None, description="A drawing, transparent elsewhere, laid over init_image to guide it; goes without a mask."
     )
     strength: float | None = Field(
         None, gt=0, le=1, description="How far from init_image: 0.8 by default, 1 keeps least of it."
@@ -246,6 +251,11 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
     for name, what in _NEVER.items():
         if name in given:
             raise UnsupportedValue(f"{name} belongs to {what} files, which this server does not make.", param=name)
+    if given.get("output_format") in _NEVER_MADE:
+        raise UnsupportedValue(
+            f"output_format: {given['output_format']} is not made here; allowed: {', '.join(OUTPUT_FORMATS)}.",
+            param="output_format",
+        )
     try:
         return kind.model_validate(given)
     except ValidationError as error:

@@ -21,6 +21,8 @@ class _Touch:
     """A control acting on a row of a UNet call."""
 
     row: int
+    #: Its index in the batch.
+    request: int
     #: Index of the control in its request.
     position: int
     control: Control
@@ -66,8 +68,11 @@ class StepControl:
         contexts = {context.context_id: context for request in requests for context in request.control_contexts}
         return cls(calls, contexts, list(by_controlnet.values()))
 
-    def add(self, residuals: Sequence[Residuals], encoded: Encoded) -> None:
-        """Add the answers to `calls`, a row's in the order of its request's controls."""
+    def add(self, residuals: Sequence[Residuals], encoded: Encoded, requests: Sequence[ActiveRequest]) -> None:
+        """Add the answers to `calls`, a row's in the order of its request's controls, and note who made them."""
+        for of_call, touches in zip(residuals, self._touches, strict=True):
+            for touch in touches:
+                requests[touch.request].weights[touch.control.controlnet] = of_call.weights_hash
         for position in sorted({touch.position for touches in self._touches for touch in touches}):
             for of_call, touches in zip(residuals, self._touches, strict=True):
                 chosen = [index for index, touch in enumerate(touches) if touch.position == position]
@@ -93,7 +98,7 @@ def _touches(requests: Sequence[ActiveRequest], call: Call) -> list[_Touch]:
                 control_row = ControlRow(
                     context_id, owner.prompt, control.controlnet_conditioning_scale, control.guess_mode
                 )
-                touches.append(_Touch(row, position, control, control_row))
+                touches.append(_Touch(row, owner.request, position, control, control_row))
     return touches
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from atelier.core.conditioning import ExactnessKey
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import AtelierError, GenerationFailed, QueueFull
+from atelier.core.origin import Origin
 from atelier.engine.batch import Batch, BatchKey
 from atelier.engine.policy import admissible, next_key
 from atelier.engine.request import Arrival, Emit, Event
@@ -72,13 +72,14 @@ class Engine:
         load: Callable[[], Runners],
         settings: EngineSettings,
         *,
-        exactness_key: ExactnessKey,
+        place: str,
         observe: Callable[[StepReport], None] = lambda _: None,
     ) -> None:
-        """`load` and everything after it runs in the engine's own thread; its error is raised here."""
+        """`load` and everything after it runs in the engine's own thread; its error is raised here. `place` is the
+        results' origin."""
         self._load = load
         self._settings = settings
-        self._exactness_key = exactness_key
+        self._place = place
         self._observe = observe
         self._batches: dict[BatchKey, Batch] = {}
         #: For each batch the number of its last step.
@@ -231,7 +232,7 @@ class Engine:
                 if (event := request.event()) is not None:
                     arrival.emit(event)
                 if request.is_finished:
-                    self._end(arrival, Denoised(request.latents.cpu().numpy(), self._exactness_key))
+                    self._end(arrival, Denoised(request.latents.cpu().numpy(), Origin(self._place, request.weights)))
 
     @contextmanager
     def _isolated(self, arrival: Arrival) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -55,6 +55,8 @@ class ActiveRequest:
     kept: Kept | None = None
     #: Of the request's controls, in their order.
     control_contexts: tuple[ControlContext, ...] = ()
+    #: Hashes of the models that took part so far.
+    weights: dict[str, str] = field(default_factory=dict)
     step_index: int = 0
     is_finite: bool = True
 

@@ -27,6 +27,7 @@ from atelier.models import attention
 from atelier.models.conditions import PromptConditions
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
+from atelier.models.origins import weights_hash
 
 _NO_CONTROLNETS = InOrder({})
 
@@ -65,6 +66,7 @@ class Runner:
                 self._schedules = Schedules(load_scheduler(entry).config)
             except ValueError as error:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
+            self._weights_hash = weights_hash(unet)
         self._warm_up()
 
     @torch.inference_mode()
@@ -85,6 +87,7 @@ class Runner:
             latents=latents,
             kept=kept,
             control_contexts=contexts_of(request.controls, _texts(request)),
+            weights={f"{request.model}/unet": self._weights_hash},
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )
@@ -136,7 +139,7 @@ class Runner:
                 wait = self._transport.start(control.calls, control.contexts) if control.calls else None
                 encoded = encode_half(unet, rows, of_rows, call.conditions)
                 if wait is not None:
-                    control.add(wait(), encoded)
+                    control.add(wait(), encoded, requests)
                 predicted.append(decode_half(unet, encoded, call.conditions).float())
         return torch.cat(predicted)
 

@@ -75,5 +75,7 @@ def _parsed(record: object) -> Mapping[str, object] | None:
         isinstance(parsed, dict)
         and isinstance(parsed.get("parameters"), dict)
         and all(isinstance(parsed.get(name), str) for name in ("exactness_key", "server"))
+        and isinstance(weights := parsed.get("weights", {}), dict)
+        and all(isinstance(digest, str) for digest in weights.values())
     )
     return parsed if is_ours else None

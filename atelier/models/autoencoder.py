@@ -9,6 +9,7 @@ import torch
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry
 from atelier.core.conditioning import Floats
 from atelier.models.loading import Placement, load_vae
+from atelier.models.origins import weights_hash
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 
@@ -19,6 +20,7 @@ class Autoencoder:
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
         self._vae = load_vae(entry, placement)
         self._placement = placement
+        self.weights_hash = weights_hash(self._vae)
         size = entry.defaults.size
         channels: int = self._vae.config.latent_channels
         shape = (1, channels, size.height // PIXELS_PER_LATENT, size.width // PIXELS_PER_LATENT)

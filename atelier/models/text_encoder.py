@@ -14,6 +14,7 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.models.loading import Placement, load_text_encoders
+from atelier.models.origins import weights_hash
 
 #: Longer texts are refused: the UNet attends to every token in every step.
 MAX_CHUNKS = 8
@@ -27,6 +28,7 @@ class TextEncoders:
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
         self._modules = load_text_encoders(entry, placement)
         self._device = placement.device
+        self.weights_hash = weights_hash(self._modules.encoder, self._modules.encoder_2)
         self.encode([Text("", "")])
 
     def check_length(self, text: Text) -> None:

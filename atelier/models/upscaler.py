@@ -13,6 +13,7 @@ from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.upscaling import BICUBIC
 from atelier.imaging.tiles import Tile, tiles
 from atelier.models.loading import Placement, load_upscaler
+from atelier.models.origins import weights_hash
 from atelier.models.upscaling import Network
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3 or 4]
@@ -34,6 +35,10 @@ class Upscalers:
         self._upscalers = {
             name: Upscaler(network, placement) for name, network in networks.items() if network is not None
         }
+
+    def weights(self, name: str) -> dict[str, str]:
+        """The hash of an upscaler's; none of `BICUBIC`."""
+        return {name: self._upscalers[name].weights_hash} if name in self._upscalers else {}
 
     def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> tuple[Pixels, str]:
         """A picture [height, width, 3 or 4] at another size, and the upscaler's id or `BICUBIC`.
@@ -58,6 +63,7 @@ class Upscaler:
 
     def __init__(self, network: Network, placement: Placement, *, tile_px: int = _TILE_PX) -> None:
         self._network = network
+        self.weights_hash = weights_hash(network)
         self._placement = placement
         self._tile_px = tile_px
 

@@ -6,7 +6,7 @@ Blocking work, called in a thread.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
@@ -26,10 +26,14 @@ class Inputs:
     #: Maps, or the pictures to draw them from, in the order of the controls.
     control_images: tuple[Image.Image, ...] = ()
 
+    @property
+    def first(self) -> Image.Image | None:
+        """The picture that a picture made from them is as large as."""
+        return next((picture for picture in (self.init_image, *self.control_images) if picture is not None), None)
+
     def size_within(self, sides: Sides) -> Size | None:
         """The first picture's own size, in whole latents and within what the model draws."""
-        pictures = [self.init_image, *self.control_images]
-        first = next((picture for picture in pictures if picture is not None), None)
+        first = self.first
 
         def side(pixels: int) -> int:
             return PIXELS_PER_LATENT * round(min(max(pixels, sides.min), sides.max) / PIXELS_PER_LATENT)
@@ -72,18 +76,38 @@ def read_inputs(params: GenerateParams) -> Iterator[Inputs]:
 def _start(params: GenerateParams, pictures: ExitStack) -> tuple[Image.Image | None, Image.Image | None]:
     """The picture to start from and its mask."""
     if params.init_image is None:
-        for name in ("mask_image", "strength"):
+        for name in ("mask_image", "markup_image", "strength"):
             if getattr(params, name) is not None:
                 raise InvalidParameter(f"{name} needs init_image, the picture it is about.", param=name)
         return None, None
     picture = pictures.enter_context(read_picture(params.init_image, param="init_image"))
+    if params.markup_image is not None:
+        picture = pictures.enter_context(closing(_marked_up(params, params.markup_image, picture)))
     if params.mask_image is None:
         return picture, picture if picture.mode == "RGBA" else None
     mask = pictures.enter_context(read_picture(params.mask_image, param="mask_image"))
-    if mask.size != picture.size:
-        raise InvalidParameter(
-            f"mask_image: must be as large as init_image, {picture.width}x{picture.height}; "
-            f"got {mask.width}x{mask.height}.",
-            param="mask_image",
-        )
+    _check_size(mask, picture, param="mask_image")
     return picture, mask
+
+
+def _marked_up(params: GenerateParams, markup_image: bytes, picture: Image.Image) -> Image.Image:
+    """The picture under its mark-up; it stays transparent where both are."""
+    if params.mask_image is not None:
+        raise InvalidParameter("markup_image goes without mask_image; send one of them.", param="markup_image")
+    with read_picture(markup_image, param="markup_image") as markup:
+        if markup.mode != "RGBA":
+            raise InvalidParameter(
+                "markup_image: must be transparent where nothing is drawn; this picture is opaque.",
+                param="markup_image",
+            )
+        _check_size(markup, picture, param="markup_image")
+        return Image.alpha_composite(picture.convert("RGBA"), markup).convert(picture.mode)
+
+
+def _check_size(other: Image.Image, picture: Image.Image, *, param: str) -> None:
+    if other.size != picture.size:
+        raise InvalidParameter(
+            f"{param}: must be as large as init_image, {picture.width}x{picture.height}; "
+            f"got {other.width}x{other.height}.",
+            param=param,
+        )

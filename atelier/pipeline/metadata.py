@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
-from atelier.core.conditioning import ExactnessKey
+from atelier.core.origin import Origin, exactness_key, weights
 from atelier.core.sampling import SAMPLERS
 from atelier.imaging.metadata import Metadata
 from atelier.pipeline.plan import Plan
@@ -14,8 +15,13 @@ _SCHEDULES = {"normal": "Normal", "karras": "Karras", "exponential": "Exponentia
 _SERVER = f"Atelier {version('atelier')}"
 
 
-def metadata_of(plan: Plan, seed: int, exactness_key: ExactnessKey) -> Metadata:
-    record = {"parameters": plan.parameters(seed), "exactness_key": exactness_key, "server": _SERVER}
+def metadata_of(plan: Plan, seed: int, origins: Sequence[Origin]) -> Metadata:
+    record = {
+        "parameters": plan.parameters(seed),
+        "weights": weights(origins),
+        "exactness_key": exactness_key(origins),
+        "server": _SERVER,
+    }
     return Metadata(_infotext(plan, seed), record)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT
-from atelier.core.conditioning import Conditioning, ExactnessKey
+from atelier.core.conditioning import Conditioning
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId, StepEvent
 from atelier.core.errors import DeadlineExceeded, ReplicaLost
+from atelier.core.origin import Origin, exactness_key
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import mask_of_latents
@@ -29,7 +30,7 @@ from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.controls import PlannedControl, control_of, pixels_to_annotate
 from atelier.pipeline.inputs import FittedInputs, read_inputs
 from atelier.pipeline.plan import Plan, make_plan
-from atelier.pipeline.results import ControlMap, Picture, Result, files_of, joined, maps_of, painted_over, usage_of
+from atelier.pipeline.results import ControlMap, Picture, Result, files_of, maps_of, painted_over, usage_of
 from atelier.pipeline.stages import Annotated, Pixels, Stages, Upscaled
 from atelier.pipeline.upscaling import Enlarged, PlannedHires, PlannedUpscale, enlarge, pixels_to_enlarge
 
@@ -117,7 +118,7 @@ class Pipeline:
     ) -> Result:
         negative = plan.negative if plan.guidance_scale > 1 else None
         texts = [plan.positive] if negative is None else [plan.positive, negative]
-        encoded, (initial, encoder_key), annotated = await asyncio.gather(
+        encoded, (initial, origin_of_initial), annotated = await asyncio.gather(
             self.stages.encode_texts(plan.model, texts, plan.reproducibility),
             self._encode(plan.model, fitted),
             asyncio.gather(*map(self._annotate, plan.controls, fitted.control_images)),
@@ -143,39 +144,39 @@ class Pipeline:
         denoised = await self._denoise(request, listener)
         decoded = await self.stages.decode(plan.model, denoised.latents)
         painted = await asyncio.to_thread(painted_over, decoded.pixels, fitted)
-        redrawn, second_keys = await self._draw_again(plan, request, painted)
+        redrawn, origins_of_second = await self._draw_again(plan, request, painted)
         large = [] if plan.upscale is None else await self._enlarged(plan.upscale, redrawn)
-        exactness_key = joined(
-            encoded.exactness_key,
-            encoder_key,
-            *(drawn.exactness_key for drawn in annotated),
-            denoised.exactness_key,
-            decoded.exactness_key,
-            *second_keys,
-            *(picture.exactness_key for picture in large[:1]),
-        )
+        origins = [
+            encoded.origin,
+            *origin_of_initial,
+            *(drawn.origin for drawn in annotated),
+            denoised.origin,
+            decoded.origin,
+            *origins_of_second,
+            *(picture.origin for picture in large[:1]),
+        ]
         finished = [picture.pixels for picture in large] or list(redrawn)
-        files = await asyncio.to_thread(files_of, finished, plan, exactness_key)
+        files = await asyncio.to_thread(files_of, finished, plan, origins)
         return Result(
             request_id=request_id,
             plan=plan,
-            exactness_key=exactness_key,
+            exactness_key=exactness_key(origins),
             control_maps=await asyncio.to_thread(maps_of, plan.controls, annotated),
             usage=usage_of(request),
             upscaler=large[0].made_by if large else None,
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
 
-    async def _encode(self, model: str, fitted: FittedInputs) -> tuple[InitialImage | None, ExactnessKey]:
+    async def _encode(self, model: str, fitted: FittedInputs) -> tuple[InitialImage | None, Sequence[Origin]]:
         if fitted.pixels is None:
-            return None, ExactnessKey("")
+            return None, []
         encoded = await self.stages.encode(model, fitted.pixels[None])
         mask = None if fitted.mask is None else mask_of_latents(fitted.mask, pixels_per_latent=PIXELS_PER_LATENT)
-        return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask), encoded.exactness_key
+        return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask), [encoded.origin]
 
     async def _draw_again(
         self, plan: Plan, request: DenoiseRequest, pixels: Pixels
-    ) -> tuple[Pixels, Sequence[ExactnessKey]]:
+    ) -> tuple[Pixels, Sequence[Origin]]:
         """The second pass of `hires`: larger by the upscaler, then image-to-image with the same texts and seeds."""
         if plan.hires is None:
             return pixels, []
@@ -198,13 +199,7 @@ class Pipeline:
         ]
         denoised = await asyncio.gather(*(self._denoise(one, None) for one in again))
         decoded = await self.stages.decode(plan.model, np.concatenate([one.latents for one in denoised]))
-        keys = [
-            large[0].exactness_key,
-            encoded[0].exactness_key,
-            denoised[0].exactness_key,
-            decoded.exactness_key,
-        ]
-        return decoded.pixels, keys
+        return decoded.pixels, [large[0].origin, encoded[0].origin, denoised[0].origin, decoded.origin]
 
     async def _enlarged(self, step: PlannedHires | PlannedUpscale, pixels: Pixels) -> list[Upscaled]:
         """The pictures [pictures, height, width, 3] as large as the step has them."""
@@ -216,7 +211,7 @@ class Pipeline:
     async def _annotate(self, control: PlannedControl, picture: ControlImage) -> Annotated:
         """The map drawn from the client's picture, or that picture if it is the map."""
         if control.annotation is None:
-            return Annotated(picture, ExactnessKey(""))
+            return Annotated(picture, Origin(""))
         return await self.stages.annotate(control.annotation, picture)
 
     async def _denoise(self, request: DenoiseRequest, listener: Listener | None) -> Denoised:

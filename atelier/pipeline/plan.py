@@ -10,7 +10,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter, TooMuchWork
-from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat, Quality
+from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat, Quality, UpscaleStep
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.pipeline.controls import PlannedControl, plan_control
 from atelier.pipeline.inputs import Inputs
@@ -31,6 +31,8 @@ _QUALITIES: dict[Quality, ResolvedQuality] = {
 }
 #: Times the model's default.
 _STEPS_OF_QUALITY: dict[ResolvedQuality, float] = {"low": 0.5, "medium": 1, "high": 1.5, "xhigh": 2, "max": 3}
+#: Of quality max, where neither the client nor a picture says how large.
+_UPSCALE_OF_QUALITY = UpscaleStep(scale=2)
 _GUIDANCE_OF_STYLE = {"vivid": 1.4, "natural": 0.7}
 #: Of image-to-image, where the client says nothing.
 _STRENGTH = 0.8
@@ -118,6 +120,7 @@ def make_plan(
     sampling = _sampling(params, entry, has_picture=inputs.init_image is not None)
     hires = None if params.hires is None else plan_hires(params.hires, inputs, size, sampling, entry, catalogue)
     drawn = size if hires is None else hires.size
+    upscale = _upscale(params, inputs)
     plan = Plan(
         model=entry.id,
         size=size,
@@ -133,7 +136,7 @@ def make_plan(
             plan_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)
         ),
         hires=hires,
-        upscale=None if params.upscale is None else plan_upscale(params.upscale, drawn, catalogue, param="upscale"),
+        upscale=None if upscale is None else plan_upscale(upscale, drawn, catalogue, param="upscale"),
         quality=_QUALITIES.get(params.quality, "medium"),
         output_format=params.output_format,
         output_compression=_compression(params),
@@ -178,6 +181,11 @@ def _sampling(params: GenerateParams, entry: ModelEntry, *, has_picture: bool) -
             param="strength",
         )
     return sampling
+
+
+def _upscale(params: GenerateParams, inputs: Inputs) -> UpscaleStep | None:
+    is_free = params.size == "auto" and params.hires is None and inputs.first is None
+    return _UPSCALE_OF_QUALITY if params.upscale is None and is_free and params.quality == "max" else params.upscale
 
 
 def _guidance(params: GenerateParams, entry: ModelEntry) -> float:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from atelier.catalogue.entries import PIXELS_PER_LATENT
-from atelier.core.conditioning import ExactnessKey
 from atelier.core.control import ControlKind
 from atelier.core.denoising import DenoiseRequest, RequestId
+from atelier.core.origin import ExactnessKey, Origin
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import blend
 from atelier.pipeline.controls import PlannedControl
@@ -56,7 +55,6 @@ class Usage:
 class Result:
     request_id: RequestId
     plan: Plan
-    #: An `exact` request comes out the same to the bit where this is the same.
     exactness_key: ExactnessKey
     pictures: tuple[Picture, ...]
     usage: Usage
@@ -73,13 +71,13 @@ def painted_over(pixels: Pixels, fitted: FittedInputs) -> Pixels:
     return np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
 
 
-def files_of(pixels: Sequence[Pixels], plan: Plan, exactness_key: ExactnessKey) -> list[bytes]:
+def files_of(pixels: Sequence[Pixels], plan: Plan, origins: Sequence[Origin]) -> list[bytes]:
     return [
         encode_picture(
             picture,
             plan.output_format,
             quality=plan.output_compression,
-            metadata=metadata_of(plan, seed, exactness_key),
+            metadata=metadata_of(plan, seed, origins),
         )
         for picture, seed in zip(pixels, plan.seeds, strict=True)
     ]
@@ -101,8 +99,3 @@ def maps_of(controls: Sequence[PlannedControl], annotated: Sequence[Annotated]) 
         for control, drawn in zip(controls, annotated, strict=True)
         if control.annotation is not None
     )
-
-
-def joined(*keys: ExactnessKey) -> ExactnessKey:
-    """One key for all stages that a request went through."""
-    return ExactnessKey(hashlib.sha256("".join(keys).encode()).hexdigest()[:16])

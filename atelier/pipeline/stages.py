@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from atelier.core.conditioning import ExactnessKey, Floats, Text, TextEmbeds
+from atelier.core.conditioning import Floats, Text, TextEmbeds
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
@@ -22,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 class EncodedTexts:
     #: In the order of the texts.
     embeds: list[TextEmbeds]
-    exactness_key: ExactnessKey
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,13 @@ class EncodedPictures:
     #: Each [images, 4, height / 8, width / 8].
     mean: Floats
     std: Floats
-    exactness_key: ExactnessKey
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
     control_image: ControlImage
-    exactness_key: ExactnessKey
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,13 @@ class Upscaled:
     pixels: Pixels
     #: The upscaler's id, or "bicubic".
     made_by: str
-    exactness_key: ExactnessKey
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     pixels: Pixels
-    exactness_key: ExactnessKey
+    origin: Origin
 
 
 class Stages(Protocol):

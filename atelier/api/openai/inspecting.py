@@ -23,6 +23,7 @@ class Inspection(BaseModel):
         description="The fields that make the picture again; none if the file does not tell."
     )
     infotext: str | None = Field(description="The same as AUTOMATIC1111's text.")
+    weights: dict[str, str] | None = Field(description="Hashes of the models that took part, by their names.")
     exactness_key: str | None
     server: str | None
 
@@ -38,6 +39,7 @@ def inspection(data: bytes) -> Inspection:
             **described,
             "parameters": record.get("parameters"),
             "infotext": None if metadata is None else metadata.infotext,
+            "weights": record.get("weights"),
             "exactness_key": record.get("exactness_key"),
             "server": record.get("server"),
         }

@@ -42,6 +42,9 @@ class ImagesEditRequest(ImagesGenerateRequest):
 
     image: list[PictureBytes] = Field(min_length=1, max_length=16, description="The picture to edit.")
     mask: PictureBytes | None = Field(None, description="As large as the picture; transparent where to paint.")
+    markup: PictureBytes | None = Field(
+        None, description="A drawing as large as the picture and transparent elsewhere, laid over it; no mask then."
+    )
     input_fidelity: Literal["high", "low"] | None = Field(
         None, description="high stays nearer to the picture: strength 0.5 instead of 0.8."
     )

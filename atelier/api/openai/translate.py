@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from starlette.requests import Request
@@ -32,7 +32,7 @@ from atelier.pipeline.results import Usage as Used
 from atelier.pipeline.upscaling import Enlarged
 from atelier.stores.blobs import BlobStore
 
-_OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask"}
+_OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask", "markup_image": "markup"}
 #: Strength of an edit that asks for high input fidelity.
 _HIGH_FIDELITY = 0.5
 
@@ -41,14 +41,19 @@ def edit_params(request: ImagesEditRequest) -> GenerateParams:
     """Raises NotSupported for more than one picture: there is nothing yet that could see the others."""
     if len(request.image) > 1:
         raise NotSupported("Editing with several pictures is not supported by this server yet.", param="image")
-    if request.mask is not None and request.mask_image is not None:
-        raise InvalidParameter("mask: mask_image is the same; send one of them.", param="mask")
+    for theirs, ours in (("mask", "mask_image"), ("markup", "markup_image")):
+        if getattr(request, theirs) is not None and getattr(request, ours) is not None:
+            raise InvalidParameter(f"{theirs}: {ours} is the same; send one of them.", param=theirs)
     strength = _HIGH_FIDELITY if request.input_fidelity == "high" and request.strength is None else request.strength
-    return _params(request, mask_image=request.mask or request.mask_image, strength=strength)
+    pictures = {
+        "mask_image": request.mask or request.mask_image,
+        "markup_image": request.markup or request.markup_image,
+    }
+    return _params(request, {**pictures, "strength": strength})
 
 
 def variation_params(request: ImagesVariationRequest) -> GenerateParams:
-    return _params(request, mask_image=request.mask_image, strength=request.strength)
+    return _params(request, {})
 
 
 @contextmanager
@@ -67,13 +72,12 @@ def errors_in_openais_names() -> Iterator[None]:
 
 
 def _params(
-    request: ImagesEditRequest | ImagesVariationRequest, *, mask_image: bytes | None, strength: float | None
+    request: ImagesEditRequest | ImagesVariationRequest, changed: Mapping[str, bytes | float | None]
 ) -> GenerateParams:
     if request.init_image is not None:
         raise InvalidParameter("init_image: here the picture is sent as image.", param="init_image")
     fields = {name: getattr(request, name) for name in GenerateParams.model_fields}
-    pictures = {"init_image": request.image[0], "mask_image": mask_image, "strength": strength}
-    return GenerateParams.model_construct(**{**fields, **pictures})
+    return GenerateParams.model_construct(**{**fields, "init_image": request.image[0], **changed})
 
 
 async def images_response(

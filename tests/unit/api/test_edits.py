@@ -9,6 +9,7 @@ import resource
 import zlib
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -82,6 +83,88 @@ async def test_several_pictures_are_refused_as_not_built(client: openai.AsyncOpe
     with pytest.raises(openai.APIStatusError) as caught:
         await client.images.edit(image=[_file(draw(_SCENE))] * 2, prompt="x")
     assert (caught.value.status_code, caught.value.param) == (501, "image")
+
+
+@pytest.mark.parametrize("is_transparent", [False, True])
+async def test_a_markup_guides_an_edit(
+    client: openai.AsyncOpenAI, http: httpx2.AsyncClient, is_transparent: bool
+) -> None:
+    """As if it had been drawn on the picture; a transparent picture is still its own mask, but for what is drawn."""
+    original = Image.new("RGBA", (128, 96), "white")
+    if is_transparent:
+        original.putalpha(_mask(alpha=True).getchannel("A"))
+    markup = Image.new("RGBA", (128, 96))
+    markup.paste("red", (40, 20, 90, 60))
+    drawn_on = Image.alpha_composite(original, markup)
+    if not is_transparent:
+        original, drawn_on = original.convert("RGB"), drawn_on.convert("RGB")
+    options: dict[str, Any] = {"prompt": "a red square", "extra_body": {**_QUICK, "strength": 0.5}}
+    guided = await client.images.edit(image=_file(original), markup=_file(markup), **options)
+    expected = await client.images.edit(image=_file(drawn_on), **options)
+    plain = await client.images.edit(image=_file(original), **options)
+    assert guided.data is not None
+    assert expected.data is not None
+    assert plain.data is not None
+    assert guided.data[0].b64_json == expected.data[0].b64_json != plain.data[0].b64_json
+    by_json = await http.post(
+        "/v1/images/generations",
+        json={
+            "prompt": "a red square",
+            "init_image": base64.b64encode(_file(original)).decode(),
+            "markup_image": base64.b64encode(_file(markup)).decode(),
+            **options["extra_body"],
+        },
+    )
+    assert by_json.json()["data"][0]["b64_json"] == guided.data[0].b64_json
+
+
+@pytest.mark.parametrize(
+    ("markup", "others", "expected"),
+    [
+        (Image.new("RGB", (128, 96)), {}, "markup: must be transparent where nothing is drawn"),
+        (Image.new("RGBA", (64, 96)), {}, "markup: must be as large as image, 128x96; got 64x96"),
+        (Image.new("RGBA", (128, 96)), {"mask": _file(_mask(alpha=True))}, "markup goes without mask"),
+    ],
+)
+async def test_a_markup_that_cannot_be_is_refused(
+    client: openai.AsyncOpenAI, markup: Image.Image, others: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=expected) as caught:
+        await client.images.edit(image=_file(draw(_SCENE)), markup=_file(markup), prompt="x", **others)
+    assert caught.value.param == "markup"
+
+
+async def test_a_form_takes_objects_as_the_client_sends_them(client: openai.AsyncOpenAI) -> None:
+    """The client takes them apart: `upscale[scale]`, `svg[model]`."""
+    answer = await client.images.edit(
+        image=_file(draw(_SCENE)), prompt="a circle", extra_body={**_QUICK, "upscale": {"scale": 2}}
+    )
+    assert answer.data is not None
+    assert _picture(answer.data[0].b64_json).size == (256, 192)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.images.edit(
+            image=_file(draw(_SCENE)), prompt="x", svg={"model": "x", "reasoning": {"effort": "low"}}
+        )
+    assert (caught.value.param, caught.value.code) == ("svg", "unsupported_value")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["upscale[scale]", "upscale[scale]"], "more than once"),
+        (["upscale", "upscale[scale]"], "two ways"),
+        (["upscale[scale]", "upscale[][scale]"], "two ways"),
+        (["controls", "controls[][scale]"], "two ways"),
+        (["seed", "seed"], "more than once"),
+    ],
+)
+async def test_a_field_that_comes_twice_is_refused(http: httpx2.AsyncClient, keys: list[str], message: str) -> None:
+    files = [("image", ("x", _file(draw(_SCENE)))), *((key, (None, b"2")) for key in keys)]
+    answer = await http.post("/v1/images/edits", files=files)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == keys[0].partition("[")[0]
+    assert message in error["message"]
 
 
 async def test_json_takes_base64_with_or_without_a_data_url(http: httpx2.AsyncClient) -> None:

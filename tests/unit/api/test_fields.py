@@ -54,6 +54,16 @@ async def test_quality_is_a_number_of_steps(
     assert told.data[0].parameters["num_inference_steps"] == 2
 
 
+async def test_the_best_quality_is_also_larger_where_nothing_says_how_large(client: openai.AsyncOpenAI) -> None:
+    answer = await _generate(client, quality="max", size="auto", extra_body=_QUICK)
+    assert (answer.size, answer.upscaler) == ("256x256", "tiny-x4")
+    assert Image.open(io.BytesIO(_file(answer.data[0].b64_json))).size == (256, 256)
+    again = await _generate(client, extra_body=answer.data[0].parameters)
+    assert again.data[0].b64_json == answer.data[0].b64_json
+    told = await _generate(client, quality="max", size="128x128", extra_body=_QUICK)
+    assert (told.size, told.model_extra.get("upscaler")) == ("128x128", None)
+
+
 @pytest.mark.parametrize(("style", "guidance_scale"), [(None, 5.0), ("vivid", 7.0), ("natural", 3.5)])
 async def test_style_is_guidance(client: openai.AsyncOpenAI, style: str | None, guidance_scale: float) -> None:
     answer = await _generate(client, style=style, extra_body=_QUICK)
@@ -100,8 +110,8 @@ async def test_what_is_accepted(client: openai.AsyncOpenAI, fields: dict[str, An
         ({"moderation": "high"}, "moderation", "invalid_value"),
         ({"quality": "best"}, "quality", "invalid_value"),
         ({"style": "loud"}, "style", "invalid_value"),
-        ({"output_format": "gif"}, "output_format", "invalid_value"),
-        ({"output_format": "svg"}, "output_format", "invalid_value"),
+        ({"output_format": "gif"}, "output_format", "unsupported_value"),
+        ({"output_format": "svg"}, "output_format", "unsupported_value"),
         ({"output_compression": 101}, "output_compression", "invalid_value"),
         ({"output_compression": 50}, "output_compression", "invalid_value"),
         ({"complexity": "low"}, "complexity", "unsupported_value"),

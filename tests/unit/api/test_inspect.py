@@ -48,6 +48,20 @@ async def test_what_a_file_tells_makes_it_again(http: httpx2.AsyncClient, output
     assert await _file(http, told["parameters"]) == data
 
 
+async def test_a_file_tells_the_weights_that_made_it(http: httpx2.AsyncClient) -> None:
+    plain = (await _inspect(http, await _file(http, _REQUEST)))["weights"]
+    assert isinstance(plain, dict)
+    assert set(plain) == {"tiny-sdxl/text_encoders", "tiny-sdxl/unet", "tiny-sdxl/vae"}
+    image = io.BytesIO()
+    Image.new("RGB", (96, 64), "white").save(image, "PNG")
+    control = {"kind": "canny", "image": base64.b64encode(image.getvalue()).decode()}
+    more = await _inspect(http, await _file(http, {**_REQUEST, "controls": [control], "upscale": {"scale": 2}}))
+    assert isinstance(more["weights"], dict)
+    assert set(more["weights"]) == {*plain, "tiny-canny", "tiny-x4"}
+    assert plain.items() <= more["weights"].items()
+    assert all(more["weights"].values())
+
+
 @pytest.mark.parametrize("output_format", ["png", "webp"])
 async def test_the_infotext_is_automatic1111s(http: httpx2.AsyncClient, output_format: str) -> None:
     data = await _file(http, {**_REQUEST, "output_format": output_format})
@@ -79,6 +93,7 @@ async def test_a_file_of_somebody_else_tells_nothing(http: httpx2.AsyncClient) -
         '{"parameters": {}, "exactness_key": "x", "server": []}',
         '{"parameters": {"prompt": "\\ud800"}, "exactness_key": "x", "server": "x"}',
         '{"parameters": 3}',
+        '{"parameters": {}, "weights": {"x": 1}, "exactness_key": "x", "server": "x"}',
         "[" * 5000,
     ],
 )

@@ -307,4 +307,4 @@ def test_a_model_that_cannot_be_loaded_is_the_constructors_error() -> None:
         raise ModelUnavailable("no files")
 
     with pytest.raises(ModelUnavailable, match="no files"):
-        Engine(load, SETTINGS, exactness_key=HERE)
+        Engine(load, SETTINGS, place=HERE)

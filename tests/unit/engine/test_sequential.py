@@ -72,7 +72,7 @@ def _request(conditioning: Conditioning, sampler: SamplerName, num_inference_ste
 def test_every_sampler_is_the_oracle_alone_and_in_company(
     entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
 ) -> None:
-    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, exactness_key=HERE)
+    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place=HERE)
     requests = [_request(conditioning, sampler, num_inference_steps) for sampler in SAMPLERS]
     unet: UNet2DConditionModel = load_unet(entry, CPU)
     config = load_scheduler(entry).config
