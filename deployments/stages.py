@@ -74,9 +74,11 @@ class HandleStages:
             decoded: Decoded = await self._autoencoder.decode.remote(model, latents)
         return decoded
 
-    async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
+    async def upscale(
+        self, name: str | None, pixels: Pixels, reproducibility: Reproducibility, *, width: int, height: int
+    ) -> Upscaled:
         with _our_errors():
-            upscaled: Upscaled = await self._upscaler.upscale.remote(name, pixels, width, height)
+            upscaled: Upscaled = await self._upscaler.upscale.remote(name, pixels, width, height, reproducibility)
         return upscaled
 
     async def metrics_text(self) -> str:

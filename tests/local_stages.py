@@ -26,7 +26,7 @@ from atelier.models.autoencoder import Autoencoder
 from atelier.models.loading import Placement
 from atelier.models.text_encoder import TextEncoders
 from atelier.models.thread import ModelThread
-from atelier.models.upscaler import Upscalers
+from atelier.models.upscaler import Enlargement, Upscalers
 from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels, Upscaled
 
 CPU = Placement("cpu", "float32")
@@ -117,10 +117,17 @@ class LocalStages:
         pixels = await self._thread.run_async(lambda: self._autoencoders[model].decode(latents))
         return Decoded(pixels, self._origin_of_vae(model))
 
-    async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
-        large, made_by = await self._thread.run_async(
-            lambda: self._upscalers.upscale(name, pixels, width=width, height=height)
-        )
+    async def upscale(
+        self,
+        name: str | None,
+        pixels: Pixels,
+        reproducibility: Reproducibility,  # noqa: ARG002 here every picture is enlarged alone
+        *,
+        width: int,
+        height: int,
+    ) -> Upscaled:
+        task = Enlargement(name, pixels, width, height)
+        [(large, made_by)] = await self._thread.run_async(lambda: self._upscalers.upscale([task]))
         return Upscaled(large, made_by, Origin(HERE, self._upscalers.weights(made_by)))
 
     async def metrics_text(self) -> str:

@@ -11,25 +11,49 @@ from starlette.requests import Request
 from atelier.core.errors import MalformedBody
 from atelier.core.params import Params
 
+_NULL = {"type": "null"}
+_JSON, _FORM = "application/json", "multipart/form-data"
+
 
 def json_body(kind: type[Params]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads such fields from JSON."""
-    return _body(kind, "application/json")
+    return _body({_JSON: _schema(kind)})
 
 
 def form_body(kind: type[Params]) -> dict[str, Any]:
     """The same from a multipart form."""
-    return _body(kind, "multipart/form-data")
+    return _body({_FORM: _form_schema(kind)})
 
 
 def either_body(kind: type[Params]) -> dict[str, Any]:
     """The same from either."""
-    return _body(kind, "application/json", "multipart/form-data")
+    return _body({_JSON: _schema(kind), _FORM: _form_schema(kind)})
 
 
-def _body(kind: type[Params], *media_types: str) -> dict[str, Any]:
-    content = {media_type: {"schema": kind.model_json_schema()} for media_type in media_types}
+def _body(schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    content = {media_type: {"schema": schema} for media_type, schema in schemas.items()}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _schema(kind: type[Params]) -> dict[str, Any]:
+    """A null is the same as an absent field."""
+    schema = kind.model_json_schema()
+    for name, field in schema["properties"].items():
+        if name not in schema["required"] and _NULL not in field.get("anyOf", []):
+            told = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+            schema["properties"][name] = {**told, "anyOf": [field, _NULL]}
+    return schema
+
+
+def _form_schema(kind: type[Params]) -> dict[str, Any]:
+    """Pictures are uploaded."""
+    schema = _schema(kind)
+    for field in schema["properties"].values():
+        for part in (field, field.get("items", {}), *field.get("anyOf", [])):
+            if part.get("contentEncoding") == "base64":
+                del part["contentEncoding"], part["examples"]
+                part["contentMediaType"] = "application/octet-stream"
+    return schema
 
 
 async def json_fields(request: Request) -> Mapping[str, object]:

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPMethod
+from typing import Any
 
 from fastapi import FastAPI, Request
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
-from atelier.core.errors import AtelierError, InvalidRequest, MethodNotAllowed, NotFound, QueueFull
+from atelier.core.errors import AtelierError, InvalidRequest, MethodNotAllowed, NotFound, NotSupported, QueueFull
 
 logger = logging.getLogger(__name__)
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorBody
+
+
+#: What every route that reads a body may answer, for its documentation.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
+}
 
 
 def error_body(error: AtelierError) -> dict[str, object]:
@@ -30,7 +51,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(AtelierError)
     async def ours(request: Request, error: AtelierError) -> Response:
-        if error.status >= 500:
+        if error.status >= 500 and not isinstance(error, NotSupported):
             logger.error("%s %s: %s", request.method, request.url.path, error)
         return error_response(error)
 
@@ -40,7 +61,7 @@ def install_error_handlers(app: FastAPI) -> None:
         if error.status_code == 404:
             return error_response(NotFound(f"There is nothing at {path}. See /docs."))
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            allowed = _allowed_methods(app, request)
             response = error_response(MethodNotAllowed(f"{path} does not take {request.method}; allowed: {allowed}."))
             response.headers["allow"] = allowed
             return response
@@ -50,3 +71,13 @@ def install_error_handlers(app: FastAPI) -> None:
     async def unforeseen(request: Request, error: Exception) -> Response:
         logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
         return error_response(AtelierError())
+
+
+def _allowed_methods(app: FastAPI, request: Request) -> str:
+    """Of all routes of an address; the framework's own header knows the first only."""
+    scopes = {method: {**request.scope, "method": method} for method in HTTPMethod}
+    return ", ".join(
+        method
+        for method, scope in sorted(scopes.items())
+        if any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+    )

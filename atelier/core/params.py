@@ -73,10 +73,18 @@ def _bytes_of_picture(value: object) -> object:
         raise PydanticCustomError("base64", "must be a picture in base64") from error
 
 
+#: A PNG of 32×32, for the documentation.
+_RED_CIRCLE = (
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cHh7/Hx2WAAAARElEQVR42n3MsQ2AMADEwOOFxBgwCpvBaBklY1"
+    "CghCKiQ7hw4cL8s1Ssl9hmsQe9y8QZSIzqU42SseodRxOliXq/+z8eGIwO/AhZZ7UAAAAASUVORK5CYII="
+)
+
 PictureBytes = Annotated[
     bytes,
     BeforeValidator(_bytes_of_picture),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}),
+    WithJsonSchema(
+        {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*", "examples": [_RED_CIRCLE]}
+    ),
 ]
 
 
@@ -155,7 +163,11 @@ class ControlParams(Params):
 class GenerateParams(Params):
     """One request for pictures from a text."""
 
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS), AfterValidator(_not_blank)]
+    prompt: Annotated[
+        str,
+        Field(max_length=MAX_PROMPT_CHARS, examples=["a red circle, white background"]),
+        AfterValidator(_not_blank),
+    ]
     model: str | None = Field(None, description="An id from GET /v1/models; the server's first model if absent.")
     n: int = Field(1, ge=1, le=10, description="Number of pictures.")
     size: str = Field("auto", description="WIDTHxHEIGHT in pixels, multiples of 8, or auto.")

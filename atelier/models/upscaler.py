@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,18 @@ _FOLD = 4
 _BATCH = 4
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Enlargement:
+    """A picture and the size it is to have."""
+
+    #: The upscaler's id; None is bicubic.
+    name: str | None
+    #: [height, width, 3 or 4]
+    pixels: Pixels
+    width: int
+    height: int
+
+
 class Upscalers:
     """All of a graph's. Not thread-safe: used from one thread."""
 
@@ -40,22 +53,27 @@ class Upscalers:
         """The hash of an upscaler's; none of `BICUBIC`."""
         return {name: self._upscalers[name].weights_hash} if name in self._upscalers else {}
 
-    def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> tuple[Pixels, str]:
-        """A picture [height, width, 3 or 4] at another size, and the upscaler's id or `BICUBIC`.
+    def upscale(self, tasks: Sequence[Enlargement]) -> list[tuple[Pixels, str]]:
+        """The pictures at their other sizes, with the upscaler's id or `BICUBIC` for each.
 
-        By the network, then resampled; its alpha is resampled.
+        By the network, pictures of one upscaler together, then resampled; their alpha is resampled.
         """
-        upscaler = self._upscalers.get(name or "")
-        opaque = pixels[..., :3]
-        large = opaque if upscaler is None else upscaler.enlarge(np.ascontiguousarray(opaque))
-        resampled = Image.fromarray(large)
-        if resampled.size != (width, height):
-            resampling = Image.Resampling.BICUBIC if upscaler is None else Image.Resampling.LANCZOS
-            resampled = resampled.resize((width, height), resampling)
-        if pixels.shape[2] == 4:
-            alpha = Image.fromarray(pixels[..., 3]).resize((width, height), Image.Resampling.BICUBIC)
-            resampled.putalpha(alpha)
-        return np.asarray(resampled), BICUBIC if upscaler is None or name is None else name
+        by_name: dict[str, list[Enlargement]] = {}
+        for task in tasks:
+            by_name.setdefault(task.name if task.name in self._upscalers else BICUBIC, []).append(task)
+        made: dict[Enlargement, tuple[Pixels, str]] = {}
+        for name, group in by_name.items():
+            opaque = [np.ascontiguousarray(task.pixels[..., :3]) for task in group]
+            large = opaque if name == BICUBIC else self._upscalers[name].enlarge(opaque)
+            for task, enlarged in zip(group, large, strict=True):
+                made[task] = _resampled(enlarged, task, is_bicubic=name == BICUBIC), name
+        return [made[task] for task in tasks]
+
+
+def is_small(pixels: Pixels) -> bool:
+    """Whether a pass has room for other pictures' tiles beside this one's."""
+    rows, columns = (list(tiles(side, tile=_TILE_PX, overlap=_OVERLAP_PX)) for side in pixels.shape[:2])
+    return len(rows) * len(columns) < _BATCH
 
 
 class Upscaler:
@@ -68,23 +86,35 @@ class Upscaler:
         self._tile_px = tile_px
 
     @torch.inference_mode()
-    def enlarge(self, pixels: Pixels) -> Pixels:
-        """A picture [height, width, 3], as many times larger as the network makes it."""
-        height, width, _ = pixels.shape
+    def enlarge(self, pictures: Sequence[Pixels]) -> list[Pixels]:
+        """Pictures [height, width, 3], as many times larger as the network makes them; tiles of all share passes."""
         scale = self._network.scale
-        pixels = np.pad(pixels, ((0, -height % _FOLD), (0, -width % _FOLD), (0, 0)), mode="edge")
-        grid = [
-            (row, column)
-            for row in tiles(pixels.shape[0], tile=self._tile_px, overlap=_OVERLAP_PX)
-            for column in tiles(pixels.shape[1], tile=self._tile_px, overlap=_OVERLAP_PX)
+        padded = [_folded(picture) for picture in pictures]
+        enlarged = [
+            np.empty((picture.shape[0] * scale, picture.shape[1] * scale, 3), dtype=np.uint8) for picture in padded
         ]
-        enlarged = np.empty((pixels.shape[0] * scale, pixels.shape[1] * scale, 3), dtype=np.uint8)
-        for start in range(0, len(grid), _BATCH):
-            batch = grid[start : start + _BATCH]
-            of_batch = self._pass(np.stack([pixels[_seen(row), _seen(column)] for row, column in batch]))
-            for (row, column), made in zip(batch, of_batch, strict=True):
-                enlarged[_kept(row, scale), _kept(column, scale)] = made[_inside(row, scale), _inside(column, scale)]
-        return enlarged[: height * scale, : width * scale]
+        for batch in self._batches(padded):
+            seen = np.stack([padded[of][_seen(row), _seen(column)] for of, row, column in batch])
+            for (of, row, column), made in zip(batch, self._pass(seen), strict=True):
+                enlarged[of][_kept(row, scale), _kept(column, scale)] = made[
+                    _inside(row, scale), _inside(column, scale)
+                ]
+        return [
+            large[: picture.shape[0] * scale, : picture.shape[1] * scale]
+            for large, picture in zip(enlarged, pictures, strict=True)
+        ]
+
+    def _batches(self, pictures: Sequence[Pixels]) -> Iterator[list[tuple[int, Tile, Tile]]]:
+        """Tiles of one size: index of the picture, rows, columns."""
+        by_size: dict[tuple[int, int], list[tuple[int, Tile, Tile]]] = {}
+        for index, picture in enumerate(pictures):
+            for row in tiles(picture.shape[0], tile=self._tile_px, overlap=_OVERLAP_PX):
+                for column in tiles(picture.shape[1], tile=self._tile_px, overlap=_OVERLAP_PX):
+                    size = row.end - row.start, column.end - column.start
+                    by_size.setdefault(size, []).append((index, row, column))
+        for of_size in by_size.values():
+            for start in range(0, len(of_size), _BATCH):
+                yield of_size[start : start + _BATCH]
 
     def _pass(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """[tiles, h, w, 3] to the same, larger."""
@@ -95,6 +125,22 @@ class Upscaler:
             (made.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         )
         return rounded
+
+
+def _resampled(large: Pixels, task: Enlargement, *, is_bicubic: bool) -> Pixels:
+    resampled, size = Image.fromarray(large), (task.width, task.height)
+    if resampled.size != size:
+        resampling = Image.Resampling.BICUBIC if is_bicubic else Image.Resampling.LANCZOS
+        resampled = resampled.resize(size, resampling)
+    if task.pixels.shape[2] == 4:
+        resampled.putalpha(Image.fromarray(task.pixels[..., 3]).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(resampled)
+
+
+def _folded(pixels: Pixels) -> Pixels:
+    """Sides filled up to multiples of `_FOLD`."""
+    height, width, _ = pixels.shape
+    return np.pad(pixels, ((0, -height % _FOLD), (0, -width % _FOLD), (0, 0)), mode="edge")
 
 
 def _seen(tile: Tile) -> slice:

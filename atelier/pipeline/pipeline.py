@@ -24,6 +24,7 @@ from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, Reque
 from atelier.core.errors import DeadlineExceeded, ReplicaLost
 from atelier.core.origin import Origin, exactness_key
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
+from atelier.core.sampling import Reproducibility
 from atelier.imaging.formats import encode_picture
 from atelier.imaging.inputs import mask_of_latents
 from atelier.pipeline.coalesce import Coalescer
@@ -145,7 +146,7 @@ class Pipeline:
         decoded = await self.stages.decode(plan.model, denoised.latents)
         painted = await asyncio.to_thread(painted_over, decoded.pixels, fitted)
         redrawn, origins_of_second = await self._draw_again(plan, request, painted)
-        large = [] if plan.upscale is None else await self._enlarged(plan.upscale, redrawn)
+        large = [] if plan.upscale is None else await self._enlarged(plan.upscale, redrawn, plan.reproducibility)
         origins = [
             encoded.origin,
             *origin_of_initial,
@@ -180,7 +181,7 @@ class Pipeline:
         """The second pass of `hires`: larger by the upscaler, then image-to-image with the same texts and seeds."""
         if plan.hires is None:
             return pixels, []
-        large = await self._enlarged(plan.hires, pixels)
+        large = await self._enlarged(plan.hires, pixels, plan.reproducibility)
         # Picture by picture: the bits of one must not depend on how many come with it.
         encoded = [await self.stages.encode(plan.model, picture.pixels[None]) for picture in large]
         again = [
@@ -201,11 +202,16 @@ class Pipeline:
         decoded = await self.stages.decode(plan.model, np.concatenate([one.latents for one in denoised]))
         return decoded.pixels, [large[0].origin, encoded[0].origin, denoised[0].origin, decoded.origin]
 
-    async def _enlarged(self, step: PlannedHires | PlannedUpscale, pixels: Pixels) -> list[Upscaled]:
+    async def _enlarged(
+        self, step: PlannedHires | PlannedUpscale, pixels: Pixels, reproducibility: Reproducibility
+    ) -> list[Upscaled]:
         """The pictures [pictures, height, width, 3] as large as the step has them."""
         size = step.size
         return await asyncio.gather(
-            *(self.stages.upscale(step.upscaler, picture, width=size.width, height=size.height) for picture in pixels)
+            *(
+                self.stages.upscale(step.upscaler, picture, reproducibility, width=size.width, height=size.height)
+                for picture in pixels
+            )
         )
 
     async def _annotate(self, control: PlannedControl, picture: ControlImage) -> Annotated:

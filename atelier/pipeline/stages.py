@@ -76,7 +76,9 @@ class Stages(Protocol):
 
     async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Decoded: ...
 
-    async def upscale(self, name: str | None, pixels: Pixels, *, width: int, height: int) -> Upscaled:
+    async def upscale(
+        self, name: str | None, pixels: Pixels, reproducibility: Reproducibility, *, width: int, height: int
+    ) -> Upscaled:
         """One picture [height, width, 3 or 4] at another size, by the upscaler of that name if it has its weights."""
         ...
 

@@ -113,7 +113,7 @@ async def enlarge(stages: Stages, catalogue: Catalogue, params: UpscaleParams, p
     """Raises InvalidParameter or ModelNotFound."""
     height, width = pixels.shape[:2]
     plan = plan_upscale(params, Size(width=width, height=height), catalogue, param="scale")
-    large = await stages.upscale(plan.upscaler, pixels, width=plan.size.width, height=plan.size.height)
+    large = await stages.upscale(plan.upscaler, pixels, "fast", width=plan.size.width, height=plan.size.height)
     data = await asyncio.to_thread(
         encode_picture, large.pixels, params.output_format, quality=params.output_compression
     )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.models.upscaler import Upscalers
+from atelier.models.upscaler import Enlargement, Upscalers
 from tests.local_stages import CPU
 from zoo.report import held_out_descriptions
 from zoo.scenes import arrange, draw
@@ -25,6 +25,7 @@ def test_it_gains_three_decibels_over_bicubic(catalogue: Catalogue) -> None:
     for description in held_out_descriptions(16):
         large = draw(arrange(description, random, width=256, height=256))
         small = np.asarray(large.resize((64, 64), Image.Resampling.BICUBIC))
-        by_network, bicubic = (upscalers.upscale(name, small, width=256, height=256)[0] for name in ("tiny-x4", None))
+        tasks = [Enlargement(name, small, 256, 256) for name in ("tiny-x4", None)]
+        (by_network, _), (bicubic, _) = upscalers.upscale(tasks)
         gains.append(_psnr_db(by_network, np.asarray(large)) - _psnr_db(bicubic, np.asarray(large)))
     assert np.mean(gains) >= 3

@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.api.body import json_body, json_fields
+from atelier.api.errors import ERRORS
 from atelier.api.native.unbuilt import UNBUILT
 from atelier.core.control import ControlKind
 from atelier.core.params import OUTPUT_FORMATS, GenerateParams, PictureBytes, UpscaleParams, UpscaleStep, parse
@@ -109,7 +110,7 @@ def native_routes(pipeline: Pipeline) -> APIRouter:
             not_supported=[f"{route.method} {route.path}" for route in UNBUILT],
         )
 
-    @routes.post("/enhance-media", openapi_extra=json_body(EnhanceParams))
+    @routes.post("/enhance-media", responses=ERRORS, openapi_extra=json_body(EnhanceParams))
     async def enhance_media(request: Request) -> EnhancedMedia:
         """A picture up to four times larger, as a data URL."""
         asked = parse(EnhanceParams, await json_fields(request))

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from fastapi import APIRouter
+from fastapi.utils import get_path_param_names
 from starlette.responses import Response
 
+from atelier.api.errors import ErrorResponse
 from atelier.core.errors import NotSupported
 
 
@@ -43,8 +45,14 @@ def unbuilt_routes() -> APIRouter:
             name=f"{unbuilt.method} {unbuilt.path}",
             summary=f"{unbuilt.what}: answers 501",
             status_code=501,
+            response_model=ErrorResponse,
+            openapi_extra={"parameters": [_path_parameter(name) for name in get_path_param_names(unbuilt.path)]},
         )
     return routes
+
+
+def _path_parameter(name: str) -> dict[str, object]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _refusal(unbuilt: Unbuilt) -> Callable[[], Awaitable[Response]]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from atelier.api.body import either_body, form_body, json_body, json_fields
+from atelier.api.errors import ERRORS, ErrorResponse
 from atelier.api.multipart import form_fields
 from atelier.api.openai.inspecting import Inspection, file_headers, inspection
 from atelier.api.openai.schemas import (
     ControlMap,
-    ErrorResponse,
     ImagesEditRequest,
     ImagesGenerateRequest,
     ImagesResponse,
@@ -39,9 +38,6 @@ from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
-}
 _PICTURE_LISTS = frozenset({"image"})
 
 
@@ -64,7 +60,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
 
     @routes.post(
         "/images/generations",
-        responses=_ERRORS,
+        responses=ERRORS,
         openapi_extra=json_body(ImagesGenerateRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
@@ -76,7 +72,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
 
     @routes.post(
         "/images/edits",
-        responses=_ERRORS,
+        responses=ERRORS,
         openapi_extra=form_body(ImagesEditRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
@@ -89,7 +85,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
 
     @routes.post(
         "/images/variations",
-        responses=_ERRORS,
+        responses=ERRORS,
         openapi_extra=form_body(ImagesVariationRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
@@ -102,12 +98,13 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         with errors_in_openais_names():
             return await answer(variation_params(asked), asked, request, prefix="image_variation")
 
-    @routes.post("/images/annotate", responses=_ERRORS, openapi_extra=json_body(AnnotateParams))
+    @routes.post("/images/annotate", responses=ERRORS, openapi_extra=either_body(AnnotateParams))
     async def annotate_image(request: Request) -> ControlMap:
         """The map that a ControlNet reads, drawn from a picture."""
-        return control_map(await pipeline.annotate(parse(AnnotateParams, await json_fields(request))))
+        asked = parse(AnnotateParams, await _fields(request, AnnotateParams))
+        return control_map(await pipeline.annotate(asked))
 
-    @routes.get("/images/files/{name}", responses=_ERRORS, response_class=Response)
+    @routes.get("/images/files/{name}", responses=ERRORS, response_class=Response)
     async def picture_file(name: str) -> Response:
         """A picture that was answered with its URL."""
         data = await blobs.get(name)
@@ -118,7 +115,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
 
     @routes.post(
         "/images/upscale",
-        responses=_ERRORS,
+        responses=ERRORS,
         openapi_extra=either_body(UpscaleParams),
         response_model_exclude_none=True,
     )
@@ -128,7 +125,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         enlarged = await pipeline.upscale(asked)
         return await upscale_response(enlarged, asked, blobs=blobs, request=request)
 
-    @routes.post("/images/inspect", responses=_ERRORS, openapi_extra=either_body(InspectParams))
+    @routes.post("/images/inspect", responses=ERRORS, openapi_extra=either_body(InspectParams))
     async def inspect_image(request: Request) -> Inspection:
         """How a picture was made, as its file tells."""
         asked = parse(InspectParams, await _fields(request, InspectParams))
@@ -138,11 +135,11 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     async def list_models() -> ModelList:
         return ModelList(data=[model(entry) for entry in pipeline.catalogue.models])
 
-    @routes.get("/models/{model_id:path}", responses=_ERRORS)
+    @routes.get("/models/{model_id:path}", responses=ERRORS)
     async def get_model(model_id: str) -> Model:
         return model(pipeline.catalogue.model(model_id))
 
-    @routes.delete("/models/{model_id:path}", responses=_ERRORS, status_code=403)
+    @routes.delete("/models/{model_id:path}", responses=ERRORS, status_code=403)
     async def delete_model(model_id: str) -> ErrorResponse:
         """Models come and go with the server's catalogue."""
         pipeline.catalogue.model(model_id)

@@ -43,7 +43,12 @@ async def test_what_is_not_built_answers_501(http: httpx2.AsyncClient, unbuilt: 
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v1/images/generations", "POST"), ("DELETE", "/v1/models", "GET"), ("POST", "/health", "GET")],
+    [
+        ("GET", "/v1/images/generations", "POST"),
+        ("DELETE", "/v1/models", "GET"),
+        ("POST", "/health", "GET"),
+        ("POST", "/v1/models/tiny-sdxl", "DELETE, GET"),
+    ],
 )
 async def test_a_wrong_method_is_told_the_right_one(
     http: httpx2.AsyncClient, method: str, path: str, allowed: str

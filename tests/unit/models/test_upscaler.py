@@ -15,7 +15,7 @@ from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.imaging.tiles import tiles
 from atelier.models.convert_upscaler import convert
-from atelier.models.upscaler import Upscaler, Upscalers
+from atelier.models.upscaler import Enlargement, Upscaler, Upscalers, is_small
 from atelier.models.upscaling import Network, RRDBNet, SRVGGNetCompact, network_of
 from tests.local_stages import CPU
 
@@ -113,8 +113,8 @@ def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> floa
 def test_tiles_leave_no_seams(network: Network) -> None:
     smooth = np.random.default_rng(0).random((9, 12, 3))
     picture = (255 * np.kron(smooth, np.ones((16, 16, 1)))).astype(np.uint8)[:141, :190]
-    whole = Upscaler(network, CPU, tile_px=1000).enlarge(picture)
-    tiled = Upscaler(network, CPU, tile_px=96).enlarge(picture)
+    whole = Upscaler(network, CPU, tile_px=1000).enlarge([picture])[0]
+    tiled = Upscaler(network, CPU, tile_px=96).enlarge([picture])[0]
     assert whole.shape == (141 * network.scale, 190 * network.scale, 3)
     assert _psnr_db(tiled, whole) >= 50
     steps = np.abs(np.diff(tiled.astype(float), axis=1)).mean(axis=(0, 2))
@@ -124,12 +124,41 @@ def test_tiles_leave_no_seams(network: Network) -> None:
     assert steps[seams].mean() <= 1.05 * steps_of_whole[seams].mean() + 0.01
 
 
+def test_seams_are_no_steeper_than_the_rest() -> None:
+    """Of noise, which is everywhere as steep."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    [large] = Upscaler(SRVGGNetCompact(scale=2, features=16, num_convolutions=8), CPU, tile_px=96).enlarge([noise])
+    steps = np.abs(np.diff(large.astype(float), axis=1)).mean(axis=(0, 2))
+    seams = [tile.kept_start * 2 - 1 for tile in tiles(400, tile=96, overlap=24)][1:]
+    # Between two pixels of the small picture, as seams are.
+    others = [position for position in range(1, len(steps), 2) if position not in seams]
+    assert len(seams) == 7
+    assert steps[seams].mean() <= 1.05 * steps[others].mean()
+
+
+def test_pictures_share_passes_and_nothing_else() -> None:
+    network = SRVGGNetCompact(scale=4, features=16, num_convolutions=4)
+    rng = np.random.default_rng(0)
+    sides = [(40, 56), (40, 56), (64, 64), (40, 56), (300, 200), (39, 54)]
+    pictures = [rng.integers(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
+    num_tiles: list[int] = []
+    network.register_forward_pre_hook(lambda _, x: num_tiles.append(len(x[0])))
+    upscaler = Upscaler(network, CPU)
+    together = upscaler.enlarge(pictures)
+    assert sorted(num_tiles) == [1, 4, 4]
+    for picture, large in zip(pictures, together, strict=True):
+        [alone] = upscaler.enlarge([picture])
+        assert large.shape == alone.shape == (4 * picture.shape[0], 4 * picture.shape[1], 3)
+        assert np.abs(large.astype(int) - alone).max() <= 1
+    assert [is_small(picture) for picture in pictures] == [True, True, True, True, False, True]
+
+
 def test_without_weights_it_is_bicubic_and_says_so(tmp_path: Path) -> None:
     upscalers = Upscalers([_entry(tmp_path / "nowhere.safetensors")], CPU)
     picture = np.zeros((8, 12, 4), dtype=np.uint8)
     picture[:, 6:] = 255
     for name in ("some", None):
-        large, made_by = upscalers.upscale(name, picture, width=30, height=20)
+        large, made_by = upscalers.upscale([Enlargement(name, picture, 30, 20)])[0]
         assert made_by == "bicubic"
         assert large.shape == (20, 30, 4)
         assert large[10, 0].tolist() == [0, 0, 0, 0]
