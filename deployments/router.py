@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.params import AnnotateParams, GenerateParams, parse
+from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams, parse
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -45,6 +45,16 @@ class Router:
     async def annotate(self, params: Mapping[str, object]) -> bytes:
         """A control map as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
         return (await self._pipeline.annotate(parse(AnnotateParams, params))).data
+
+    async def upscale(self, params: Mapping[str, object]) -> dict[str, object]:
+        """A picture made larger, from the fields of POST /v1/images/upscale. Raises AtelierError."""
+        asked = parse(UpscaleParams, params)
+        enlarged = await self._pipeline.upscale(asked)
+        return {
+            "image": enlarged.data,
+            "media_type": MEDIA_TYPES[asked.output_format],
+            "upscaler": enlarged.made_by,
+        }
 
     async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
         """Pictures from a text: the fields of POST /v1/images/generations in, plain data out.

@@ -89,7 +89,9 @@ PictureBytes = Annotated[
 
 
 class Params(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class AnnotateParams(Params):
@@ -285,9 +287,15 @@ def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
         return UnknownParameter(f"Unknown field {name!r}. Known fields: {', '.join(known.model_fields)}.", param=name)
     if problem["type"] == "missing":
         return InvalidParameter(f"{name} is required.", param=name)
-    value = repr(problem["input"])
-    shown = value if len(value) <= 80 else f"{value[:77]}..."
-    return InvalidParameter(f"{name}: {problem['msg']}; got {shown}.", param=name)
+    return InvalidParameter(f"{name}: {problem['msg']}; got {_shown(problem['input'], name)}.", param=name)
+
+
+def _shown(value: object, name: str) -> str:
+    """Errors of handle calls are logged, and prompts are not."""
+    if "prompt" in name and isinstance(value, str):
+        return f"{len(value)} characters"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _path(location: Sequence[str | int]) -> str:

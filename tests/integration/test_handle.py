@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from random import Random
 
+import numpy as np
 import pytest
 from PIL import Image
 from ray import serve
@@ -11,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from atelier.core.errors import InvalidParameter, NotSupported
 from zoo.judge import judge
-from zoo.scenes import Description, Thing
+from zoo.scenes import Description, Thing, arrange, draw, random_description
 
 
 def _another_app() -> DeploymentHandle:
@@ -48,10 +50,25 @@ def test_errors_arrive_as_themselves(address: str) -> None:
         atelier.generate.remote({"prompt": "x", "clip_skip": 1}).result(timeout_s=60)
 
 
+def test_small_pictures_upscaled_together_are_the_same_as_alone(address: str) -> None:
+    assert address
+    atelier = serve.get_app_handle("atelier")
+    files = [io.BytesIO() for _ in range(6)]
+    for index, file in enumerate(files):
+        described = random_description(Random(index), num_things=1)
+        draw(arrange(described, Random(index), width=64, height=64)).save(file, "PNG")
+    alone = [atelier.upscale.remote({"image": file.getvalue(), "scale": 2}).result(timeout_s=60) for file in files]
+    asked = [atelier.upscale.remote({"image": file.getvalue(), "scale": 2}) for file in files]
+    for first, response in zip(alone, asked, strict=True):
+        second = response.result(timeout_s=60)
+        pictures = [np.asarray(Image.open(io.BytesIO(one["image"])), dtype=int) for one in (first, second)]
+        assert pictures[0].shape == (128, 128, 3)
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        assert (first["media_type"], first["upscaler"]) == ("image/png", "tiny-x4")
+
+
 def test_latents_and_pixels_by_handle(address: str) -> None:
     """The Autoencoder is there for other apps too."""
-    import numpy as np
-
     assert address
     autoencoder = serve.get_deployment_handle("Autoencoder", "atelier")
     grey = np.full((1, 64, 96, 3), 245, dtype=np.uint8)

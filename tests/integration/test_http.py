@@ -7,10 +7,14 @@ import base64
 import io
 import json
 import subprocess
+from pathlib import Path
 
 import openai
+import pytest
 from PIL import Image
+from ray import serve
 
+from atelier.core.errors import InvalidParameter
 from zoo.judge import judge
 from zoo.scenes import Description, Thing
 
@@ -76,6 +80,24 @@ def test_refusals_arrive_in_openais_shape(address: str) -> None:
     ).stdout
     error = json.loads(answer[:-3])["error"]
     assert (answer[-3:], error["param"], error["type"]) == (b"400", "n", "invalid_request_error")
+
+
+def test_no_prompt_is_in_any_log(address: str) -> None:
+    secret = "zyzzogeton"
+    too_many_tokens, too_many_characters = secret * 1_000, secret * 4_000
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+        client.images.generate(prompt=secret, size="64x64", extra_body={"num_inference_steps": 1})
+        for prompt in (too_many_tokens, too_many_characters):
+            with pytest.raises(openai.BadRequestError):
+                client.images.generate(prompt=prompt)
+    for prompt in (too_many_tokens, too_many_characters):
+        with pytest.raises(InvalidParameter):
+            serve.get_app_handle("atelier").generate.remote({"prompt": prompt}).result(timeout_s=60)
+    logs = [file for file in Path("/tmp/ray/session_latest/logs").rglob("*") if file.is_file()]
+    told = b"".join(file.read_bytes() for file in logs)
+    assert b"tokens is too long" in told
+    assert b"40000 characters" in told
+    assert secret.encode() not in told
 
 
 async def test_sixteen_clients_at_once_all_get_their_own_picture(address: str) -> None:
