@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
-_SHARED = "atelier_denoiser_step_requests_bucket"
+_SHARED, _ACTIVE = "atelier_denoiser_step_requests_bucket", "atelier_denoiser_active_requests"
 
 
 class Steps:
@@ -21,12 +22,16 @@ class Steps:
         return await self.shared_by_at_most(num_requests) - await self.shared_by_at_most(num_requests - 1)
 
     async def shared_by_at_most(self, num_requests: float) -> int:
+        samples = [sample for sample in await self._samples(_SHARED) if float(sample.labels["le"]) == num_requests]
+        return sum(int(sample.value) for sample in samples)
+
+    async def active(self) -> int:
+        """Requests whose rows are in the engine now."""
+        return sum(int(sample.value) for sample in await self._samples(_ACTIVE))
+
+    async def _samples(self, name: str) -> list[Sample]:
         async with httpx2.AsyncClient(base_url=self._address) as client:
             answer = (await client.get("/metrics")).raise_for_status()
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-        return sum(
-            int(sample.value)
-            for family in text_string_to_metric_families(answer.text)
-            for sample in family.samples
-            if sample.name == _SHARED and float(sample.labels["le"]) == num_requests
-        )
+        families = text_string_to_metric_families(answer.text)
+        return [sample for family in families for sample in family.samples if sample.name == name]
