@@ -51,7 +51,7 @@ _NOT_YET: dict[str, tuple[object, ...]] = {
     "stream": (False,),
     "partial_images": (0,),
 }
-#: OpenAI's names for what no model here makes, and what they belong to.
+#: OpenAI's formats that no model here makes, and the names that belong to them.
 _NEVER_MADE = ("gif", "svg")
 _NEVER = {"frame_count": "gif", "frame_duration_ms": "gif", "svg": "svg", "complexity": "svg"}
 

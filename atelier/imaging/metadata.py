@@ -75,7 +75,10 @@ def _parsed(record: object) -> Mapping[str, object] | None:
         isinstance(parsed, dict)
         and isinstance(parsed.get("parameters"), dict)
         and all(isinstance(parsed.get(name), str) for name in ("exactness_key", "server"))
-        and isinstance(weights := parsed.get("weights", {}), dict)
-        and all(isinstance(digest, str) for digest in weights.values())
+        and all(_is_of_texts(parsed.get(name, {})) for name in ("weights", "versions"))
     )
     return parsed if is_ours else None
+
+
+def _is_of_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

@@ -13,6 +13,7 @@ from atelier.pipeline.plan import Plan
 #: AUTOMATIC1111's names of the schedules; what is none of them goes without saying.
 _SCHEDULES = {"normal": "Normal", "karras": "Karras", "exponential": "Exponential"}
 _SERVER = f"Atelier {version('atelier')}"
+_VERSIONS = {name: version(name) for name in ("atelier", "diffusers", "torch", "transformers")}
 
 
 def metadata_of(plan: Plan, seed: int, origins: Sequence[Origin]) -> Metadata:
@@ -21,6 +22,7 @@ def metadata_of(plan: Plan, seed: int, origins: Sequence[Origin]) -> Metadata:
         "weights": weights(origins),
         "exactness_key": exactness_key(origins),
         "server": _SERVER,
+        "versions": _VERSIONS,
     }
     return Metadata(_infotext(plan, seed), record)
 

@@ -24,6 +24,7 @@ class Inspection(BaseModel):
     )
     infotext: str | None = Field(description="The same as AUTOMATIC1111's text.")
     weights: dict[str, str] | None = Field(description="Hashes of the models that took part, by their names.")
+    versions: dict[str, str] | None
     exactness_key: str | None
     server: str | None
 
@@ -40,6 +41,7 @@ def inspection(data: bytes) -> Inspection:
             "parameters": record.get("parameters"),
             "infotext": None if metadata is None else metadata.infotext,
             "weights": record.get("weights"),
+            "versions": record.get("versions"),
             "exactness_key": record.get("exactness_key"),
             "server": record.get("server"),
         }

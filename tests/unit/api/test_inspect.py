@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from importlib.metadata import version
 
 import httpx2
 import pytest
@@ -49,9 +50,11 @@ async def test_what_a_file_tells_makes_it_again(http: httpx2.AsyncClient, output
 
 
 async def test_a_file_tells_the_weights_that_made_it(http: httpx2.AsyncClient) -> None:
-    plain = (await _inspect(http, await _file(http, _REQUEST)))["weights"]
+    told = await _inspect(http, await _file(http, _REQUEST))
+    plain = told["weights"]
     assert isinstance(plain, dict)
     assert set(plain) == {"tiny-sdxl/text_encoders", "tiny-sdxl/unet", "tiny-sdxl/vae"}
+    assert told["versions"] == {name: version(name) for name in ("atelier", "diffusers", "torch", "transformers")}
     image = io.BytesIO()
     Image.new("RGB", (96, 64), "white").save(image, "PNG")
     control = {"kind": "canny", "image": base64.b64encode(image.getvalue()).decode()}
@@ -93,6 +96,7 @@ async def test_a_file_of_somebody_else_tells_nothing(http: httpx2.AsyncClient) -
         '{"parameters": {}, "exactness_key": "x", "server": []}',
         '{"parameters": {"prompt": "\\ud800"}, "exactness_key": "x", "server": "x"}',
         '{"parameters": 3}',
+        '{"parameters": {}, "versions": ["x"], "exactness_key": "x", "server": "x"}',
         '{"parameters": {}, "weights": {"x": 1}, "exactness_key": "x", "server": "x"}',
         "[" * 5000,
     ],
