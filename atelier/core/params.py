@@ -267,7 +267,7 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
             raise UnsupportedValue(f"{name} belongs to {what} files, which this server does not make.", param=name)
     if given.get("output_format") in _NEVER_MADE:
         raise UnsupportedValue(
-            f"output_format: {given['output_format']} is not made here; allowed: {', '.join(OUTPUT_FORMATS)}.",
+            f"output_format: {given['output_format']!r} is not made here; allowed: {', '.join(OUTPUT_FORMATS)}.",
             param="output_format",
         )
     try:

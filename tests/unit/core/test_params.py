@@ -21,11 +21,7 @@ def test_null_means_absent() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("prompt", ""),
-        ("prompt", "  \n"),
         ("prompt", 3),
-        ("prompt", "x" * 32_001),
-        ("prompt", "\ud800"),
         ("n", 0),
         ("n", 11),
         ("n", 1.5),
@@ -58,6 +54,23 @@ def test_a_bad_value_is_refused_by_name_with_the_value(field: str, value: object
     assert caught.value.param == field
     assert str(caught.value).startswith(field)
     assert repr(value)[:70] in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["prompt", "prompt_2", "negative_prompt", "negative_prompt_2"])
+@pytest.mark.parametrize("text", ["s" * 32_001, "secret \ud800"])
+def test_a_bad_prompt_is_refused_by_name_with_its_length(field: str, text: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse(GenerateParams, {"prompt": "x", field: text})
+    assert caught.value.param == field
+    assert f"got {len(text)} characters" in str(caught.value)
+    assert text[:6] not in str(caught.value)
+    assert text[:6] not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_a_blank_prompt_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="prompt: must contain more than white space"):
+        parse(GenerateParams, {"prompt": text})
 
 
 def test_a_missing_prompt_is_named() -> None:
