@@ -17,6 +17,7 @@ import torch
 
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.models.loading import Placement
+from atelier.models.thread import result_of
 from atelier.models.upscaler import Enlargement, Upscalers
 from benchmarks.results import record
 
@@ -51,9 +52,9 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     upscalers = Upscalers(read_catalogue().upscalers[:1], Placement("cpu", "float32"))
     picture = np.random.default_rng(0).integers(0, 255, (_SIDE_PX, _SIDE_PX, 3), dtype=np.uint8)
-    upscalers.upscale([Enlargement("tiny-x4", picture[:64, :64], 256, 256)])
+    result_of(upscalers.upscale([Enlargement("tiny-x4", picture[:64, :64], 256, 256)]))
     before, peak, start_s = resident_bytes(), Peak(), time.perf_counter()
-    [(large, _)] = upscalers.upscale([Enlargement("tiny-x4", picture, _LARGE_PX, _LARGE_PX)])
+    [(large, _)] = result_of(upscalers.upscale([Enlargement("tiny-x4", picture, _LARGE_PX, _LARGE_PX)]))
     taken_s = time.perf_counter() - start_s
     record(
         "upscaler",

@@ -49,7 +49,7 @@ class Upscaler:
         return await self._upscale(tasks)
 
     async def _upscale(self, tasks: list[Enlargement]) -> list[Upscaled]:
-        made = await self._thread.run_async(lambda: self._upscalers.upscale(tasks))
+        made = await self._thread.run_in_steps(self._upscalers.upscale(tasks))
         return [
             Upscaled(large, made_by, Origin(self._place, self._upscalers.weights(made_by))) for large, made_by in made
         ]

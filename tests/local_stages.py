@@ -127,7 +127,7 @@ class LocalStages:
         height: int,
     ) -> Upscaled:
         task = Enlargement(name, pixels, width, height)
-        [(large, made_by)] = await self._thread.run_async(lambda: self._upscalers.upscale([task]))
+        [(large, made_by)] = await self._thread.run_in_steps(self._upscalers.upscale([task]))
         return Upscaled(large, made_by, Origin(HERE, self._upscalers.weights(made_by)))
 
     async def metrics_text(self) -> str:

@@ -18,6 +18,8 @@ from starlette.requests import Request
 from atelier.core.errors import MalformedBody
 
 _MAX_FILES, _MAX_FIELDS = 20, 100
+#: Of a field that is no file; what bounds it is the limit of the body.
+_MAX_PART_BYTES = 2**40
 #: What stands before the path into a list's objects.
 _RECORD = "]["
 
@@ -33,13 +35,15 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
     """
     values: dict[str, dict[str, list[object]]] = {}
     try:
-        async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS) as form:
+        async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_PART_BYTES) as form:
             for key, value in form.multi_items():
                 name, _, path = key.removesuffix("[]").removesuffix("]").partition("[")
                 read = await value.read() if isinstance(value, UploadFile) else _typed(value, name, kind)
                 values.setdefault(name, {}).setdefault(path, []).append(read)
-    except HTTPException as error:
-        raise MalformedBody(f"The body is not a readable multipart form: {error.detail}") from error
+    except (HTTPException, LookupError, UnicodeError) as error:
+        # The latter two of a charset that is unknown or not the body's.
+        reason = error.detail if isinstance(error, HTTPException) else error
+        raise MalformedBody(f"The body is not a readable multipart form: {reason}") from error
     return {name: _field(name, of_paths, is_list=name in lists) for name, of_paths in values.items()}
 
 

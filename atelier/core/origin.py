@@ -23,9 +23,9 @@ class Origin:
 
 
 def exactness_key(origins: Sequence[Origin]) -> ExactnessKey:
-    """One key for all stages that a request went through."""
-    told = [[origin.place, sorted(origin.weights.items())] for origin in origins]
-    return ExactnessKey(hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16])
+    """One key for all stages that a request went through, however often."""
+    told = dict.fromkeys(json.dumps([origin.place, sorted(origin.weights.items())]) for origin in origins)
+    return ExactnessKey(hashlib.sha256("".join(told).encode()).hexdigest()[:16])
 
 
 def weights(origins: Sequence[Origin]) -> dict[str, str]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -37,9 +36,13 @@ from atelier.core.upscaling import MAX_SCALE
 OutputFormat = Literal["png", "jpeg", "webp"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
 
+#: The value of a field without fields of its own, as JSON has it.
+Scalar = str | int | float | bool
+
 Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"]
 
 MAX_PROMPT_CHARS = 32_000
+_MAX_NAME_CHARS = 200
 MAX_SEED = 2**32 - 1
 
 #: Known names that are not built yet, with the values that change nothing.
@@ -54,12 +57,6 @@ _NOT_YET: dict[str, tuple[object, ...]] = {
 #: OpenAI's formats that no model here makes, and the names that belong to them.
 _NEVER_MADE = ("gif", "svg")
 _NEVER = {"frame_count": "gif", "frame_duration_ms": "gif", "svg": "svg", "complexity": "svg"}
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("blank", "must contain more than white space")
-    return text
 
 
 def _bytes_of_picture(value: object) -> object:
@@ -117,7 +114,9 @@ class UpscaleStep(Params):
     """How much larger a generated picture becomes, and by what."""
 
     scale: float = Field(MAX_SCALE, ge=1, le=MAX_SCALE, description="Width and height are so many times larger.")
-    model: str | None = Field(None, description="An upscaler's id from GET /; the server's first if absent.")
+    model: str | None = Field(
+        None, max_length=_MAX_NAME_CHARS, description="An upscaler's id from GET /; the server's first if absent."
+    )
 
 
 class HiresStep(UpscaleStep):
@@ -140,7 +139,9 @@ class UpscaleParams(UpscaleStep):
 class ControlParams(Params):
     """A ControlNet: which, the map that steers, how strongly and when."""
 
-    model: str | None = Field(None, description="A ControlNet's id from GET /; or give its kind.")
+    model: str | None = Field(
+        None, max_length=_MAX_NAME_CHARS, description="A ControlNet's id from GET /; or give its kind."
+    )
     kind: ControlKind | None = Field(None, description="The ControlNet of this kind for the model.")
     image: PictureBytes = Field(description="The map; or, with annotate, the picture to draw it from.")
     annotate: bool = Field(False, description="Draw the map from the image; it comes back in control_maps.")
@@ -165,14 +166,18 @@ class ControlParams(Params):
 class GenerateParams(Params):
     """One request for pictures from a text."""
 
-    prompt: Annotated[
-        str,
-        Field(max_length=MAX_PROMPT_CHARS, examples=["a red circle, white background"]),
-        AfterValidator(_not_blank),
-    ]
-    model: str | None = Field(None, description="An id from GET /v1/models; the server's first model if absent.")
+    prompt: str = Field(
+        max_length=MAX_PROMPT_CHARS,
+        examples=["a red circle, white background"],
+        description="What to draw; may be blank where there is an init_image.",
+    )
+    model: str | None = Field(
+        None, max_length=_MAX_NAME_CHARS, description="An id from GET /v1/models; the server's first model if absent."
+    )
     n: int = Field(1, ge=1, le=10, description="Number of pictures.")
-    size: str = Field("auto", description="WIDTHxHEIGHT in pixels, multiples of 8, or auto.")
+    size: str = Field(
+        "auto", max_length=_MAX_NAME_CHARS, description="WIDTHxHEIGHT in pixels, multiples of 8, or auto."
+    )
     quality: Quality = Field(
         "auto",
         description="Steps, where num_inference_steps does not say: low half of the model's default, high and hd 1.5 "
@@ -234,11 +239,30 @@ class GenerateParams(Params):
     )
     deadline_s: float | None = Field(None, gt=0, le=3600, description="Give up after so many seconds.")
 
+    #: A variation needs none.
+    _needs_prompt: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _says_what_to_draw(self) -> GenerateParams:
+        if self._needs_prompt and self.init_image is None and not self.prompt.strip():
+            raise PydanticCustomError(
+                "blank", "prompt: must contain more than white space, without init_image", {"param": "prompt"}
+            )
+        return self
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether any come with it."""
+        return self.init_image is not None or bool(self.controls)
+
     @property
     def key(self) -> Hashable:
         """Equal where the same pictures are asked for."""
         return tuple((name, getattr(self, name)) for name in GenerateParams.model_fields)
 
+
+#: By the fields that have fields of their own.
+_INNER: dict[str, type[Params]] = {"controls": ControlParams, "hires": HiresStep, "upscale": UpscaleStep}
 
 P = TypeVar("P", bound=Params)
 
@@ -283,7 +307,7 @@ def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
         return InvalidParameter(problem["msg"], param=problem.get("ctx", {}).get("param"))
     name = _path(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = ControlParams if len(problem["loc"]) > 1 else kind
+        known = _INNER.get(str(problem["loc"][0]), kind) if len(problem["loc"]) > 1 else kind
         return UnknownParameter(f"Unknown field {name!r}. Known fields: {', '.join(known.model_fields)}.", param=name)
     if problem["type"] == "missing":
         return InvalidParameter(f"{name} is required.", param=name)
@@ -292,13 +316,17 @@ def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
 
 def _shown(value: object, name: str) -> str:
     """Errors of handle calls are logged, and prompts are not."""
-    if "prompt" in name and isinstance(value, str):
-        return f"{len(value)} characters"
-    text = repr(value)
+    if "prompt" in name:
+        return f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _path(location: Sequence[str | int]) -> str:
     """Where in the fields, such as `controls[0].scale`."""
     first, *others = location
-    return str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in others)
+    path = str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in others)
+    return _shortened(path)

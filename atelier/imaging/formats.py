@@ -8,13 +8,31 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from atelier.core.errors import InvalidParameter
 from atelier.core.params import OutputFormat
 from atelier.imaging.metadata import Metadata, exif, png_chunks
 
 MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
+#: Where a format has no room for more.
+_MAX_SIDE_PX: dict[OutputFormat, int] = {"jpeg": 65_500, "webp": 16_383}
+
 _JPEG_QUALITY = 95
 _WEBP_QUALITY = 90
+
+
+def check_output(output_format: OutputFormat, quality: int | None, *, width: int, height: int) -> None:
+    """Raises InvalidParameter if such a picture cannot be written so."""
+    if output_format == "png" and quality not in (None, 100):
+        raise InvalidParameter(
+            f"output_compression: png is lossless; choose jpeg or webp for {quality}.", param="output_compression"
+        )
+    if max(width, height) > _MAX_SIDE_PX.get(output_format, max(width, height)):
+        raise InvalidParameter(
+            f"output_format: {output_format} has sides of up to {_MAX_SIDE_PX[output_format]} pixels; "
+            f"this picture is {width}x{height}.",
+            param="output_format",
+        )
 
 
 def encode_picture(

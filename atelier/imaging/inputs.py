@@ -27,7 +27,9 @@ _HALF = 128
 
 @contextmanager
 def read_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
-    """The picture of a file, upright, as RGB or RGBA; closed at the end, lest an error's traceback keep its pixels.
+    """The picture of a file, upright, as RGB, or as RGBA if it is transparent anywhere.
+
+    Closed at the end, lest an error's traceback keep its pixels.
 
     Raises:
         InvalidParameter: it is no picture of a known format, too large, or broken.
@@ -65,9 +67,21 @@ def _upright(data: bytes, param: str) -> Image.Image:
     with opened_picture(data, param=param) as picture:
         ImageOps.exif_transpose(picture, in_place=True)
         picture.load()
-        mode = "RGBA" if picture.has_transparency_data else "RGB"
-        # A picture of 4096² is 67 MB: it is not copied where it need not be.
-        return picture if picture.mode == mode else picture.convert(mode)
+        if picture.mode.startswith("I;16"):
+            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+        if picture.has_transparency_data:
+            picture = _in_mode(picture, "RGBA")
+        return picture if _is_transparent(picture) else _in_mode(picture, "RGB")
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture of 4096² is 67 MB: it is not copied where it need not be."""
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    """Somewhere; an alpha channel alone says nothing."""
+    return picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
 
 
 def to_pixels(picture: Image.Image, *, width: int, height: int) -> RgbPixels:

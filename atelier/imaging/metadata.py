@@ -12,6 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 _INFOTEXT, _RECORD = "parameters", "atelier"
 _UNICODE = b"UNICODE\0"
+#: Of lists and objects in each other, as `controls` among `parameters`.
+_MAX_DEPTH = 8
 #: A JPEG's segment holds 65,533, with what frames the two texts.
 _MAX_EXIF_BYTES = 65_000
 
@@ -73,6 +75,7 @@ def _parsed(record: object) -> Mapping[str, object] | None:
         return None
     is_ours = (
         isinstance(parsed, dict)
+        and _depth(parsed) <= _MAX_DEPTH
         and isinstance(parsed.get("parameters"), dict)
         and all(isinstance(parsed.get(name), str) for name in ("exactness_key", "server"))
         and all(_is_of_texts(parsed.get(name, {})) for name in ("weights", "versions"))
@@ -82,3 +85,8 @@ def _parsed(record: object) -> Mapping[str, object] | None:
 
 def _is_of_texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _depth(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)

@@ -14,7 +14,9 @@ from atelier.models.upscaling import network_of
 def convert(source: Path, target: Path) -> None:
     """Raises ValueError if the file holds neither RRDBNet nor SRVGGNetCompact. Nothing in it is executed."""
     content = torch.load(source, map_location="cpu", weights_only=True)
-    weights = content.get("params_ema", content.get("params", content))
+    if not isinstance(content, dict):
+        raise ValueError(f"{source} holds a {type(content).__name__}, not weights by their names")
+    weights: dict[str, torch.Tensor] = content.get("params_ema") or content.get("params") or content
     network_of(weights)
     save_file({key: weight.contiguous() for key, weight in weights.items()}, target)
 

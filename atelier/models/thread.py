@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _End(Generic[T]):
+    result: T
+
+
+def result_of(steps: Generator[None, None, T]) -> T:
+    """What a generator returns, without its pauses."""
+    while (end := _next(steps)) is None:
+        pass
+    return end.result
 
 
 class ModelThread:
@@ -34,6 +47,13 @@ class ModelThread:
     async def run_async(self, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self.submit(call))
 
+    async def run_in_steps(self, steps: Generator[None, None, T]) -> T:
+        """The result of a generator that pauses: others' calls come in between, and none follows when who waits is
+        cancelled."""
+        while (end := await self.run_async(lambda: _next(steps))) is None:
+            pass
+        return end.result
+
     def check(self, *, stall_s: float) -> None:
         """Raises TimeoutError if the call in progress has been running for longer than `stall_s`."""
         since = self._busy_since_s
@@ -46,3 +66,12 @@ class ModelThread:
             return call()
         finally:
             self._busy_since_s = None
+
+
+def _next(steps: Generator[None, None, T]) -> _End[T] | None:
+    """One more step; a StopIteration cannot go through a future."""
+    try:
+        next(steps)
+    except StopIteration as stop:
+        return _End(stop.value)
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from atelier.catalogue.entries import UpscalerEntry
-from atelier.core.upscaling import BICUBIC
+from atelier.core.upscaling import BICUBIC, FOLD_PX
 from atelier.imaging.tiles import Tile, tiles
 from atelier.models.loading import Placement, load_upscaler
 from atelier.models.origins import weights_hash
@@ -21,13 +21,11 @@ Pixels = npt.NDArray[np.uint8]  # [height, width, 3 or 4]
 
 #: Of the small picture. The overlap is what a network of the published depth still sees of its surroundings.
 _TILE_PX, _OVERLAP_PX = 192, 24
-#: Networks fold up to 4 × 4 pixels into one: every tile begins at a multiple of it, or they would fold differently.
-_FOLD = 4
 #: Tiles of one pass.
 _BATCH = 4
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Enlargement:
     """A picture and the size it is to have."""
 
@@ -53,21 +51,19 @@ class Upscalers:
         """The hash of an upscaler's; none of `BICUBIC`."""
         return {name: self._upscalers[name].weights_hash} if name in self._upscalers else {}
 
-    def upscale(self, tasks: Sequence[Enlargement]) -> list[tuple[Pixels, str]]:
-        """The pictures at their other sizes, with the upscaler's id or `BICUBIC` for each.
+    def upscale(self, tasks: Sequence[Enlargement]) -> Generator[None, None, list[tuple[Pixels, str]]]:
+        """The pictures at their other sizes, with the upscaler's id or `BICUBIC` for each; pauses after each pass.
 
         By the network, pictures of one upscaler together, then resampled; their alpha is resampled.
         """
-        by_name: dict[str, list[Enlargement]] = {}
-        for task in tasks:
-            by_name.setdefault(task.name if task.name in self._upscalers else BICUBIC, []).append(task)
-        made: dict[Enlargement, tuple[Pixels, str]] = {}
-        for name, group in by_name.items():
-            opaque = [np.ascontiguousarray(task.pixels[..., :3]) for task in group]
-            large = opaque if name == BICUBIC else self._upscalers[name].enlarge(opaque)
-            for task, enlarged in zip(group, large, strict=True):
-                made[task] = _resampled(enlarged, task, is_bicubic=name == BICUBIC), name
-        return [made[task] for task in tasks]
+        large = [np.ascontiguousarray(task.pixels[..., :3]) for task in tasks]
+        names = [task.name if task.name in self._upscalers else BICUBIC for task in tasks]
+        for name, upscaler in self._upscalers.items():
+            of_name = [index for index, other in enumerate(names) if other == name]
+            enlarged = yield from upscaler.enlarge([large[index] for index in of_name])
+            for index, picture in zip(of_name, enlarged, strict=True):
+                large[index] = picture
+        return [(_resampled(*of_task), of_task[2]) for of_task in zip(large, tasks, names, strict=True)]
 
 
 def is_small(pixels: Pixels) -> bool:
@@ -85,9 +81,11 @@ class Upscaler:
         self._placement = placement
         self._tile_px = tile_px
 
-    @torch.inference_mode()
-    def enlarge(self, pictures: Sequence[Pixels]) -> list[Pixels]:
-        """Pictures [height, width, 3], as many times larger as the network makes them; tiles of all share passes."""
+    def enlarge(self, pictures: Sequence[Pixels]) -> Generator[None, None, list[Pixels]]:
+        """Pictures [height, width, 3], as many times larger as the network makes them.
+
+        Tiles of all share passes; it pauses after each.
+        """
         scale = self._network.scale
         padded = [_folded(picture) for picture in pictures]
         enlarged = [
@@ -99,6 +97,7 @@ class Upscaler:
                 enlarged[of][_kept(row, scale), _kept(column, scale)] = made[
                     _inside(row, scale), _inside(column, scale)
                 ]
+            yield
         return [
             large[: picture.shape[0] * scale, : picture.shape[1] * scale]
             for large, picture in zip(enlarged, pictures, strict=True)
@@ -116,6 +115,7 @@ class Upscaler:
             for start in range(0, len(of_size), _BATCH):
                 yield of_size[start : start + _BATCH]
 
+    @torch.inference_mode()
     def _pass(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """[tiles, h, w, 3] to the same, larger."""
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
@@ -127,10 +127,10 @@ class Upscaler:
         return rounded
 
 
-def _resampled(large: Pixels, task: Enlargement, *, is_bicubic: bool) -> Pixels:
+def _resampled(large: Pixels, task: Enlargement, made_by: str) -> Pixels:
     resampled, size = Image.fromarray(large), (task.width, task.height)
     if resampled.size != size:
-        resampling = Image.Resampling.BICUBIC if is_bicubic else Image.Resampling.LANCZOS
+        resampling = Image.Resampling.BICUBIC if made_by == BICUBIC else Image.Resampling.LANCZOS
         resampled = resampled.resize(size, resampling)
     if task.pixels.shape[2] == 4:
         resampled.putalpha(Image.fromarray(task.pixels[..., 3]).resize(size, Image.Resampling.BICUBIC))
@@ -138,9 +138,9 @@ def _resampled(large: Pixels, task: Enlargement, *, is_bicubic: bool) -> Pixels:
 
 
 def _folded(pixels: Pixels) -> Pixels:
-    """Sides filled up to multiples of `_FOLD`."""
+    """Filled up: every tile begins at a multiple of `FOLD_PX`, or it would be folded differently."""
     height, width, _ = pixels.shape
-    return np.pad(pixels, ((0, -height % _FOLD), (0, -width % _FOLD), (0, 0)), mode="edge")
+    return np.pad(pixels, ((0, -height % FOLD_PX), (0, -width % FOLD_PX), (0, 0)), mode="edge")
 
 
 def _seen(tile: Tile) -> slice:

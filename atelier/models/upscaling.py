@@ -96,29 +96,31 @@ def network_of(weights: Mapping[str, torch.Tensor]) -> Network:
     Raises:
         ValueError: they are neither RRDBNet's nor SRVGGNetCompact's.
     """
+    try:
+        network = _empty_network(weights)
+        network.load_state_dict(dict(weights))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"neither RRDBNet's nor SRVGGNetCompact's weights: {error}") from error
+    return network
+
+
+def _empty_network(weights: Mapping[str, torch.Tensor]) -> Network:
+    """As large as these weights. Raises KeyError where they lack one that tells."""
     if "conv_first.weight" in weights:
         features, channels = weights["conv_first.weight"].shape[:2]
         fold = math.isqrt(channels // 3)
-        network: Network = RRDBNet(
+        return RRDBNet(
             scale=4 // fold,
             features=features,
             growth=weights["body.0.rdb1.conv1.weight"].shape[0],
             num_blocks=1 + max(int(key.split(".")[1]) for key in weights if key.startswith("body.")),
         )
-    elif "body.0.weight" in weights:
-        last = max(int(key.split(".")[1]) for key in weights)
-        network = SRVGGNetCompact(
-            scale=math.isqrt(weights[f"body.{last}.weight"].shape[0] // 3),
-            features=weights["body.0.weight"].shape[0],
-            num_convolutions=last // 2 - 1,
-        )
-    else:
-        raise ValueError("the keys are neither RRDBNet's nor SRVGGNetCompact's")
-    try:
-        network.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-    return network
+    last = max((int(key.split(".")[1]) for key in weights if key.startswith("body.")), default=0)
+    return SRVGGNetCompact(
+        scale=math.isqrt(weights[f"body.{last}.weight"].shape[0] // 3),
+        features=weights["body.0.weight"].shape[0],
+        num_convolutions=last // 2 - 1,
+    )
 
 
 def _conv(channels: int, features: int) -> Conv2d:

@@ -8,7 +8,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.control import Annotation, Control, ControlImage, ControlKind
 from atelier.core.errors import InvalidParameter, NotSupported
-from atelier.core.params import ControlParams
+from atelier.core.params import ControlParams, Scalar
 from atelier.imaging.inputs import read_picture, to_pixels
 from atelier.pipeline.stages import Annotated
 
@@ -25,9 +25,9 @@ class PlannedControl:
     end: float
     guess_mode: bool
 
-    def parameters(self) -> dict[str, str | float | bool]:
+    def parameters(self) -> dict[str, Scalar]:
         """Its fields by their names on the wire, without the picture."""
-        fields: dict[str, str | float | bool] = {
+        fields: dict[str, Scalar] = {
             "model": self.controlnet,
             "scale": self.scale,
             "start": self.start,

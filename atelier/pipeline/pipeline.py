@@ -32,23 +32,36 @@ from atelier.pipeline.controls import PlannedControl, control_of, pixels_to_anno
 from atelier.pipeline.inputs import FittedInputs, read_inputs
 from atelier.pipeline.plan import Plan, make_plan
 from atelier.pipeline.results import ControlMap, Picture, Result, files_of, maps_of, painted_over, usage_of
-from atelier.pipeline.stages import Annotated, Pixels, Stages, Upscaled
-from atelier.pipeline.upscaling import Enlarged, PlannedHires, PlannedUpscale, enlarge, pixels_to_enlarge
+from atelier.pipeline.stages import Annotated, EncodedPictures, Pixels, Stages, Upscaled
+from atelier.pipeline.upscaling import Enlarged, PlannedUpscale, enlarge, pixels_to_enlarge
 
 #: Up to six pictures of 4096² in a request are 400 MB before they are brought to the size that is drawn.
 _MAX_LARGE_PICTURES = 2
 
 T = TypeVar("T")
+Hear = Callable[[StepEvent], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Listener:
     """Whoever wants to know of a request while it is made."""
 
-    #: Gets the plan, then the steps that are told of.
+    #: Gets the plan, then the steps that are told of, counted through all passes.
     hear: Callable[[Plan | StepEvent], None]
     wants_steps: bool
     num_previews: int
+    _num_done: int = 0
+
+    def of_pass(self, *, others_after: float = 0) -> Hear:
+        """For the events of the next pass, after which so many of its own length come."""
+        before = self._num_done
+
+        def hear(event: StepEvent) -> None:
+            self._num_done = before + event.step
+            total = before + event.total + round(others_after * event.total)
+            self.hear(replace(event, step=self._num_done, total=total))
+
+        return hear
 
 
 class Pipeline:
@@ -76,16 +89,19 @@ class Pipeline:
 
     async def make(self, params: GenerateParams, listener: Listener | None = None) -> Result:
         """As `generate`, on its own, and told of to a listener."""
-        plan, fitted = await self._with_pictures(lambda: self._prepare(params))
-        if listener is not None:
-            listener.hear(plan)
         request_id = RequestId(f"req_{secrets.token_hex(12)}")
         try:
-            async with asyncio.timeout(plan.deadline_s):
+            async with asyncio.timeout(params.deadline_s):
+                if params.has_pictures:
+                    plan, fitted = await self._with_pictures(lambda: self._prepare(params))
+                else:
+                    plan, fitted = self._prepare(params)
+                if listener is not None:
+                    listener.hear(plan)
                 return await self._make(plan, fitted, request_id, listener)
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"Not finished within deadline_s = {plan.deadline_s}.", param="deadline_s"
+                f"Not finished within deadline_s = {params.deadline_s}.", param="deadline_s"
             ) from error
 
     async def upscale(self, params: UpscaleParams) -> Enlarged:
@@ -142,10 +158,12 @@ class Pipeline:
             wants_steps=listener is not None and listener.wants_steps,
             num_previews=0 if listener is None else listener.num_previews,
         )
-        denoised = await self._denoise(request, listener)
+        denoised = await self._denoise(
+            request, None if listener is None else listener.of_pass(others_after=plan.relative_steps_of_hires)
+        )
         decoded = await self.stages.decode(plan.model, denoised.latents)
         painted = await asyncio.to_thread(painted_over, decoded.pixels, fitted)
-        redrawn, origins_of_second = await self._draw_again(plan, request, painted)
+        redrawn, origins_of_second = await self._draw_again(plan, request, painted, listener)
         large = [] if plan.upscale is None else await self._enlarged(plan.upscale, redrawn, plan.reproducibility)
         origins = [
             encoded.origin,
@@ -154,7 +172,7 @@ class Pipeline:
             denoised.origin,
             decoded.origin,
             *origins_of_second,
-            *(picture.origin for picture in large[:1]),
+            *(picture.origin for picture in large),
         ]
         finished = [picture.pixels for picture in large] or list(redrawn)
         files = await asyncio.to_thread(files_of, finished, plan, origins)
@@ -163,7 +181,7 @@ class Pipeline:
             plan=plan,
             exactness_key=exactness_key(origins),
             control_maps=await asyncio.to_thread(maps_of, plan.controls, annotated),
-            usage=usage_of(request),
+            usage=usage_of(request, plan.hires),
             upscaler=large[0].made_by if large else None,
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
@@ -176,12 +194,12 @@ class Pipeline:
         return InitialImage(mean=encoded.mean[0], std=encoded.std[0], mask=mask), [encoded.origin]
 
     async def _draw_again(
-        self, plan: Plan, request: DenoiseRequest, pixels: Pixels
+        self, plan: Plan, request: DenoiseRequest, pixels: Pixels, listener: Listener | None
     ) -> tuple[Pixels, Sequence[Origin]]:
         """The second pass of `hires`: larger by the upscaler, then image-to-image with the same texts and seeds."""
         if plan.hires is None:
             return pixels, []
-        large = await self._enlarged(plan.hires, pixels, plan.reproducibility)
+        large = await self._enlarged(plan.hires.upscale, pixels, plan.reproducibility)
         # Picture by picture: the bits of one must not depend on how many come with it.
         encoded = [await self.stages.encode(plan.model, picture.pixels[None]) for picture in large]
         again = [
@@ -193,17 +211,20 @@ class Pipeline:
                 seeds=(seed,),
                 sampling=plan.hires.sampling,
                 initial_image=InitialImage(mean=posterior.mean[0], std=posterior.std[0]),
-                wants_steps=False,
+                # They go step by step together: one tells of all.
+                wants_steps=request.wants_steps and index == 0,
                 num_previews=0,
             )
             for index, (seed, posterior) in enumerate(zip(plan.seeds, encoded, strict=True))
         ]
-        denoised = await asyncio.gather(*(self._denoise(one, None) for one in again))
+        hear = None if listener is None else listener.of_pass()
+        denoised = await asyncio.gather(*(self._denoise(one, hear) for one in again))
         decoded = await self.stages.decode(plan.model, np.concatenate([one.latents for one in denoised]))
-        return decoded.pixels, [large[0].origin, encoded[0].origin, denoised[0].origin, decoded.origin]
+        stages: list[Upscaled | EncodedPictures | Denoised] = [*large, *encoded, *denoised]
+        return decoded.pixels, [*(answer.origin for answer in stages), decoded.origin]
 
     async def _enlarged(
-        self, step: PlannedHires | PlannedUpscale, pixels: Pixels, reproducibility: Reproducibility
+        self, step: PlannedUpscale, pixels: Pixels, reproducibility: Reproducibility
     ) -> list[Upscaled]:
         """The pictures [pictures, height, width, 3] as large as the step has them."""
         size = step.size
@@ -220,11 +241,11 @@ class Pipeline:
             return Annotated(picture, Origin(""))
         return await self.stages.annotate(control.annotation, picture)
 
-    async def _denoise(self, request: DenoiseRequest, listener: Listener | None) -> Denoised:
+    async def _denoise(self, request: DenoiseRequest, hear: Hear | None) -> Denoised:
         async with self.stages.denoise(request) as events:
             async for event in events:
                 if isinstance(event, Denoised):
                     return event
-                if listener is not None:
-                    listener.hear(event)
+                if hear is not None:
+                    hear(event)
         raise ReplicaLost("The denoiser's stream ended without latents.")

@@ -10,14 +10,15 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter, TooMuchWork
-from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat, Quality, UpscaleStep
+from atelier.core.params import MAX_SEED, GenerateParams, OutputFormat, Quality, Scalar, UpscaleStep
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
+from atelier.imaging.formats import check_output
 from atelier.pipeline.controls import PlannedControl, plan_control
 from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.upscaling import PlannedHires, PlannedUpscale, plan_hires, plan_upscale
 
 #: Fields of a request by their names on the wire, without its pictures.
-Parameters = dict[str, str | int | float | dict[str, str | float] | list[dict[str, str | float | bool]]]
+Parameters = dict[str, Scalar | dict[str, Scalar] | list[dict[str, Scalar]]]
 
 ResolvedQuality = Literal["low", "medium", "high", "xhigh", "max"]
 
@@ -77,9 +78,14 @@ class Plan:
         pixel_steps = sum(size.width * size.height * sampling.num_taken_steps for size, sampling in passes)
         return pixel_steps * len(self.seeds)
 
+    @property
+    def relative_steps_of_hires(self) -> float:
+        """The second pass's steps over the first's."""
+        return 0 if self.hires is None else self.hires.sampling.num_taken_steps / self.sampling.num_taken_steps
+
     def parameters(self, seed: int) -> Parameters:
         """The fields that make one of the pictures again, by their names on the wire."""
-        fields: dict[str, str | int | float | dict[str, str | float] | list[dict[str, str | float | bool]] | None] = {
+        fields: dict[str, Scalar | dict[str, Scalar] | list[dict[str, Scalar]] | None] = {
             "prompt": self.positive.prompt,
             "prompt_2": None if self.positive.prompt_2 == self.positive.prompt else self.positive.prompt_2,
             "negative_prompt": self.negative.prompt if self.negative else None,
@@ -115,12 +121,11 @@ def make_plan(
         TooMuchWork: pixels × steps × images exceed the limit.
     """
     entry = catalogue.model(params.model)
-    first_seed = random.randint(0, MAX_SEED) if params.seed == -1 else params.seed
+    first_seed = _first_seed(params, random)
     size = _size(params.size, inputs, entry)
     sampling = _sampling(params, entry, has_picture=inputs.init_image is not None)
     hires = None if params.hires is None else plan_hires(params.hires, inputs, size, sampling, entry, catalogue)
     drawn = size if hires is None else hires.size
-    upscale = _upscale(params, inputs)
     plan = Plan(
         model=entry.id,
         size=size,
@@ -136,12 +141,14 @@ def make_plan(
             plan_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)
         ),
         hires=hires,
-        upscale=None if upscale is None else plan_upscale(upscale, drawn, catalogue, param="upscale"),
+        upscale=_upscale(params, inputs, drawn, catalogue),
         quality=_QUALITIES.get(params.quality, "medium"),
         output_format=params.output_format,
-        output_compression=_compression(params),
+        output_compression=params.output_compression,
         deadline_s=params.deadline_s,
     )
+    made = plan.picture_size
+    check_output(params.output_format, params.output_compression, width=made.width, height=made.height)
     if plan.pixel_steps > max_pixel_steps:
         raise TooMuchWork(
             f"{plan.size} pixels × {plan.sampling.num_taken_steps} steps × {params.n} images is "
@@ -149,6 +156,16 @@ def make_plan(
             "Ask for fewer images or steps, or a smaller size."
         )
     return plan
+
+
+def _first_seed(params: GenerateParams, random: Random) -> int:
+    last = MAX_SEED - params.n + 1
+    if params.seed > last:
+        raise InvalidParameter(
+            f"seed: {params.n} pictures take as many seeds, so the first is at most {last}; got {params.seed}.",
+            param="seed",
+        )
+    return random.randint(0, last) if params.seed == -1 else params.seed
 
 
 def _sampling(params: GenerateParams, entry: ModelEntry, *, has_picture: bool) -> Sampling:
@@ -183,9 +200,14 @@ def _sampling(params: GenerateParams, entry: ModelEntry, *, has_picture: bool) -
     return sampling
 
 
-def _upscale(params: GenerateParams, inputs: Inputs) -> UpscaleStep | None:
-    is_free = params.size == "auto" and params.hires is None and inputs.first is None
-    return _UPSCALE_OF_QUALITY if params.upscale is None and is_free and params.quality == "max" else params.upscale
+def _upscale(params: GenerateParams, inputs: Inputs, drawn: Size, catalogue: Catalogue) -> PlannedUpscale | None:
+    says_how_large = params.size != "auto" or params.hires is not None or inputs.first is not None
+    step = params.upscale
+    if step is None and params.quality == "max" and not says_how_large:
+        step = _UPSCALE_OF_QUALITY
+    if step is None:
+        return None
+    return plan_upscale(step, drawn, catalogue, num_pictures=params.n, param="upscale")
 
 
 def _guidance(params: GenerateParams, entry: ModelEntry) -> float:
@@ -193,15 +215,6 @@ def _guidance(params: GenerateParams, entry: ModelEntry) -> float:
         return params.guidance_scale
     factor = 1.0 if params.style is None else _GUIDANCE_OF_STYLE[params.style]
     return round(factor * entry.defaults.guidance_scale, 2)
-
-
-def _compression(params: GenerateParams) -> int | None:
-    if params.output_format == "png" and params.output_compression not in (None, 100):
-        raise InvalidParameter(
-            f"output_compression: png is lossless; choose jpeg or webp for {params.output_compression}.",
-            param="output_compression",
-        )
-    return params.output_compression
 
 
 def _size(text: str, inputs: Inputs, entry: ModelEntry) -> Size:

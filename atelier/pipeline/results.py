@@ -18,6 +18,7 @@ from atelier.pipeline.inputs import FittedInputs
 from atelier.pipeline.metadata import metadata_of
 from atelier.pipeline.plan import Plan
 from atelier.pipeline.stages import Annotated, Pixels
+from atelier.pipeline.upscaling import PlannedHires
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +84,15 @@ def files_of(pixels: Sequence[Pixels], plan: Plan, origins: Sequence[Origin]) ->
     ]
 
 
-def usage_of(request: DenoiseRequest) -> Usage:
+def usage_of(request: DenoiseRequest, hires: PlannedHires | None) -> Usage:
+    """A picture that is drawn twice counts twice."""
     positions = request.height * request.width // PIXELS_PER_LATENT**2
+    again = 0 if hires is None else hires.size.height * hires.size.width // PIXELS_PER_LATENT**2
     negative = request.conditioning.negative
     return Usage(
         text_tokens=request.conditioning.positive.num_tokens + (0 if negative is None else negative.num_tokens),
         input_image_tokens=positions * ((request.initial_image is not None) + len(request.controls)),
-        output_image_tokens=positions * len(request.seeds),
+        output_image_tokens=(positions + again) * len(request.seeds),
     )
 
 

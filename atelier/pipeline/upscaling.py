@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +11,10 @@ import numpy as np
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry, Size
 from atelier.core.errors import InvalidParameter, NotSupported
-from atelier.core.params import HiresStep, UpscaleParams, UpscaleStep
+from atelier.core.params import HiresStep, Scalar, UpscaleParams, UpscaleStep
 from atelier.core.sampling import SAMPLERS, Sampling
-from atelier.core.upscaling import MAX_UPSCALED_PIXELS
-from atelier.imaging.formats import encode_picture
+from atelier.core.upscaling import FOLD_PX, MAX_READ_PIXELS, MAX_TOGETHER_PIXELS, MAX_UPSCALED_PIXELS
+from atelier.imaging.formats import check_output, encode_picture
 from atelier.imaging.inputs import read_picture
 from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.stages import Pixels, Stages
@@ -26,30 +27,29 @@ class PlannedUpscale:
     size: Size
     scale: float
 
-    def parameters(self) -> dict[str, str | float]:
+    def parameters(self) -> dict[str, Scalar]:
         """Its fields by their names on the wire."""
-        model: dict[str, str | float] = {} if self.upscaler is None else {"model": self.upscaler}
-        return {"scale": self.scale, **model}
+        return {"scale": self.scale} if self.upscaler is None else {"scale": self.scale, "model": self.upscaler}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedHires:
-    """The second pass."""
+    """The second pass: what the pictures are before it, and its sampling."""
 
-    upscaler: str | None
-    scale: float
-    size: Size
+    upscale: PlannedUpscale
     sampling: Sampling
 
-    def parameters(self) -> dict[str, str | float]:
+    @property
+    def size(self) -> Size:
+        return self.upscale.size
+
+    def parameters(self) -> dict[str, Scalar]:
         """Its fields by their names on the wire."""
-        model: dict[str, str | float] = {} if self.upscaler is None else {"model": self.upscaler}
         sampling = self.sampling
         return {
-            "scale": self.scale,
+            **self.upscale.parameters(),
             "strength": sampling.strength,
             "steps": sampling.num_inference_steps,
-            **model,
         }
 
 
@@ -62,14 +62,25 @@ class Enlarged:
     made_by: str
 
 
-def plan_upscale(step: UpscaleStep, size: Size, catalogue: Catalogue, *, param: str) -> PlannedUpscale:
-    """What makes a picture of this size how large. Raises ModelNotFound, or InvalidParameter if that is too large."""
+def plan_upscale(
+    step: UpscaleStep, size: Size, catalogue: Catalogue, *, num_pictures: int = 1, param: str
+) -> PlannedUpscale:
+    """What makes pictures of this size how large. Raises ModelNotFound, or InvalidParameter if that is too large."""
     entry = catalogue.upscaler(step.model)
     large = Size(width=round(size.width * step.scale), height=round(size.height * step.scale))
     if large.width * large.height > MAX_UPSCALED_PIXELS:
         raise InvalidParameter(
             f"{param}: {size} times {step.scale} is {large}; at most {MAX_UPSCALED_PIXELS} pixels are made.",
             param=param,
+        )
+    if large.width * large.height * num_pictures > MAX_TOGETHER_PIXELS:
+        raise InvalidParameter(
+            f"{param}: {num_pictures} pictures of {large}; at most {MAX_TOGETHER_PIXELS} pixels are made together.",
+            param=param,
+        )
+    if entry is not None and _read_by_network(size) > MAX_READ_PIXELS:
+        raise InvalidParameter(
+            f"{param}: {entry.id} reads {MAX_READ_PIXELS} pixels at most; a picture of {size} is larger.", param=param
         )
     return PlannedUpscale(upscaler=None if entry is None else entry.id, size=large, scale=step.scale)
 
@@ -100,7 +111,7 @@ def plan_hires(
             f"{second.sampler}, which takes {SAMPLERS[second.sampler].max_steps}.",
             param="hires",
         )
-    return PlannedHires(upscaler=step.upscaler, scale=hires.scale, size=large, sampling=second)
+    return PlannedHires(upscale=replace(step, size=large), sampling=second)
 
 
 def pixels_to_enlarge(params: UpscaleParams) -> Pixels:
@@ -113,8 +124,14 @@ async def enlarge(stages: Stages, catalogue: Catalogue, params: UpscaleParams, p
     """Raises InvalidParameter or ModelNotFound."""
     height, width = pixels.shape[:2]
     plan = plan_upscale(params, Size(width=width, height=height), catalogue, param="scale")
+    check_output(params.output_format, params.output_compression, width=plan.size.width, height=plan.size.height)
     large = await stages.upscale(plan.upscaler, pixels, "fast", width=plan.size.width, height=plan.size.height)
     data = await asyncio.to_thread(
         encode_picture, large.pixels, params.output_format, quality=params.output_compression
     )
     return Enlarged(data=data, size=plan.size, made_by=large.made_by)
+
+
+def _read_by_network(size: Size) -> int:
+    """Pixels, with what fills the sides up."""
+    return math.prod(math.ceil(side / FOLD_PX) * FOLD_PX for side in (size.width, size.height))

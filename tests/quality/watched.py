@@ -16,7 +16,7 @@ from atelier.core.denoising import Denoised, DenoiseRequest
 from atelier.core.params import GenerateParams, parse
 from atelier.core.sampling import SamplerName
 from atelier.engine.schedules import DIFFUSERS
-from atelier.pipeline.pipeline import Listener, Pipeline
+from atelier.pipeline.pipeline import Hear, Pipeline
 
 #: Relative, in the final latents.
 BOUND = 5e-4
@@ -29,8 +29,8 @@ class WatchedPipeline(Pipeline):
         super().__init__(*args, **settings)
         self.latents: dict[int, Floats] = {}
 
-    async def _denoise(self, request: DenoiseRequest, listener: Listener | None) -> Denoised:
-        denoised = await super()._denoise(request, listener)
+    async def _denoise(self, request: DenoiseRequest, hear: Hear | None) -> Denoised:
+        denoised = await super()._denoise(request, hear)
         self.latents[request.seeds[0]] = denoised.latents
         return denoised
 

@@ -43,7 +43,7 @@ _PICTURE_LISTS = frozenset({"image"})
 
 async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
     """Of a form with an upload, or of JSON with base64."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await form_fields(request, kind, lists=frozenset())
     return await json_fields(request)
 
@@ -80,8 +80,9 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
     async def edit_image(request: Request) -> ImagesResponse | StreamingResponse:
         """A picture painted anew: where its mask says, or all of it after a text."""
         asked = parse(ImagesEditRequest, await form_fields(request, ImagesEditRequest, lists=_PICTURE_LISTS))
+        params = edit_params(asked)
         with errors_in_openais_names():
-            return await answer(edit_params(asked), asked, request, prefix="image_edit")
+            return await answer(params, asked, request, prefix="image_edit")
 
     @routes.post(
         "/images/variations",
@@ -95,8 +96,9 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         asked = parse(
             ImagesVariationRequest, await form_fields(request, ImagesVariationRequest, lists=_PICTURE_LISTS)
         )
+        params = variation_params(asked)
         with errors_in_openais_names():
-            return await answer(variation_params(asked), asked, request, prefix="image_variation")
+            return await answer(params, asked, request, prefix="image_variation")
 
     @routes.post("/images/annotate", responses=ERRORS, openapi_extra=either_body(AnnotateParams))
     async def annotate_image(request: Request) -> ControlMap:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -52,6 +52,8 @@ class ImagesEditRequest(ImagesGenerateRequest):
 
 class ImagesVariationRequest(ImagesGenerateRequest):
     """POST /v1/images/variations, as a multipart form"""
+
+    _needs_prompt: ClassVar[bool] = False
 
     prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="None is needed.")
     image: list[PictureBytes] = Field(min_length=1, max_length=1, description="The picture to vary.")

@@ -7,10 +7,12 @@ import base64
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+import anyio
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from atelier.api.errors import error_body
 from atelier.api.openai.schemas import ImagesGenerateRequest
@@ -38,10 +40,28 @@ async def event_stream(
     """Events named `prefix` and a kind. Raises what refuses the request, while it can still be answered plainly."""
     events = stream(pipeline, params, num_previews=asked.partial_images, wants_progress=asked.progress)
     await anext(events)
-    return StreamingResponse(_lines(events, asked, prefix), media_type="text/event-stream")
+    return _EventStream(events, _lines(events, asked, prefix))
 
 
-async def _lines(events: AsyncGenerator[Event], asked: ImagesGenerateRequest, prefix: str) -> AsyncIterator[str]:
+class _EventStream(StreamingResponse):
+    """Stops the work however it ends, also before its first line: whoever left is cancelled again and again."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[Event], lines: AsyncGenerator[str]) -> None:
+        super().__init__(lines)
+        self._events, self._lines = events, lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._lines.aclose()
+                await self._events.aclose()
+
+
+async def _lines(events: AsyncGenerator[Event], asked: ImagesGenerateRequest, prefix: str) -> AsyncGenerator[str]:
     try:
         async with aclosing(_with_pauses(events)) as told:
             async for event in told:
@@ -58,8 +78,6 @@ async def _lines(events: AsyncGenerator[Event], asked: ImagesGenerateRequest, pr
         # The HTTP boundary of a stream: its status is out already.
         logger.exception("a stream failed", exc_info=error)
         yield _line("error", error_body(AtelierError()))
-    finally:
-        await events.aclose()
 
 
 async def _with_pauses(events: AsyncGenerator[Event]) -> AsyncGenerator[Event | None]:
@@ -81,7 +99,8 @@ async def _with_pauses(events: AsyncGenerator[Event]) -> AsyncGenerator[Event | 
     finally:
         if coming is not None:
             coming.cancel()
-            await asyncio.wait([coming])
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([coming])
 
 
 def _told(event: Event, asked: ImagesGenerateRequest) -> Sequence[tuple[str, Fields]]:

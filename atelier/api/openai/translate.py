@@ -46,8 +46,8 @@ def edit_params(request: ImagesEditRequest) -> GenerateParams:
             raise InvalidParameter(f"{theirs}: {ours} is the same; send one of them.", param=theirs)
     strength = _HIGH_FIDELITY if request.input_fidelity == "high" and request.strength is None else request.strength
     pictures = {
-        "mask_image": request.mask or request.mask_image,
-        "markup_image": request.markup or request.markup_image,
+        "mask_image": request.mask_image if request.mask is None else request.mask,
+        "markup_image": request.markup_image if request.markup is None else request.markup,
     }
     return _params(request, {**pictures, "strength": strength})
 

@@ -54,12 +54,11 @@ async def test_a_map_drawn_for_a_picture_comes_back_and_makes_it_again(http: htt
     [picture] = answer["data"]
     [echoed] = picture["parameters"]["controls"]
     assert echoed["model"] == "tiny-canny"
-    again = {**picture["parameters"], "controls": [{**echoed, "annotate": False, "image": drawn["b64_json"]}]}
-    for name in ("low_threshold", "high_threshold"):
-        del again["controls"][0][name]
-    repeated = (await http.post("/v1/images/generations", json=again)).json()
-    assert np.array_equal(_pixels(repeated["data"][0]["b64_json"]), _pixels(picture["b64_json"]))
-    assert "control_maps" not in repeated
+    for image, annotate in ((_STAR, True), (drawn["b64_json"], False)):
+        again = {**picture["parameters"], "controls": [{**echoed, "annotate": annotate, "image": image}]}
+        repeated = (await http.post("/v1/images/generations", json=again)).json()
+        assert np.array_equal(_pixels(repeated["data"][0]["b64_json"]), _pixels(picture["b64_json"]))
+        assert ("control_maps" in repeated) == annotate
 
 
 async def test_the_picture_follows_the_map(http: httpx2.AsyncClient) -> None:

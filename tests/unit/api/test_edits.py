@@ -6,10 +6,11 @@ import asyncio
 import base64
 import io
 import resource
+import threading
 import zlib
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import numpy as np
@@ -17,6 +18,7 @@ import openai
 import pytest
 from PIL import Image
 
+from atelier.pipeline.pipeline import Pipeline
 from tests.local_stages import LocalStages
 from zoo.scenes import Description, Thing, arrange, draw
 
@@ -50,10 +52,12 @@ def client(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
 
 
-@pytest.mark.parametrize("alpha", [True, False])
-async def test_an_edit_with_a_mask_keeps_the_rest(client: openai.AsyncOpenAI, alpha: bool) -> None:
+@pytest.mark.parametrize("kind", ["transparent", "L", "RGBA", "LA", "1"])
+async def test_an_edit_with_a_mask_keeps_the_rest(client: openai.AsyncOpenAI, kind: str) -> None:
+    """Its alpha says where to paint, or its light if the alpha says nothing."""
+    mask = _mask(alpha=True) if kind == "transparent" else _mask(alpha=False).convert(kind)
     answer = await client.images.edit(
-        image=_file(draw(_SCENE)), mask=_file(_mask(alpha)), prompt="a blue square", n=2, extra_body=_QUICK
+        image=_file(draw(_SCENE)), mask=_file(mask), prompt="a blue square", n=2, extra_body=_QUICK
     )
     assert answer.data is not None
     assert len(answer.data) == 2
@@ -70,6 +74,45 @@ async def test_a_transparent_picture_is_its_own_mask(client: openai.AsyncOpenAI)
     assert answer.data is not None
     edited = np.asarray(_picture(answer.data[0].b64_json))
     assert np.array_equal(edited[:, :64], np.asarray(draw(_SCENE))[:, :64])
+
+
+async def test_a_picture_with_an_opaque_alpha_channel_is_painted(client: openai.AsyncOpenAI) -> None:
+    options: dict[str, Any] = {"prompt": "a blue square", "extra_body": _QUICK}
+    opaque, plain = [
+        await client.images.edit(image=_file(draw(_SCENE).convert(mode)), **options) for mode in ("RGBA", "RGB")
+    ]
+    assert opaque.data is not None
+    assert plain.data is not None
+    assert opaque.data[0].b64_json == plain.data[0].b64_json
+    assert not np.array_equal(np.asarray(_picture(opaque.data[0].b64_json)), np.asarray(draw(_SCENE)))
+
+
+@pytest.mark.parametrize("field", ["mask", "markup"])
+async def test_an_empty_upload_is_no_absent_one(client: openai.AsyncOpenAI, field: str) -> None:
+    uploads: dict[str, Any] = {"image": _file(draw(_SCENE)), field: b""}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.images.edit(prompt="x", **uploads)
+    assert caught.value.param == field
+
+
+async def test_the_picture_of_a_form_has_one_name(client: openai.AsyncOpenAI) -> None:
+    picture = _file(draw(_SCENE))
+    with pytest.raises(openai.BadRequestError, match="here the picture is sent as image") as caught:
+        await client.images.edit(
+            image=picture, prompt="x", extra_body={"init_image": base64.b64encode(picture).decode()}
+        )
+    assert caught.value.param == "init_image"
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+async def test_a_variation_can_be_made_again(client: openai.AsyncOpenAI, http: httpx2.AsyncClient) -> None:
+    picture = _file(draw(_SCENE))
+    answer = await client.images.create_variation(image=picture, extra_body=_QUICK)
+    assert answer.data is not None
+    [varied] = cast(Any, answer.data)
+    again = {**varied.parameters, "init_image": base64.b64encode(picture).decode()}
+    repeated = await http.post("/v1/images/generations", json=again)
+    assert repeated.json()["data"][0]["b64_json"] == varied.b64_json
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
@@ -207,6 +250,21 @@ def _broken() -> list[bytes]:
     broken += [data[: len(data) // 2] for data in good[:2]]
     broken += [data[: random.randrange(1, 60)] for data in good]
     return broken
+
+
+async def test_a_text_does_not_wait_for_others_pictures(http: httpx2.AsyncClient, local_pipeline: Pipeline) -> None:
+    is_over = threading.Event()
+    waiting = [local_pipeline._picture_threads.submit(is_over.wait) for _ in range(8)]
+    quick = {"prompt": "x", "size": "64x64", "num_inference_steps": 1}
+    try:
+        assert (await http.post("/v1/images/generations", json=quick)).status_code == 200
+        picture = base64.b64encode(_file(draw(_SCENE))).decode()
+        late = {**quick, "init_image": picture, "strength": 1, "deadline_s": 0.2}
+        answer = await http.post("/v1/images/generations", json=late)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (504, "deadline_s")
+    finally:
+        is_over.set()
+        assert all(future.result(timeout=10) for future in waiting)
 
 
 async def test_the_memory_of_large_pictures_is_bounded(http: httpx2.AsyncClient) -> None:

@@ -96,6 +96,7 @@ async def test_a_file_of_somebody_else_tells_nothing(http: httpx2.AsyncClient) -
         '{"parameters": {}, "exactness_key": "x", "server": []}',
         '{"parameters": {"prompt": "\\ud800"}, "exactness_key": "x", "server": "x"}',
         '{"parameters": 3}',
+        '{"parameters": {"x": ' + "[" * 300 + "]" * 300 + '}, "exactness_key": "x", "server": "x"}',
         '{"parameters": {}, "versions": ["x"], "exactness_key": "x", "server": "x"}',
         '{"parameters": {}, "weights": {"x": 1}, "exactness_key": "x", "server": "x"}',
         "[" * 5000,

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import logging
 from itertools import pairwise
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import numpy as np
 import openai
 import pytest
 from PIL import Image
+from starlette.types import ASGIApp, Message
 
 from tests.local_stages import LocalStages
 
@@ -95,6 +97,50 @@ async def test_progress_is_told_to_who_asks(http: httpx2.AsyncClient) -> None:
     assert [(one["step"], one["total"]) for one in told] == [(step, 12) for step in range(1, 13)]
     assert told[-1]["eta_s"] == 0
     assert all(before["elapsed_s"] <= after["elapsed_s"] for before, after in pairwise(told))
+
+
+async def test_progress_counts_through_a_second_pass(http: httpx2.AsyncClient) -> None:
+    hires = {"scale": 1.5, "strength": 0.5, "steps": 8}
+    body = {**_REQUEST, **_OURS, "size": "64x64", "n": 2, "stream": True, "progress": True, "hires": hires}
+    answer = await http.post("/v1/images/generations", json=body)
+    told = [json.loads(line[6:]) for line in answer.text.split("\n") if line.startswith("data: {")]
+    steps = [(one["step"], one["total"]) for one in told if one["type"].endswith("progress")]
+    assert steps == [(step, 16) for step in range(1, 17)]
+
+
+@pytest.mark.parametrize("leaves", ["while it is told", "before the first line"])
+async def test_who_leaves_stops_the_work_and_no_error_is_logged(
+    app: ASGIApp, local_stages: LocalStages, caplog: pytest.LogCaptureFixture, leaves: str
+) -> None:
+    """As a server leaves, which cancels again and again; the transport of the other tests reads streams whole."""
+    body = json.dumps({**_REQUEST, "size": "160x160", "num_inference_steps": 150, "stream": True, "progress": True})
+    received = iter([{"type": "http.request", "body": body.encode(), "more_body": False}])
+    before = local_stages.engine.status().num_steps
+    is_begun = asyncio.Event()
+
+    async def receive() -> Message:
+        for message in received:
+            return message
+        await is_begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if leaves == "before the first line" and message["type"] == "http.response.start":
+            is_begun.set()
+            await asyncio.Event().wait()
+        if message.get("body", b"").count(b"progress"):
+            is_begun.set()
+        await asyncio.sleep(0)
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"test")]
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+    scope |= {"method": "POST", "scheme": "http", "path": "/v1/images/generations", "query_string": b""}
+    scope |= {"headers": headers, "server": ("test", 80), "client": ("x", 1), "root_path": "", "state": {}}
+    await asyncio.wait_for(app(scope, receive, send), timeout=20)
+    while local_stages.engine.status().num_active:  # noqa: ASYNC110 the engine tells nobody
+        await asyncio.sleep(0.01)
+    assert 0 <= local_stages.engine.status().num_steps - before < 60
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.parametrize(

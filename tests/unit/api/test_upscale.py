@@ -68,7 +68,7 @@ async def test_a_generation_is_made_larger_at_its_end(http: httpx2.AsyncClient) 
     difference = np.asarray(large.resize((64, 64), Image.Resampling.BOX)).astype(int) - np.asarray(small)
     assert np.abs(difference).mean() < 12
     again = (await http.post("/v1/images/generations", json=answer["data"][0]["parameters"])).json()
-    assert again["size"] == "128x128"
+    assert _picture(again["data"][0]["b64_json"]).size == (128, 128)
 
 
 async def test_hires_draws_the_same_scene_again_larger(http: httpx2.AsyncClient) -> None:
@@ -84,6 +84,8 @@ async def test_hires_draws_the_same_scene_again_larger(http: httpx2.AsyncClient)
         "steps": 8,
         "model": "tiny-x4",
     }
+    again = await http.post("/v1/images/generations", json=answer["data"][0]["parameters"])
+    assert again.json()["data"][0]["b64_json"] == answer["data"][0]["b64_json"]
     both = {**body, "hires": {"scale": 1.5}, "upscale": {"scale": 2}}
     assert (await http.post("/v1/images/generations", json=both)).json()["size"] == "192x192"
 
@@ -96,6 +98,18 @@ async def test_an_exact_picture_drawn_again_is_the_same_alone_and_with_another(h
     assert alone["b64_json"] == together["b64_json"]
 
 
+async def test_a_picture_drawn_twice_counts_twice(http: httpx2.AsyncClient) -> None:
+    body = {**_QUICK, "num_inference_steps": 4, "hires": {"scale": 2}, "n": 2}
+    answer = (await http.post("/v1/images/generations", json=body)).json()
+    assert answer["usage"]["output_tokens"] == 2 * (8 * 8 + 16 * 16)
+
+
+async def test_an_opaque_alpha_channel_is_none(http: httpx2.AsyncClient) -> None:
+    body = {"image": _base64(Image.new("RGBA", (16, 16), (255, 0, 0, 255)))}
+    answer = (await http.post("/v1/images/upscale", json=body)).json()
+    assert _picture(answer["data"][0]["b64_json"]).mode == "RGB"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "param"),
     [
@@ -103,6 +117,26 @@ async def test_an_exact_picture_drawn_again_is_the_same_alone_and_with_another(h
         ("/v1/images/upscale", {"image": "AAAA"}, 400, "image"),
         ("/v1/images/upscale", {"image": _base64(Image.new("RGB", (8, 8))), "scale": 5}, 400, "scale"),
         ("/v1/images/upscale", {"image": _base64(Image.new("RGB", (2000, 2000)))}, 400, "scale"),
+        ("/v1/images/upscale", {"image": _base64(Image.new("1", (4096, 1025))), "scale": 1}, 400, "scale"),
+        ("/v1/images/upscale", {"image": _base64(Image.new("1", (1_048_577, 1))), "scale": 1}, 400, "scale"),
+        (
+            "/v1/images/upscale",
+            {"image": _base64(Image.new("1", (4200, 8))), "output_format": "webp"},
+            400,
+            "output_format",
+        ),
+        (
+            "/v1/images/upscale",
+            {"image": _base64(Image.new("1", (16_400, 4))), "output_format": "jpeg"},
+            400,
+            "output_format",
+        ),
+        (
+            "/v1/images/upscale",
+            {"image": _base64(Image.new("RGB", (8, 8))), "output_compression": 50},
+            400,
+            "output_compression",
+        ),
         ("/v1/images/upscale", {"image": _base64(Image.new("RGB", (8, 8))), "model": "x"}, 404, "model"),
         ("/enhance-media", {"image": "%"}, 400, "image"),
         ("/v1/images/generations", {**_QUICK, "upscale": {"scale": 9}}, 400, "upscale.scale"),

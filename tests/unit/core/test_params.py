@@ -21,7 +21,6 @@ def test_null_means_absent() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("prompt", 3),
         ("n", 0),
         ("n", 11),
         ("n", 1.5),
@@ -45,7 +44,6 @@ def test_null_means_absent() -> None:
         ("schedule", "linear"),
         ("reproducibility", "always"),
         ("deadline_s", 0),
-        ("negative_prompt", ["no"]),
     ],
 )
 def test_a_bad_value_is_refused_by_name_with_the_value(field: str, value: object) -> None:
@@ -65,6 +63,26 @@ def test_a_bad_prompt_is_refused_by_name_with_its_length(field: str, text: str) 
     assert f"got {len(text)} characters" in str(caught.value)
     assert text[:6] not in str(caught.value)
     assert text[:6] not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_prompt_of_another_type_is_not_shown_either(field: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse(GenerateParams, {"prompt": "x", field: ["secret"]})
+    assert caught.value.param == field
+    assert "got list" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [({"hires": {"zoom": 2}}, "strength"), ({"upscale": {"zoom": 2}}, "scale"), ({"zoom": 2}, "num_inference_steps")],
+)
+def test_an_unknown_field_is_told_the_known_ones_of_its_place(fields: dict[str, object], known: str) -> None:
+    with pytest.raises(UnknownParameter) as caught:
+        parse(GenerateParams, {"prompt": "x", **fields})
+    assert known in str(caught.value)
+    assert "guess_mode" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,7 +35,7 @@ async def test_small_pictures_are_enlarged_together_but_for_exact_ones(
     upscale = upscaler._upscalers.upscale
     calls: list[int] = []
 
-    def watched(tasks: Sequence[Enlargement]) -> list[tuple[Pixels, str]]:
+    def watched(tasks: Sequence[Enlargement]) -> Generator[None, None, list[tuple[Pixels, str]]]:
         calls.append(len(tasks))
         return upscale(tasks)
 

@@ -32,4 +32,5 @@ def test_the_exactness_key_knows_places_and_weights() -> None:
         [Origin("there", {"a": "1"}), Origin("here")],
     ]
     assert len({exactness_key(of_request) for of_request in origins}) == 4
+    assert exactness_key([Origin("x"), Origin("x")]) == exactness_key([Origin("x")])
     assert exactness_key([Origin("x", {"a": "1", "b": "2"})]) == exactness_key([Origin("x", {"b": "2", "a": "1"})])

@@ -15,6 +15,7 @@ from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.imaging.tiles import tiles
 from atelier.models.convert_upscaler import convert
+from atelier.models.thread import result_of
 from atelier.models.upscaler import Enlargement, Upscaler, Upscalers, is_small
 from atelier.models.upscaling import Network, RRDBNet, SRVGGNetCompact, network_of
 from tests.local_stages import CPU
@@ -113,8 +114,8 @@ def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> floa
 def test_tiles_leave_no_seams(network: Network) -> None:
     smooth = np.random.default_rng(0).random((9, 12, 3))
     picture = (255 * np.kron(smooth, np.ones((16, 16, 1)))).astype(np.uint8)[:141, :190]
-    whole = Upscaler(network, CPU, tile_px=1000).enlarge([picture])[0]
-    tiled = Upscaler(network, CPU, tile_px=96).enlarge([picture])[0]
+    whole = result_of(Upscaler(network, CPU, tile_px=1000).enlarge([picture]))[0]
+    tiled = result_of(Upscaler(network, CPU, tile_px=96).enlarge([picture]))[0]
     assert whole.shape == (141 * network.scale, 190 * network.scale, 3)
     assert _psnr_db(tiled, whole) >= 50
     steps = np.abs(np.diff(tiled.astype(float), axis=1)).mean(axis=(0, 2))
@@ -127,7 +128,8 @@ def test_tiles_leave_no_seams(network: Network) -> None:
 def test_seams_are_no_steeper_than_the_rest() -> None:
     """Of noise, which is everywhere as steep."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
-    [large] = Upscaler(SRVGGNetCompact(scale=2, features=16, num_convolutions=8), CPU, tile_px=96).enlarge([noise])
+    upscaler = Upscaler(SRVGGNetCompact(scale=2, features=16, num_convolutions=8), CPU, tile_px=96)
+    [large] = result_of(upscaler.enlarge([noise]))
     steps = np.abs(np.diff(large.astype(float), axis=1)).mean(axis=(0, 2))
     seams = [tile.kept_start * 2 - 1 for tile in tiles(400, tile=96, overlap=24)][1:]
     # Between two pixels of the small picture, as seams are.
@@ -144,10 +146,10 @@ def test_pictures_share_passes_and_nothing_else() -> None:
     num_tiles: list[int] = []
     network.register_forward_pre_hook(lambda _, x: num_tiles.append(len(x[0])))
     upscaler = Upscaler(network, CPU)
-    together = upscaler.enlarge(pictures)
+    together = result_of(upscaler.enlarge(pictures))
     assert sorted(num_tiles) == [1, 4, 4]
     for picture, large in zip(pictures, together, strict=True):
-        [alone] = upscaler.enlarge([picture])
+        [alone] = result_of(upscaler.enlarge([picture]))
         assert large.shape == alone.shape == (4 * picture.shape[0], 4 * picture.shape[1], 3)
         assert np.abs(large.astype(int) - alone).max() <= 1
     assert [is_small(picture) for picture in pictures] == [True, True, True, True, False, True]
@@ -158,7 +160,7 @@ def test_without_weights_it_is_bicubic_and_says_so(tmp_path: Path) -> None:
     picture = np.zeros((8, 12, 4), dtype=np.uint8)
     picture[:, 6:] = 255
     for name in ("some", None):
-        large, made_by = upscalers.upscale([Enlargement(name, picture, 30, 20)])[0]
+        large, made_by = result_of(upscalers.upscale([Enlargement(name, picture, 30, 20)]))[0]
         assert made_by == "bicubic"
         assert large.shape == (20, 30, 4)
         assert large[10, 0].tolist() == [0, 0, 0, 0]

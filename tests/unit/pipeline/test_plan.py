@@ -36,6 +36,13 @@ def test_each_picture_has_the_next_seed(catalogue: Catalogue) -> None:
     assert _plan(catalogue, seed=41, n=3).seeds == (41, 42, 43)
 
 
+def test_every_picture_has_a_seed_that_can_be_sent_back(catalogue: Catalogue) -> None:
+    assert _plan(catalogue, seed=2**32 - 2, n=2).seeds == (2**32 - 2, 2**32 - 1)
+    with pytest.raises(InvalidParameter, match="2 pictures take as many seeds") as caught:
+        _plan(catalogue, seed=2**32 - 1, n=2)
+    assert caught.value.param == "seed"
+
+
 def test_no_seed_draws_one(catalogue: Catalogue) -> None:
     assert _plan(catalogue).seeds == _plan(catalogue, seed=-1).seeds == (Random(0).randint(0, 2**32 - 1),)
 
