@@ -40,8 +40,7 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
                 name, _, path = key.removesuffix("[]").removesuffix("]").partition("[")
                 read = await value.read() if isinstance(value, UploadFile) else _typed(value, name, kind)
                 values.setdefault(name, {}).setdefault(path, []).append(read)
-    except (HTTPException, LookupError, UnicodeError) as error:
-        # The latter two of a charset that is unknown or not the body's.
+    except (HTTPException, UnicodeError) as error:
         reason = error.detail if isinstance(error, HTTPException) else error
         raise MalformedBody(f"The body is not a readable multipart form: {reason}") from error
     return {name: _field(name, of_paths, is_list=name in lists) for name, of_paths in values.items()}

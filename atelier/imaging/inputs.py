@@ -8,6 +8,7 @@ overhang cut off evenly on both sides.
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
@@ -56,11 +57,19 @@ def opened_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
             raise
         except Exception as error:
             # Pillow's decoders raise what their format makes them raise: OSError, SyntaxError, struct.error, …
+            _forget_frames(error)
             raise InvalidParameter(
                 f"{param}: not a readable picture; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
                 param=param,
             ) from error
         refused.pop_all()
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Decoders keep the pixels read so far in theirs."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _upright(data: bytes, param: str) -> Image.Image:

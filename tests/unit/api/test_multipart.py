@@ -29,12 +29,8 @@ async def test_a_field_may_be_as_large_as_the_body() -> None:
     assert fields == {"prompt": "x" * 3_000_000}
 
 
-@pytest.mark.parametrize("charset", ["undefined", "nothing", "ascii"])
-async def test_an_unreadable_charset_is_a_malformed_body(charset: str) -> None:
+async def test_an_unreadable_charset_is_a_malformed_body() -> None:
     body = '--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\u00e9\r\n--x--\r\n'.encode()
+    request = _request(body, "multipart/form-data; boundary=x; charset=undefined")
     with pytest.raises(MalformedBody):
-        await form_fields(
-            _request(body, f"multipart/form-data; boundary=x; charset={charset}"),
-            ImagesEditRequest,
-            lists=frozenset(),
-        )
+        await form_fields(request, ImagesEditRequest, lists=frozenset())

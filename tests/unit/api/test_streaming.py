@@ -122,6 +122,8 @@ async def test_who_leaves_stops_the_work_and_no_error_is_logged(
         for message in received:
             return message
         await is_begun.wait()
+        # In the middle of a step, which is waited for.
+        await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -133,7 +135,7 @@ async def test_who_leaves_stops_the_work_and_no_error_is_logged(
         await asyncio.sleep(0)
 
     headers = [(b"content-type", b"application/json"), (b"host", b"test")]
-    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+    scope: dict[str, Any] = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
     scope |= {"method": "POST", "scheme": "http", "path": "/v1/images/generations", "query_string": b""}
     scope |= {"headers": headers, "server": ("test", 80), "client": ("x", 1), "root_path": "", "state": {}}
     await asyncio.wait_for(app(scope, receive, send), timeout=20)

@@ -48,7 +48,7 @@ def same_node(server: SameNodeServer) -> Iterator[SameNode]:
 
 
 def _are_equal(ours: Residuals, theirs: Residuals) -> bool:
-    return all(
+    return ours.weights_hash == theirs.weights_hash != "" and all(
         torch.equal(a, b)
         for a, b in zip([*ours.skips, ours.hidden_states], [*theirs.skips, theirs.hidden_states], strict=True)
     )
