@@ -1,5 +1,5 @@
-"""`python -m tests.cheap_server PORT`: the HTTP application over stages in this process, with limits so low that
-nearly every generation is refused as too much work: for tests of the door, not of the house."""
+"""`python -m tests.cheap_server PORT`: the HTTP application over stages in this process, with limits so low that what
+costs more than two steps of the smallest picture is refused: for tests of the door, not of the house."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import uvicorn
 
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import read_catalogue
+from atelier.catalogue.entries import ModelEntry, Size
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from tests.local_stages import LocalStages
@@ -20,9 +21,16 @@ from tests.local_stages import LocalStages
 _MAX_PIXEL_STEPS = 64 * 64 * 2
 
 
+def _quick(entry: ModelEntry) -> ModelEntry:
+    """One step where a request does not say, so that what is valid is also made."""
+    defaults = entry.defaults.model_copy(update={"num_inference_steps": 1, "size": Size(width=64, height=64)})
+    return entry.model_copy(update={"defaults": defaults})
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    catalogue = read_catalogue().only(["tiny-sdxl"], None, ["tiny-depth-anything"], ["tiny-x4"])
+    served = read_catalogue().only(["tiny-sdxl"], None, ["tiny-depth-anything"], ["tiny-x4"])
+    catalogue = served.model_copy(update={"models": tuple(map(_quick, served.models))})
     pipeline = Pipeline(LocalStages(catalogue), catalogue, max_pixel_steps=_MAX_PIXEL_STEPS)
     blobs = BlobStore(Path(tempfile.mkdtemp()).as_uri(), ttl=timedelta(hours=1))
     app = build_app(pipeline, blobs, max_body_bytes=1_000_000)

@@ -63,10 +63,11 @@ class Runner:
             )
             try:
                 attention.install(unet)
-                self._schedules = Schedules(load_scheduler(entry).config)
+                scheduler = load_scheduler(entry)
+                self._schedules = Schedules(scheduler.config)
             except ValueError as error:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
-            self._weights_hash = weights_hash(unet)
+            self._weights_hash = weights_hash(unet, settings=scheduler.config)
         self._warm_up()
 
     @torch.inference_mode()

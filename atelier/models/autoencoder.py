@@ -20,7 +20,7 @@ class Autoencoder:
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
         self._vae = load_vae(entry, placement)
         self._placement = placement
-        self.weights_hash = weights_hash(self._vae)
+        self.weights_hash = weights_hash(self._vae, settings=self._vae.config)
         size = entry.defaults.size
         channels: int = self._vae.config.latent_channels
         shape = (1, channels, size.height // PIXELS_PER_LATENT, size.width // PIXELS_PER_LATENT)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from importlib.metadata import version
 
 import torch
 
 from atelier.models.loading import Placement
 
+_LIBRARIES = ("diffusers", "numpy", "opencv-python-headless", "pillow", "torch", "transformers")
+
 
 def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
-    """Of device model, precision, torch, threads and the rows of a call."""
+    """Of device model, precision, libraries, threads and the rows of a call."""
     is_gpu = placement.device != "cpu"
     parts = {
         "device": torch.cuda.get_device_name() if is_gpu else torch.backends.cpu.get_cpu_capability(),
         "dtype": placement.dtype_name,
-        "torch": torch.__version__,
+        "libraries": [version(name) for name in _LIBRARIES],
         "num_threads": None if is_gpu else num_threads,
         "width": width,
         "attention": "scaled_dot_product_attention",
@@ -24,11 +28,17 @@ def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def weights_hash(*modules: torch.nn.Module) -> str:
-    """Of the names and values of their tensors in the precision they run in, whatever files they came from."""
-    digest = hashlib.sha256()
+def weights_hash(*modules: torch.nn.Module, settings: Mapping[str, object] | None = None) -> str:
+    """Of the names and values of their tensors in the precision they run in, whatever files they came from, and of
+    the settings beside them that decide what comes out."""
+    digest = hashlib.sha256(_told(settings or {}).encode())
     for module in modules:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _told(settings: Mapping[str, object]) -> str:
+    """What begins with an underscore tells of files and versions."""
+    return json.dumps({name: settings[name] for name in sorted(settings) if not name.startswith("_")}, default=str)

@@ -28,7 +28,10 @@ class TextEncoders:
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
         self._modules = load_text_encoders(entry, placement)
         self._device = placement.device
-        self.weights_hash = weights_hash(self._modules.encoder, self._modules.encoder_2)
+        vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._modules.tokenizers]
+        self.weights_hash = weights_hash(
+            self._modules.encoder, self._modules.encoder_2, settings={"vocabularies": vocabularies}
+        )
         self.encode([Text("", "")])
 
     def check_length(self, text: Text) -> None:

@@ -38,6 +38,9 @@ from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 
+#: Of what may stream.
+_STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
 _PICTURE_LISTS = frozenset({"image"})
 
 
@@ -60,7 +63,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
 
     @routes.post(
         "/images/generations",
-        responses=ERRORS,
+        responses=_STREAMS,
         openapi_extra=json_body(ImagesGenerateRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
@@ -72,7 +75,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
 
     @routes.post(
         "/images/edits",
-        responses=ERRORS,
+        responses=_STREAMS,
         openapi_extra=form_body(ImagesEditRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
@@ -86,7 +89,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
 
     @routes.post(
         "/images/variations",
-        responses=ERRORS,
+        responses=_STREAMS,
         openapi_extra=form_body(ImagesVariationRequest),
         response_model=ImagesResponse,
         response_model_exclude_none=True,
@@ -106,7 +109,7 @@ def openai_routes(pipeline: Pipeline, blobs: BlobStore) -> APIRouter:
         asked = parse(AnnotateParams, await _fields(request, AnnotateParams))
         return control_map(await pipeline.annotate(asked))
 
-    @routes.get("/images/files/{name}", responses=ERRORS, response_class=Response)
+    @routes.get("/images/files/{name}", responses={**ERRORS, 200: {"content": _FILES}}, response_class=Response)
     async def picture_file(name: str) -> Response:
         """A picture that was answered with its URL."""
         data = await blobs.get(name)

@@ -24,6 +24,18 @@ def test_one_bit_makes_another_hash() -> None:
     assert len({weights_hash(network) for network in [_network(), *others]}) == 5
 
 
+def test_settings_make_another_hash_and_places_of_files_do_not() -> None:
+    settings: list[dict[str, object]] = [
+        {},
+        {"scaling_factor": 1},
+        {"scaling_factor": 2},
+        {"scaling_factor": 2, "_name_or_path": "/here"},
+    ]
+    plain, one, two, elsewhere = [weights_hash(_network(), settings=each) for each in settings]
+    assert len({plain, one, two}) == 3
+    assert two == elsewhere
+
+
 def test_the_exactness_key_knows_places_and_weights() -> None:
     origins = [
         [Origin("here", {"a": "1"}), Origin("here")],
