@@ -58,8 +58,8 @@ def main() -> None:
         task = _task(side=side, large=_LARGE_PX)
         before, peak, start_s = resident_bytes(), Peak(), time.perf_counter()
         result_of(upscalers.upscale([task]))
-        measured[f"from {side}², seconds"] = round(time.perf_counter() - start_s, 2)
-        measured[f"from {side}², peak beyond the start, MB"] = round((peak.end() - before) / 1e6)
+        measured[f"from {side}x{side}, seconds"] = round(time.perf_counter() - start_s, 2)
+        measured[f"from {side}x{side}, peak beyond the start, MB"] = round((peak.end() - before) / 1e6)
     record("upscaler", measured)
 
 
