@@ -24,6 +24,10 @@ _MAX_PART_BYTES = 2**40
 _RECORD = "]["
 
 
+def is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
 async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozenset[str]) -> Mapping[str, object]:
     """Read a form whose names in `lists` may come several times, also with `[]` behind them.
 
@@ -33,6 +37,9 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
     Raises:
         MalformedBody: it is no multipart form, or a name comes twice.
     """
+    if not is_form(request):
+        sent = request.headers.get("content-type", "none")
+        raise MalformedBody(f"The body must be a form, as multipart/form-data; its content type is {sent[:80]}.")
     values: dict[str, dict[str, list[object]]] = {}
     try:
         async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_PART_BYTES) as form:

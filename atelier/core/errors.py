@@ -5,7 +5,7 @@
     │   ├── InvalidParameter     400   invalid_value, names the field
     │   │   └── UnsupportedValue 400 unsupported_value
     │   ├── UnknownParameter     400   unknown_parameter
-    │   ├── MalformedBody        400   invalid_json
+    │   ├── MalformedBody        400   invalid_body
     │   ├── TooMuchWork          400   too_much_work
     │   ├── Forbidden            403   forbidden
     │   ├── NotFound             404   not_found
@@ -66,9 +66,9 @@ class UnknownParameter(InvalidRequest):
 
 
 class MalformedBody(InvalidRequest):
-    """The body is not valid JSON."""
+    """The body is not the JSON or form that it should be."""
 
-    code = "invalid_json"
+    code = "invalid_body"
 
 
 class TooMuchWork(InvalidRequest):

@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 
 from atelier.api.body import either_body, form_body, json_body, json_fields
 from atelier.api.errors import ERRORS, ErrorResponse
-from atelier.api.multipart import form_fields
+from atelier.api.multipart import form_fields, is_form
 from atelier.api.openai.inspecting import Inspection, file_headers, inspection
 from atelier.api.openai.schemas import (
     ControlMap,
@@ -46,7 +46,7 @@ _PICTURE_LISTS = frozenset({"image"})
 
 async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
     """Of a form with an upload, or of JSON with base64."""
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    if is_form(request):
         return await form_fields(request, kind, lists=frozenset())
     return await json_fields(request)
 

@@ -60,9 +60,12 @@ class ImagesVariationRequest(ImagesGenerateRequest):
     strength: float = Field(0.6, gt=0, le=1, description="How far from the picture.")
 
 
-class Image(BaseModel):
+class File(BaseModel):
     b64_json: str | None = None
     url: str | None = Field(None, description="Readable for the server's time to live, an hour by default.")
+
+
+class Image(File):
     seed: int
     parameters: Parameters = Field(description="The fields that make this picture again.")
 
@@ -110,14 +113,9 @@ class ImagesResponse(BaseModel):
     )
 
 
-class LargePicture(BaseModel):
-    b64_json: str | None = None
-    url: str | None = None
-
-
 class UpscaleResponse(BaseModel):
     created: int = Field(description="Unix time in seconds.")
-    data: list[LargePicture]
+    data: list[File]
     output_format: OutputFormat
     size: str
     upscaler: str = Field(description="What made the picture larger; bicubic where there are no weights.")

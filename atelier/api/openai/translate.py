@@ -6,18 +6,19 @@ import base64
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from starlette.requests import Request
 
 from atelier.api.openai.schemas import (
     ControlMap,
+    File,
     Image,
     ImagesEditRequest,
     ImagesGenerateRequest,
     ImagesResponse,
     ImagesVariationRequest,
     InputTokens,
-    LargePicture,
     Model,
     OutputTokens,
     UpscaleResponse,
@@ -25,7 +26,7 @@ from atelier.api.openai.schemas import (
 )
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.errors import InvalidParameter, NotSupported
-from atelier.core.params import GenerateParams, UpscaleParams
+from atelier.core.params import GenerateParams, OutputFormat, UpscaleParams
 from atelier.pipeline.results import ControlMap as Drawn
 from atelier.pipeline.results import Picture, Result
 from atelier.pipeline.results import Usage as Used
@@ -84,13 +85,8 @@ async def images_response(
     result: Result, asked: ImagesGenerateRequest, *, blobs: BlobStore, request: Request
 ) -> ImagesResponse:
     async def image(picture: Picture) -> Image:
-        parameters = result.plan.parameters(picture.seed)
-        if asked.response_format == "b64_json":
-            encoded = base64.b64encode(picture.data).decode("ascii")
-            return Image(b64_json=encoded, seed=picture.seed, parameters=parameters)
-        name = await blobs.put(picture.data, result.plan.output_format)
-        url = str(request.url_for("picture_file", name=name))
-        return Image(url=url, seed=picture.seed, parameters=parameters)
+        file = await _file(picture.data, result.plan.output_format, asked.response_format, blobs, request)
+        return Image(seed=picture.seed, parameters=result.plan.parameters(picture.seed), **file)
 
     return ImagesResponse(
         created=int(time.time()),
@@ -109,18 +105,27 @@ async def images_response(
 async def upscale_response(
     enlarged: Enlarged, asked: UpscaleParams, *, blobs: BlobStore, request: Request
 ) -> UpscaleResponse:
-    if asked.response_format == "b64_json":
-        picture = LargePicture(b64_json=base64.b64encode(enlarged.data).decode("ascii"))
-    else:
-        name = await blobs.put(enlarged.data, asked.output_format)
-        picture = LargePicture(url=str(request.url_for("picture_file", name=name)))
+    file = await _file(enlarged.data, asked.output_format, asked.response_format, blobs, request)
     return UpscaleResponse(
         created=int(time.time()),
-        data=[picture],
+        data=[File(**file)],
         output_format=asked.output_format,
         size=str(enlarged.size),
         upscaler=enlarged.made_by,
     )
+
+
+async def _file(
+    data: bytes,
+    output_format: OutputFormat,
+    response_format: Literal["b64_json", "url"],
+    blobs: BlobStore,
+    request: Request,
+) -> dict[str, str]:
+    if response_format == "b64_json":
+        return {"b64_json": base64.b64encode(data).decode("ascii")}
+    name = await blobs.put(data, output_format)
+    return {"url": str(request.url_for("picture_file", name=name))}
 
 
 def usage(used: Used) -> Usage:

@@ -87,6 +87,12 @@ async def test_a_picture_with_an_opaque_alpha_channel_is_painted(client: openai.
     assert not np.array_equal(np.asarray(_picture(opaque.data[0].b64_json)), np.asarray(draw(_SCENE)))
 
 
+async def test_an_edit_that_is_no_form_is_told_so(http: httpx2.AsyncClient) -> None:
+    answer = await http.post("/v1/images/edits", json={"prompt": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
+    assert "must be a form, as multipart/form-data; its content type is application/json" in answer.text
+
+
 @pytest.mark.parametrize("field", ["mask", "markup"])
 async def test_an_empty_upload_is_no_absent_one(client: openai.AsyncOpenAI, field: str) -> None:
     uploads: dict[str, Any] = {"image": _file(draw(_SCENE)), field: b""}

@@ -57,11 +57,11 @@ async def test_no_other_file_can_be_fetched(http: httpx2.AsyncClient, name: str)
 @pytest.mark.parametrize(
     ("body", "status", "param", "code"),
     [
-        (b"{", 400, None, "invalid_json"),
-        (b"", 400, None, "invalid_json"),
-        (b"[1]", 400, None, "invalid_json"),
-        (b'"\xff"', 400, None, "invalid_json"),
-        (b"[" * 10_000, 400, None, "invalid_json"),
+        (b"{", 400, None, "invalid_body"),
+        (b"", 400, None, "invalid_body"),
+        (b"[1]", 400, None, "invalid_body"),
+        (b'"\xff"', 400, None, "invalid_body"),
+        (b"[" * 10_000, 400, None, "invalid_body"),
         (b'{"prompt": NaN}', 400, "prompt", "invalid_value"),
         (b'{"prompt": "x", "guidance_scale": NaN}', 400, "guidance_scale", "invalid_value"),
         (b'{"prompt": "x", "guidance_scale": 1e999}', 400, "guidance_scale", "invalid_value"),
