@@ -68,7 +68,7 @@ def _request(conditioning: Conditioning, sampler: SamplerName, num_inference_ste
     )
 
 
-@pytest.mark.parametrize("num_inference_steps", [8, 20, 31])
+@pytest.mark.parametrize("num_inference_steps", [8, 20, pytest.param(31, marks=pytest.mark.slow)])
 def test_every_sampler_is_the_oracle_alone_and_in_company(
     entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
 ) -> None:
