@@ -41,9 +41,10 @@ async def test_small_pictures_are_enlarged_together_but_for_exact_ones(
 
     monkeypatch.setattr(upscaler._upscalers, "upscale", watched)
     pictures = [np.full((side_px, side_px, 3), 50 * index, dtype=np.uint8) for index in range(4)]
-    answers = await asyncio.gather(
-        *(upscaler.upscale("tiny-x4", picture, 96, 80, reproducibility) for picture in pictures)
-    )
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(
+            *(upscaler.upscale("tiny-x4", picture, 96, 80, reproducibility) for picture in pictures)
+        )
     assert calls == together
     for picture, answer in zip(pictures, answers, strict=True):
         assert answer.pixels.shape == (80, 96, 3)
