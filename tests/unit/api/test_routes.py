@@ -69,3 +69,11 @@ async def test_the_documentation_shows_the_request(http: httpx2.AsyncClient) -> 
     body = document["paths"]["/v1/images/generations"]["post"]["requestBody"]
     fields = body["content"]["application/json"]["schema"]["properties"]
     assert {"prompt", "n", "size", "seed", "guidance_scale", "response_format"} <= set(fields)
+
+
+async def test_the_document_says_that_a_null_is_an_absent_field(http: httpx2.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    for path, media_type in (("generations", "application/json"), ("edits", "multipart/form-data")):
+        body = document["paths"][f"/v1/images/{path}"]["post"]["requestBody"]["content"][media_type]["schema"]
+        for name, field in body["properties"].items():
+            assert ({"type": "null"} in field.get("anyOf", [])) == (name not in body["required"]), name

@@ -5,11 +5,13 @@ from random import Random
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import Size
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter, ModelNotFound, TooMuchWork
-from atelier.core.params import GenerateParams, parse
+from atelier.core.params import GenerateParams, UpscaleStep, parse
 from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.plan import Plan, make_plan
+from atelier.pipeline.upscaling import plan_upscale
 
 
 def _plan(catalogue: Catalogue, **fields: object) -> Plan:
@@ -111,3 +113,11 @@ def test_a_pictures_parameters_make_the_same_plan(catalogue: Catalogue) -> None:
     parameters = {name: value for name, value in plan.parameters(3).items() if name != "prompt"}
     assert fields.items() <= parameters.items()
     assert _plan(catalogue, **parameters) == plan
+
+
+def test_the_larger_pictures_of_a_request_are_bounded_together(catalogue: Catalogue) -> None:
+    step, size = UpscaleStep(scale=4), Size(width=1024, height=1024)
+    assert str(plan_upscale(step, size, catalogue, num_pictures=4, param="upscale").size) == "4096x4096"
+    with pytest.raises(InvalidParameter, match="5 pictures of 4096x4096") as caught:
+        plan_upscale(step, size, catalogue, num_pictures=5, param="upscale")
+    assert caught.value.param == "upscale"
