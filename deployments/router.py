@@ -69,6 +69,7 @@ class Router:
             "control_maps": [{"kind": drawn.kind, "image": drawn.data} for drawn in result.control_maps],
             "request_id": result.request_id,
             "exactness_key": result.exactness_key,
+            "upscaler": result.upscaler,
             "images": [
                 {
                     "image": picture.data,

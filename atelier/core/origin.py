@@ -16,7 +16,8 @@ ExactnessKey = NewType("ExactnessKey", str)
 class Origin:
     """Where a stage made its answer, and by which models."""
 
-    #: A hash of all that bits depend on besides input and weights: device, precision, torch, threads, rows of a call.
+    #: A hash of all that bits depend on besides input and weights: device, precision, libraries,
+    #: threads, rows of a call.
     place: str
     #: By the names of the models that took part, hashes of their weights.
     weights: Mapping[str, str] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """The pictures of a request: read once, then brought to the size that the plan decides on.
 
-Blocking work, called in a thread.
+Blocking work where there are any, called in a thread.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class Pipeline:
         )
         decoded = await self.stages.decode(plan.model, denoised.latents)
         painted = await asyncio.to_thread(painted_over, decoded.pixels, fitted)
-        redrawn, origins_of_second = await self._draw_again(plan, request, painted, listener)
+        redrawn, made_before, origins_of_second = await self._draw_again(plan, request, painted, listener)
         large = [] if plan.upscale is None else await self._enlarged(plan.upscale, redrawn, plan.reproducibility)
         origins = [
             encoded.origin,
@@ -182,7 +182,7 @@ class Pipeline:
             exactness_key=exactness_key(origins),
             control_maps=await asyncio.to_thread(maps_of, plan.controls, annotated),
             usage=usage_of(request, plan.hires),
-            upscaler=large[0].made_by if large else None,
+            upscaler=", ".join(dict.fromkeys(picture.made_by for picture in (*made_before, *large))) or None,
             pictures=tuple(Picture(data=data, seed=seed) for data, seed in zip(files, plan.seeds, strict=True)),
         )
 
@@ -195,10 +195,10 @@ class Pipeline:
 
     async def _draw_again(
         self, plan: Plan, request: DenoiseRequest, pixels: Pixels, listener: Listener | None
-    ) -> tuple[Pixels, Sequence[Origin]]:
+    ) -> tuple[Pixels, Sequence[Upscaled], Sequence[Origin]]:
         """The second pass of `hires`: larger by the upscaler, then image-to-image with the same texts and seeds."""
         if plan.hires is None:
-            return pixels, []
+            return pixels, [], []
         large = await self._enlarged(plan.hires.upscale, pixels, plan.reproducibility)
         # Picture by picture: the bits of one must not depend on how many come with it.
         encoded = [await self.stages.encode(plan.model, picture.pixels[None]) for picture in large]
@@ -221,7 +221,7 @@ class Pipeline:
         denoised = await asyncio.gather(*(self._denoise(one, hear) for one in again))
         decoded = await self.stages.decode(plan.model, np.concatenate([one.latents for one in denoised]))
         stages: list[Upscaled | EncodedPictures | Denoised] = [*large, *encoded, *denoised]
-        return decoded.pixels, [*(answer.origin for answer in stages), decoded.origin]
+        return decoded.pixels, large, [*(answer.origin for answer in stages), decoded.origin]
 
     async def _enlarged(
         self, step: PlannedUpscale, pixels: Pixels, reproducibility: Reproducibility

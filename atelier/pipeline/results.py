@@ -59,7 +59,7 @@ class Result:
     exactness_key: ExactnessKey
     pictures: tuple[Picture, ...]
     usage: Usage
-    #: What made the pictures larger, if anything did.
+    #: What made the pictures larger, for `hires` or at the end, if anything did.
     upscaler: str | None
     #: Those that were drawn for this request, in the order of their controls.
     control_maps: tuple[ControlMap, ...]

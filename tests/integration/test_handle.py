@@ -67,6 +67,15 @@ def test_small_pictures_upscaled_together_are_the_same_as_alone(address: str) ->
         assert (first["media_type"], first["upscaler"]) == ("image/png", "tiny-x4")
 
 
+def test_a_handle_is_told_what_made_pictures_larger(address: str) -> None:
+    assert address
+    atelier = serve.get_app_handle("atelier")
+    asked = {"prompt": "x", "size": "64x64", "num_inference_steps": 1, "seed": 1}
+    requests: list[dict[str, object]] = [asked, {**asked, "upscale": {}}]
+    told = [atelier.generate.remote(request).result(timeout_s=60) for request in requests]
+    assert [answer["upscaler"] for answer in told] == [None, "tiny-x4"]
+
+
 def test_latents_and_pixels_by_handle(address: str) -> None:
     """The Autoencoder is there for other apps too."""
     assert address

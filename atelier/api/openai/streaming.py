@@ -128,11 +128,13 @@ def _progress(event: Progress) -> Fields:
 
 def _completed(result: Result, asked: ImagesGenerateRequest) -> Sequence[Fields]:
     label: Fields = {} if asked.label is None else {"safety_identifier": asked.label}
+    made_by: Fields = {} if result.upscaler is None else {"upscaler": result.upscaler}
     maps = [control_map(drawn).model_dump() for drawn in result.control_maps]
     return [
         {
             **_picture(picture.data, result.plan),
             **label,
+            **made_by,
             **({"control_maps": maps} if maps and index == 0 else {}),
             "usage": usage(result.usage.share(index, len(result.pictures))).model_dump(exclude=_NOT_STREAMED),
             "seed": picture.seed,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import httpx2
 import numpy as np
 import pytest
 from PIL import Image
+
+from atelier.pipeline.pipeline import Pipeline
 
 _QUICK = {"prompt": "a large red circle, white background", "num_inference_steps": 12, "seed": 4, "size": "64x64"}
 
@@ -84,6 +87,7 @@ async def test_hires_draws_the_same_scene_again_larger(http: httpx2.AsyncClient)
         "steps": 8,
         "model": "tiny-x4",
     }
+    assert answer["upscaler"] == "tiny-x4"
     again = await http.post("/v1/images/generations", json=answer["data"][0]["parameters"])
     assert again.json()["data"][0]["b64_json"] == answer["data"][0]["b64_json"]
     both = {**body, "hires": {"scale": 1.5}, "upscale": {"scale": 2}}
@@ -96,6 +100,19 @@ async def test_an_exact_picture_drawn_again_is_the_same_alone_and_with_another(h
         (await http.post("/v1/images/generations", json={**body, "n": n})).json()["data"][0] for n in (1, 2)
     ]
     assert alone["b64_json"] == together["b64_json"]
+
+
+@pytest.mark.parametrize("step", ["upscale", "hires"])
+async def test_a_stream_says_what_made_it_larger_and_bicubic_where_there_are_no_weights(
+    local_pipeline: Pipeline, http: httpx2.AsyncClient, step: str
+) -> None:
+    body = {**_QUICK, "num_inference_steps": 2, "stream": True, step: {"scale": 1.5}}
+    told = []
+    for upscalers in (local_pipeline.catalogue.upscalers, ()):
+        local_pipeline.catalogue = local_pipeline.catalogue.model_copy(update={"upscalers": upscalers})
+        lines = (await http.post("/v1/images/generations", json=body)).text.splitlines()
+        told.append(json.loads(lines[1].removeprefix("data: "))["upscaler"])
+    assert told == ["tiny-x4", "bicubic"]
 
 
 async def test_a_picture_drawn_twice_counts_twice(http: httpx2.AsyncClient) -> None:
