@@ -41,8 +41,8 @@ from atelier.engine.engine import Engine, EngineSettings
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
 from atelier.models.loading import Placement
-from atelier.models.origins import place_hash
-from atelier.models.text_encoder import TextEncoders
+from atelier.models.hashes import place_hash
+from atelier.families.sdxl.text import TextEncoders
 from atelier.models.thread import ModelThread
 from benchmarks.results import record
 from deployments.residuals import OverHandle

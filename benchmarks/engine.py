@@ -26,10 +26,10 @@ from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
-from atelier.models.attention import keys_values
+from atelier.families.sdxl.attention import keys_values
 from atelier.models.loading import Placement, load_unet
-from atelier.models.origins import place_hash
-from atelier.models.text_encoder import TextEncoders
+from atelier.models.hashes import place_hash
+from atelier.families.sdxl.text import TextEncoders
 from benchmarks.results import record
 
 _CPU = Placement("cpu", "float32")

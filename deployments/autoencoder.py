@@ -12,7 +12,7 @@ from deployments.options import AutoencoderOptions
 class Autoencoder:
     def __init__(self, catalogue: Catalogue, options: AutoencoderOptions) -> None:
         from atelier.models.autoencoder import Autoencoder as Model
-        from atelier.models.origins import place_hash
+        from atelier.models.hashes import place_hash
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
 

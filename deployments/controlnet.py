@@ -26,7 +26,7 @@ class ControlNet:
         from atelier.control.batching import ResidualBatcher
         from atelier.control.controlnets import load_controlnets
         from atelier.control.same_node import SameNodeServer
-        from atelier.models.origins import place_hash
+        from atelier.models.hashes import place_hash
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
 

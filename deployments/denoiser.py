@@ -18,7 +18,7 @@ class Denoiser:
     def __init__(self, catalogue: Catalogue, options: DenoiserOptions, controlnet: DeploymentHandle) -> None:
         from atelier.engine.engine import Engine, EngineSettings, Runners
         from atelier.engine.runner import load_runners
-        from atelier.models.origins import place_hash
+        from atelier.models.hashes import place_hash
         from deployments.accelerator import placement
         from deployments.residuals import transport
 

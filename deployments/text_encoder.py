@@ -24,8 +24,8 @@ _BATCH_WAIT_S = 0.002
 
 class TextEncoder:
     def __init__(self, catalogue: Catalogue, options: TextEncoderOptions) -> None:
-        from atelier.models.origins import place_hash
-        from atelier.models.text_encoder import TextEncoders
+        from atelier.models.hashes import place_hash
+        from atelier.families.sdxl.text import TextEncoders
         from atelier.models.thread import ModelThread
         from deployments.accelerator import placement
 

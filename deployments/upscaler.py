@@ -21,7 +21,7 @@ _BATCH_WAIT_S = 0.002
 
 class Upscaler:
     def __init__(self, catalogue: Catalogue, options: UpscalerOptions) -> None:
-        from atelier.models.origins import place_hash
+        from atelier.models.hashes import place_hash
         from atelier.models.thread import ModelThread
         from atelier.models.upscaler import Upscalers
         from deployments.accelerator import placement

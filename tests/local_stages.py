@@ -24,7 +24,7 @@ from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
 from atelier.models.autoencoder import Autoencoder
 from atelier.models.loading import Placement
-from atelier.models.text_encoder import TextEncoders
+from atelier.families.sdxl.text import TextEncoders
 from atelier.models.thread import ModelThread
 from atelier.models.upscaler import Enlargement, Upscalers
 from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels, Upscaled

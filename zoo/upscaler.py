@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from atelier.models.upscaling import SRVGGNetCompact
+from atelier.models.esrgan import SRVGGNetCompact
 from zoo.dataset import random_training_description
 from zoo.scenes import arrange, draw
 from zoo.training import DEVICE, WEIGHTS_FOLDER, forget, train

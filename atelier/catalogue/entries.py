@@ -1,46 +1,22 @@
-"""The data classes of the catalogue: what a model is called, where its files are, what suits it.
+"""The entries of the catalogue: a model's id, its files, its defaults.
 
-Knows nothing of how files are loaded. Clients choose among these ids only: no path or address that a
-client sends is ever opened.
+How files are loaded is not known here. Clients choose among these ids; no path or URL from a client is ever opened.
 """
 
 from __future__ import annotations
 
 import datetime
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from atelier.core.control import ControlKind
-
-#: Latents are eight times smaller than pictures.
-PIXELS_PER_LATENT = 8
-
-_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
-
+from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
+from atelier.core.geometry import PIXELS_PER_LATENT, Size
+from atelier.core.sampling import GuidanceScale, NumInferenceSteps
 
 class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Size(Entry):
-    """Width and height of a picture in pixels, written `128x96`."""
-
-    width: int
-    height: int
-
-    @classmethod
-    def parse(cls, text: str) -> Size:
-        """Raises ValueError if the text is not WIDTHxHEIGHT."""
-        match = _SIZE.fullmatch(text)
-        if match is None:
-            raise ValueError(f"expected WIDTHxHEIGHT, got {text!r}")
-        return cls(width=int(match[1]), height=int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
 
 
 def _size_from_text(value: object) -> object:
@@ -53,12 +29,12 @@ def _beside_the_catalogue(value: object, info: ValidationInfo) -> object:
 
 
 class Files(Entry):
-    """Where files are: a local folder, or a repository on the hub."""
+    """Where a model's files are: a local folder, or a repository on the Hugging Face hub."""
 
     folder: Annotated[Path, BeforeValidator(_beside_the_catalogue)] | None = None
     repository: str | None = None
     revision: str | None = None
-    #: Suffix of the weight files to take, such as fp16.
+    #: Suffix of the weight files to load, such as fp16.
     variant: str | None = None
 
     @model_validator(mode="after")
@@ -73,24 +49,28 @@ class Files(Entry):
 
 
 class Sides(Entry):
-    """Allowed width and height of a picture in pixels; multiples of 8."""
+    """Allowed width and height of an image in pixels; multiples of 8."""
 
     min: int = Field(ge=PIXELS_PER_LATENT)
     max: int
 
     def allow(self, size: Size) -> bool:
-        return all(
-            self.min <= side <= self.max and side % PIXELS_PER_LATENT == 0 for side in (size.width, size.height)
-        )
+        """Whether the model draws this size."""
+        return size.is_whole_latents and all(self.min <= side <= self.max for side in (size.width, size.height))
+
+    def nearest(self, size: Size) -> Size:
+        """The allowed size nearest to this one, side by side."""
+        width, height = (min(max(side, self.min), self.max) for side in (size.width, size.height))
+        return Size(width=width, height=height).in_whole_latents()
 
 
 class Defaults(Entry):
-    """What a request means that does not say."""
+    """Defaults for fields that a request leaves out."""
 
     size: Annotated[Size, BeforeValidator(_size_from_text)]
-    num_inference_steps: int = Field(ge=1, le=150)
-    guidance_scale: float = Field(ge=0, le=30)
-    #: None: guidance runs against zeros where the model was trained so, else against the empty text.
+    num_inference_steps: NumInferenceSteps
+    guidance_scale: GuidanceScale
+    #: None where guidance runs against embeddings of zeros, as SDXL base was trained.
     negative_prompt: str | None = None
 
 
@@ -98,18 +78,21 @@ RgbFactors = tuple[float, float, float]
 
 
 class ModelEntry(Entry):
-    """A base model of SDXL's architecture."""
+    """A base model: its UNet, text encoders and VAE."""
 
     id: str
+    #: Architecture of the model; a folder of `atelier.families`.
+    family: Literal["sdxl"] = "sdxl"
     description: str
     owned_by: str
     created: datetime.date
     licence: str
     files: Files
-    #: Another VAE than the model's own.
+    #: A VAE that replaces the model's own.
     vae: Files | None = None
     sides_px: Sides
-    #: How latents look: for previews red, green and blue, in −1 … 1, of each of the four channels and of none.
+    #: Linear latent-to-RGB projection for previews: four rows of weights, one per latent channel, and a bias row; RGB
+    #: in −1 … 1. None where the model has no previews.
     latent_rgb: tuple[RgbFactors, RgbFactors, RgbFactors, RgbFactors, RgbFactors] | None = None
     defaults: Defaults
 
@@ -132,15 +115,15 @@ class ControlNetEntry(Entry):
     description: str
     licence: str
     files: Files
-    #: The model it was trained beside.
+    #: Id of the base model it was trained for.
     base: str
     kind: ControlKind
     #: Recommended conditioning scale.
-    scale: float = Field(gt=0, le=2)
+    scale: float = Field(gt=0, le=MAX_CONTROL_SCALE)
 
 
 class UpscalerEntry(Entry):
-    """A network of Real-ESRGAN in one safetensors file; without the file pictures are enlarged bicubically."""
+    """A Real-ESRGAN network in one safetensors file; without the file, images are resized bicubically."""
 
     id: str
     description: str
@@ -153,7 +136,7 @@ class UpscalerEntry(Entry):
 
 
 class AnnotatorEntry(Entry):
-    """A model that draws control maps: a depth estimator as transformers has them."""
+    """A model that draws control maps: a depth estimator of transformers."""
 
     id: str
     description: str

@@ -9,7 +9,7 @@ import torch
 from atelier.catalogue.entries import AnnotatorEntry
 from atelier.core.control import ControlImage
 from atelier.models.loading import Placement, load_depth_estimator
-from atelier.models.origins import weights_hash
+from atelier.models.hashes import weights_hash
 
 
 class DepthEstimator:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from diffusers import ControlNetModel
 
-from atelier.models.conditions import Conditions
-from atelier.models.encoder import Encoded, encode
+from atelier.families.sdxl.conditions import Conditions
+from atelier.families.sdxl.unet import Encoded, encode
 
 
 @dataclass(frozen=True, slots=True)

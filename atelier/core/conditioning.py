@@ -1,41 +1,76 @@
-"""What steers the UNet besides the latents, as plain numpy: it travels between deployments."""
+"""Prompts and their embeddings, as plain data that travels between deployments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
+#: Positive prompts steer an image towards their text, negative ones away from it (classifier-free guidance).
+Role = Literal["positive", "negative"]
+
 TOKENS_PER_CHUNK = 77
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text as SDXL's two encoders read it."""
+    """One prompt for SDXL's two text encoders."""
 
     prompt: str
-    #: What the second encoder reads, mostly the same.
+    #: Text for the second encoder; usually the same.
     prompt_2: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextEmbeds:
-    """A text after both encoders."""
+class Prompts:
+    """The texts of a request."""
 
-    #: [77 · chunks, 2048]
+    positive: Text
+    #: None where there is no negative prompt: guidance then runs against embeddings of zeros.
+    negative: Text | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEmbeds:
+    """The embeddings of one text."""
+
+    #: Hidden states of both encoders side by side, [77 · chunks, 2048].
     prompt_embeds: Floats
-    #: [1280]
+    #: Pooled output of the second encoder, [1280].
     pooled_prompt_embeds: Floats
-    #: Of the prompt, without what frames and fills it.
+    #: Number of tokens in the prompt, without the begin, end and padding tokens.
     num_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.prompt_embeds) or len(self.prompt_embeds) % TOKENS_PER_CHUNK:
+            raise ValueError(f"prompt_embeds has {len(self.prompt_embeds)} rows, not a multiple of {TOKENS_PER_CHUNK}")
+
+    def zeros(self) -> TextEmbeds:
+        """Embeddings of zeros in the same shapes, which SDXL is trained to read as no prompt."""
+        return TextEmbeds(
+            prompt_embeds=np.zeros_like(self.prompt_embeds),
+            pooled_prompt_embeds=np.zeros_like(self.pooled_prompt_embeds),
+        )
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.prompt_embeds) // TOKENS_PER_CHUNK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """The texts of a request; the negative one is None where guidance runs against zeros."""
+    """The embeddings of a request's prompts."""
 
     positive: TextEmbeds
+    #: None where guidance runs against embeddings of zeros, or where there is no guidance.
     negative: TextEmbeds | None
+
+    def by_role(self, *, is_guided: bool) -> dict[Role, TextEmbeds]:
+        """The embeddings that the UNet reads: both roles with guidance, only the positive one without."""
+        if not is_guided:
+            return {"positive": self.positive}
+        return {"negative": self.negative or self.positive.zeros(), "positive": self.positive}

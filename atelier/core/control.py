@@ -1,32 +1,49 @@
-"""ControlNets in a request: a map that steers, how strongly and when; plain numpy, it travels between deployments."""
+"""ControlNets in a request: an image that steers, how strongly and when. Plain numpy, to travel between deployments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-#: What a map shows. `depth` needs a model, OpenCV draws the others.
-ControlKind = Literal["canny", "softedge", "lineart", "scribble", "depth"]
+from atelier.core.geometry import Size
+
+#: What draws a control map of each kind: OpenCV, or a model of the catalogue's `annotators`.
+CONTROL_KINDS: dict[str, Literal["opencv", "model"]] = {
+    "canny": "opencv",
+    "softedge": "opencv",
+    "lineart": "opencv",
+    "scribble": "opencv",
+    "depth": "model",
+}
+if TYPE_CHECKING:
+    ControlKind = str
+else:
+    ControlKind = Literal[tuple(CONTROL_KINDS)]
 
 ControlImage = npt.NDArray[np.uint8]  # [height, width, 3]
 
-#: How a Denoiser reaches ControlNets: they are in its process, in another one of its node, or anywhere.
+#: Where the Denoiser finds a ControlNet: in its own process, in another process of its node, or on any node.
 TransportName = Literal["in_process", "same_node", "handle"]
 
 MAX_CONTROLS = 4
-#: Of canny: gradients above the second are edges, and those above the first that continue an edge.
+MAX_CONTROL_SCALE = 2.0
+
+CannyThreshold = Annotated[int, Field(ge=0, le=255)]
+#: Canny's default thresholds: gradients above the high one are edges, gradients between the two are edges where they
+#: continue one.
 CANNY_THRESHOLDS = 100, 200
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """How a map is drawn from a picture."""
+    """How to draw a control map from an image."""
 
     kind: ControlKind
-    #: Of canny.
+    #: Thresholds of `canny`; other kinds ignore them.
     low_threshold: int = CANNY_THRESHOLDS[0]
     high_threshold: int = CANNY_THRESHOLDS[1]
 
@@ -35,19 +52,28 @@ class Annotation:
 class Control:
     """One ControlNet's part in a request, in diffusers' terms."""
 
-    #: Its id in the catalogue.
+    #: The ControlNet's id in the catalogue.
     controlnet: str
-    #: As large as the picture.
+    #: The control map, at the size of the image that is denoised.
     control_image: ControlImage
     controlnet_conditioning_scale: float
-    #: Shares of the steps between which it acts.
+    #: Shares of the steps, 0 … 1, between which the ControlNet acts.
     control_guidance_start: float = 0.0
     control_guidance_end: float = 1.0
-    #: Act on the rows with the prompt only, weakly in the early layers.
+    #: Whether to act on the positive rows only, with weaker early layers (diffusers' `guess_mode`).
     guess_mode: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.control_guidance_start < self.control_guidance_end <= 1:
+            raise ValueError(f"no steps from {self.control_guidance_start} to {self.control_guidance_end}")
+
+    @property
+    def size(self) -> Size:
+        height, width, _ = self.control_image.shape
+        return Size(width=width, height=height)
+
     def acts_at(self, step_index: int, num_steps: int) -> bool:
-        """As `controlnet_keep` of diffusers' pipelines."""
+        """Whether the ControlNet acts in a step, as `controlnet_keep` of diffusers' pipelines."""
         return (
             self.control_guidance_start <= step_index / num_steps
             and (step_index + 1) / num_steps <= self.control_guidance_end

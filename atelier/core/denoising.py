@@ -1,15 +1,13 @@
-"""A request to the denoising engine, and the events that come back."""
+"""What the denoising engine is asked to do, and the events that it answers with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NewType
 
-import numpy as np
-import numpy.typing as npt
-
-from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, Floats
+from atelier.core.conditioning import Conditioning, Floats, Role, TextEmbeds
 from atelier.core.control import Control
+from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility, Sampling
 
@@ -17,55 +15,93 @@ RequestId = NewType("RequestId", str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InitialImage:
-    """The picture that image-to-image and inpainting start from, as the VAE sees it."""
+class Pass:
+    """One run from noise, or from a noised image, to latents. A request with `hires` has two."""
 
-    #: Of the posterior, each [4, height / 8, width / 8].
+    #: Id of the model in the catalogue.
+    model: str
+    #: Size of the images in pixels.
+    size: Size
+    #: One seed per image; image i equals diffusers' with `torch.Generator("cpu").manual_seed(seeds[i])`.
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    guidance_scale: float
+    #: Share of the guided prediction that is rescaled to the standard deviation of the unguided one, 0 … 1.
+    guidance_rescale: float = 0.0
+    #: `exact` gives the same bits for an equal exactness key, whatever else is in the batch.
+    reproducibility: Reproducibility = "fast"
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("a pass makes at least one image, so it needs at least one seed")
+        if not self.size.is_whole_latents:
+            raise ValueError(f"{self.size} is not a whole number of latents")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether classifier-free guidance is on: guidance of 1 or less needs no negative rows."""
+        return self.guidance_scale > 1
+
+    @property
+    def pixel_steps(self) -> int:
+        """The work of the pass: pixels × steps × images."""
+        return self.size.num_pixels * self.sampling.num_taken_steps * len(self.seeds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitImage:
+    """The images that image-to-image and inpainting start from, as posteriors of the VAE."""
+
+    #: Mean and standard deviation, each [1 or images, 4, height / 8, width / 8]; one image serves all of a request.
     mean: Floats
     std: Floats
-    #: [height / 8, width / 8]; 1 is painted anew, 0 kept. None: all is painted anew.
+    #: [height / 8, width / 8]; 1 is painted anew, 0 is kept. None paints everything anew.
     mask: Floats | None = None
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.std.shape or self.mean.ndim != 4:
+            raise ValueError(f"mean {self.mean.shape} and std {self.std.shape} are not of one shape [images, 4, h, w]")
+        if self.mask is not None and self.mask.shape != self.mean.shape[2:]:
+            raise ValueError(f"a mask of {self.mask.shape} does not fit latents of {self.mean.shape[2:]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoiseRequest:
-    """All the engine needs to make the latents of one request."""
+    """Everything the engine needs to make the latents of one pass."""
 
     request_id: RequestId
-    model: str
-    height: int
-    width: int
-    #: One image per seed; image i is what diffusers gives with `torch.Generator("cpu").manual_seed(seeds[i])`.
-    seeds: tuple[int, ...]
-    sampling: Sampling
-    guidance_scale: float
+    pass_: Pass
     conditioning: Conditioning
-    #: Share of the guided prediction that gets the standard deviation of the unguided one.
-    guidance_rescale: float = 0.0
-    #: `exact`: to the bit, whatever runs beside it, for an equal exactness key.
-    reproducibility: Reproducibility = "fast"
-    initial_image: InitialImage | None = None
+    init_image: InitImage | None = None
     controls: tuple[Control, ...] = ()
-    #: Send a `StepEvent` after every step; nothing is sent where nobody listens.
-    wants_steps: bool = False
-    #: Send so many, evenly spread, with a preview.
+    #: Send a `StepEvent` after every step.
+    report_steps: bool = False
+    #: Number of evenly spaced steps whose event carries a preview.
     num_previews: int = 0
 
+    def __post_init__(self) -> None:
+        size, num_images = self.pass_.size, len(self.pass_.seeds)
+        if self.init_image is not None:
+            images, _, *sides = self.init_image.mean.shape
+            if images not in (1, num_images) or sides != [size.latent_height, size.latent_width]:
+                raise ValueError(f"latents {self.init_image.mean.shape} do not fit {num_images} images of {size}")
+        for control in self.controls:
+            if control.size != size:
+                raise ValueError(f"a control image of {control.size} does not fit images of {size}")
+
     @property
-    def is_guided(self) -> bool:
-        """Guidance of 1 or less is no guidance: such a request costs one row per image instead of two."""
-        return self.guidance_scale > 1
+    def embeds(self) -> dict[Role, TextEmbeds]:
+        """The embeddings that the UNet reads for each image; one row per role."""
+        return self.conditioning.by_role(is_guided=self.pass_.is_guided)
 
     @property
     def num_rows(self) -> int:
-        return len(self.seeds) * (2 if self.is_guided else 1)
+        return len(self.pass_.seeds) * len(self.embeds)
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of 77 tokens of the longest prompt that its rows read."""
-        positive, negative = self.conditioning.positive, self.conditioning.negative
-        texts = [positive] if negative is None or not self.is_guided else [positive, negative]
-        return max(len(text.prompt_embeds) for text in texts) // TOKENS_PER_CHUNK
+        """Number of 77-token chunks of the longest prompt that the UNet reads."""
+        return max(embeds.num_chunks for embeds in self.embeds.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +110,14 @@ class StepEvent:
 
     step: int
     total: int
-    #: What the model makes of the latents now: x₀ as it predicts it, [images, 4, height / 8, width / 8].
+    #: The model's current prediction of x₀, [images, 4, height / 8, width / 8].
     preview: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Denoised:
-    """The end of a stream: the final latents."""
+    """The last event of a stream: the final latents."""
 
     #: [images, 4, height / 8, width / 8]
-    latents: npt.NDArray[np.float32]
+    latents: Floats
     origin: Origin

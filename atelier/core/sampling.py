@@ -1,59 +1,148 @@
-"""Samplers and schedules by their names on the wire, and what goes with what.
+"""Samplers and schedules by their names on the wire, and the bounds of their settings.
 
-What they compute lives in `atelier.engine.samplers` and `.schedules`; this table is all the rest of the server
-needs to check a request.
+`SAMPLERS` is the one table of samplers: a new one is a row here, and a function in `atelier.engine.samplers` if it
+follows a formula that is not there yet. The column `scheduler` names classes of diffusers without importing them,
+because this room must stay free of torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-SamplerName = Literal["euler", "euler_a", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "unipc", "heun"]
+from pydantic import Field
+
 ScheduleName = Literal["normal", "karras", "exponential", "trailing", "linspace"]
 Reproducibility = Literal["fast", "exact"]
+Setting = str | int | float | bool
+
+MAX_STEPS = 150
+NumInferenceSteps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+#: Values of at most 1 switch guidance off.
+GuidanceScale = Annotated[float, Field(ge=0, le=30)]
+#: How far an image is taken from the one it starts from: the share of the steps that is run.
+Strength = Annotated[float, Field(gt=0, le=1)]
 
 _ALL: tuple[ScheduleName, ...] = get_args(ScheduleName)
 _SPACINGS: tuple[ScheduleName, ...] = ("normal", "trailing", "linspace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplerRules:
-    """What a sampler is called elsewhere and which settings it takes."""
+class Sampler:
+    """One row of the table of samplers."""
 
     a1111_name: str
-    #: As far as diffusers has them: what it does not have could not be checked against it.
+    #: The scheduler class of diffusers that has the sampler's timesteps and noise levels, and its settings.
+    scheduler: str
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    #: The function of `atelier.engine.samplers` that makes its coefficients.
+    formula: Literal["ddim", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "heun", "unipc"]
+    #: Where noise levels come from: the scheduler's sigmas with α = 1, its sigmas scaled to α² + σ² = 1, or ᾱ at its
+    #: timesteps, where DDIM steps by a fixed number of training steps.
+    levels: Literal["sigmas", "scaled_sigmas", "timesteps", "ddim_timesteps"] = "sigmas"
+    #: Share of fresh noise in the `ddim` formula; None takes the request's `eta`.
+    eta: float | None = 0.0
+    #: The schedules that diffusers has for this sampler; others could not be checked against it.
     schedules: tuple[ScheduleName, ...] = _ALL
-    max_steps: int = 150
-    takes_eta: bool = False
+    max_steps: int = MAX_STEPS
+    #: UNet evaluations per step; the last step takes one.
+    order: int = 1
+
+    @property
+    def takes_eta(self) -> bool:
+        return self.eta is None
 
 
-SAMPLERS: dict[SamplerName, SamplerRules] = {
-    "euler": SamplerRules(a1111_name="Euler"),
-    "euler_a": SamplerRules(a1111_name="Euler a", schedules=_SPACINGS),
-    "ddim": SamplerRules(a1111_name="DDIM", schedules=_SPACINGS, takes_eta=True),
-    "dpmpp_2m": SamplerRules(a1111_name="DPM++ 2M"),
-    "dpmpp_2m_sde": SamplerRules(a1111_name="DPM++ 2M SDE"),
-    #: Its timesteps are chosen among the 50 that it was distilled on.
-    "lcm": SamplerRules(a1111_name="LCM", schedules=("normal",), max_steps=50),
-    "unipc": SamplerRules(a1111_name="UniPC"),
-    "heun": SamplerRules(a1111_name="Heun"),
+_SOLVER: Mapping[str, Setting] = {"solver_order": 2, "lower_order_final": True, "final_sigmas_type": "zero"}
+_DPMPP: Mapping[str, Setting] = {**_SOLVER, "solver_type": "midpoint", "euler_at_final": False}
+
+SAMPLERS: dict[str, Sampler] = {
+    "euler": Sampler(a1111_name="Euler", scheduler="EulerDiscreteScheduler", formula="ddim"),
+    "euler_a": Sampler(
+        a1111_name="Euler a",
+        scheduler="EulerAncestralDiscreteScheduler",
+        formula="ddim",
+        eta=1.0,
+        schedules=_SPACINGS,
+    ),
+    "ddim": Sampler(
+        a1111_name="DDIM",
+        scheduler="DDIMScheduler",
+        settings={"clip_sample": False},
+        formula="ddim",
+        levels="ddim_timesteps",
+        eta=None,
+        schedules=_SPACINGS,
+    ),
+    "dpmpp_2m": Sampler(
+        a1111_name="DPM++ 2M",
+        scheduler="DPMSolverMultistepScheduler",
+        settings={**_DPMPP, "algorithm_type": "dpmsolver++"},
+        formula="dpmpp_2m",
+        levels="scaled_sigmas",
+    ),
+    "dpmpp_2m_sde": Sampler(
+        a1111_name="DPM++ 2M SDE",
+        scheduler="DPMSolverMultistepScheduler",
+        settings={**_DPMPP, "algorithm_type": "sde-dpmsolver++"},
+        formula="dpmpp_2m_sde",
+        levels="scaled_sigmas",
+    ),
+    # LCM chooses its timesteps among the 50 that it was distilled on.
+    "lcm": Sampler(
+        a1111_name="LCM",
+        scheduler="LCMScheduler",
+        settings={"clip_sample": False},
+        formula="lcm",
+        levels="timesteps",
+        schedules=("normal",),
+        max_steps=50,
+    ),
+    "unipc": Sampler(
+        a1111_name="UniPC",
+        scheduler="UniPCMultistepScheduler",
+        settings={**_SOLVER, "solver_type": "bh2", "predict_x0": True},
+        formula="unipc",
+        levels="scaled_sigmas",
+    ),
+    "heun": Sampler(
+        a1111_name="Heun",
+        scheduler="HeunDiscreteScheduler",
+        settings={"clip_sample": False},
+        formula="heun",
+        order=2,
+    ),
 }
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a request goes from noise to latents."""
+    """The way of a request from noise to latents."""
 
     num_inference_steps: int
     sampler: SamplerName = "euler"
-    #: None: the model's own.
+    #: None is the schedule of the model's own scheduler.
     schedule: ScheduleName | None = None
     #: Share of DDIM's noise (Song et al. 2021, eq. 16).
     eta: float = 0.0
-    #: Share of the steps that are taken; the first of them starts from the initial image at its noise level.
+    #: Share of the steps that is run, 0 … 1; the first of them starts from the init image at its noise level.
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_taken_steps < 1:
+            raise ValueError(f"{self.strength} of {self.num_inference_steps} steps is none")
 
     @property
     def num_taken_steps(self) -> int:
         return int(self.num_inference_steps * self.strength)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Number of UNet calls per row, which is what the engine counts as steps."""
+        order = SAMPLERS[self.sampler].order
+        return order * self.num_taken_steps - (order - 1)

@@ -13,7 +13,7 @@ from atelier.core.conditioning import TextEmbeds
 from atelier.core.control import Control
 from atelier.engine.packing import Call
 from atelier.engine.request import ActiveRequest
-from atelier.models.encoder import Encoded
+from atelier.families.sdxl.unet import Encoded
 
 
 @dataclass(frozen=True, slots=True)

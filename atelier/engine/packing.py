@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from atelier.engine.request import ActiveRequest
-from atelier.models.conditions import Conditions, stack
+from atelier.families.sdxl.conditions import Conditions, stack
 
 
 @dataclass(frozen=True, slots=True)

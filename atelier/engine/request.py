@@ -11,7 +11,7 @@ from atelier.control.calls import ControlContext
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
-from atelier.models.conditions import PromptConditions
+from atelier.families.sdxl.conditions import PromptConditions
 
 #: An error ends the stream as `Denoised` does.
 Event = StepEvent | Denoised | AtelierError

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atelier.catalogue.entries import PIXELS_PER_LATENT, ModelEntry
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.core.conditioning import Floats
 from atelier.models.loading import Placement, load_vae
-from atelier.models.origins import weights_hash
+from atelier.models.hashes import weights_hash
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from atelier.models.upscaling import network_of
+from atelier.models.esrgan import network_of
 
 
 def convert(source: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ from transformers import (
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
-from atelier.models.upscaling import Network, network_of
+from atelier.models.esrgan import Network, network_of
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 

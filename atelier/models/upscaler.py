@@ -14,8 +14,8 @@ from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.upscaling import BICUBIC, FOLD_PX
 from atelier.imaging.tiles import Tile, tiles
 from atelier.models.loading import Placement, load_upscaler
-from atelier.models.origins import weights_hash
-from atelier.models.upscaling import Network
+from atelier.models.hashes import weights_hash
+from atelier.models.esrgan import Network
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3 or 4]
 

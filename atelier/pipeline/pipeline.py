@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import PIXELS_PER_LATENT
+from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.core.conditioning import Conditioning
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, InitialImage, RequestId, StepEvent

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from atelier.catalogue.entries import PIXELS_PER_LATENT
+from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.core.control import ControlKind
 from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.origin import ExactnessKey, Origin

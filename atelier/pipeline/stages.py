@@ -1,8 +1,8 @@
-"""What the pipeline needs from the graph, spoken without Ray."""
+"""The graph's deployments as the pipeline sees them: numpy in and out, our own errors, no Ray."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,27 +10,30 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from atelier.core.conditioning import Floats, Text, TextEmbeds
+from atelier.core.conditioning import Conditioning, Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 
-Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
+#: Images in RGB, [images, height, width, 3]; a single one is [height, width, 3], or 4 with alpha.
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    #: In the order of the texts.
-    embeds: list[TextEmbeds]
+    """The embeddings of a request's prompts."""
+
+    conditioning: Conditioning
     origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPictures:
-    """The VAE's posterior, as the UNet scales latents."""
+class EncodedLatents:
+    """The VAE's posteriors of images, scaled as the UNet reads latents."""
 
-    #: Each [images, 4, height / 8, width / 8].
+    #: Mean and standard deviation, each [images, 4, height / 8, width / 8].
     mean: Floats
     std: Floats
     origin: Origin
@@ -38,54 +41,63 @@ class EncodedPictures:
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
+    """A control map, [height, width, 3]."""
+
     control_image: ControlImage
     origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
-class Upscaled:
-    #: [height, width, 3 or 4]
+class DecodedLatents:
+    """The images of latents, [images, height, width, 3]."""
+
     pixels: Pixels
-    #: The upscaler's id, or "bicubic".
-    made_by: str
     origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class Upscaled:
+    """An image at its new size, [height, width, 3 or 4]."""
+
     pixels: Pixels
+    #: Id of the upscaler that made it, or "bicubic".
+    upscaler: str
     origin: Origin
 
 
 class Stages(Protocol):
-    """The deployments as the pipeline sees them: numpy in and out, our own errors."""
+    """What the pipeline calls. Every method may raise QueueFull, ReplicaLost or GenerationFailed."""
 
-    async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
+    async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         """Raises InvalidParameter if a text is longer than the encoders read."""
         ...
 
-    async def encode(self, model: str, pixels: Pixels) -> EncodedPictures: ...
+    async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
+        """Encode images [images, height, width, 3] by the model's VAE."""
+        ...
 
-    async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
-        """The control map of a picture. Raises NotSupported for a kind that nothing here draws."""
+    async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
+        """Draw the control map of an image [height, width, 3]. Raises NotSupported for a kind without an annotator."""
         ...
 
     def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:
-        """A stream that ends with `Denoised`; leaving the context stops the work before the next step."""
+        """A stream of events that ends with `Denoised`; leaving the context stops the work before the next step."""
         ...
 
-    async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Decoded: ...
+    async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
+        """Decode latents [images, 4, h, w] by the model's VAE."""
+        ...
 
     async def upscale(
-        self, name: str | None, pixels: Pixels, reproducibility: Reproducibility, *, width: int, height: int
+        self, upscaler: str | None, pixels: Pixels, size: Size, reproducibility: Reproducibility
     ) -> Upscaled:
-        """One picture [height, width, 3 or 4] at another size, by the upscaler of that name if it has its weights."""
+        """Resize one image [height, width, 3 or 4]; bicubically if `upscaler` is None or its weights are missing."""
         ...
 
     async def metrics_text(self) -> str:
-        """Live numbers of every replica, in Prometheus' text format."""
+        """Live numbers of every Denoiser replica, in Prometheus' text format."""
         ...
 
-    async def are_ready(self) -> bool:
+    async def check_ready(self) -> bool:
         """Whether every stage answers."""
         ...

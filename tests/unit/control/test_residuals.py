@@ -8,9 +8,9 @@ from diffusers import ControlNetModel
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
-from atelier.models.attention import install, keys_values
-from atelier.models.conditions import Conditions
-from atelier.models.encoder import Encoded
+from atelier.families.sdxl.attention import install, keys_values
+from atelier.families.sdxl.conditions import Conditions
+from atelier.families.sdxl.unet import Encoded
 from atelier.models.loading import load_unet
 from tests.local_stages import CPU
 

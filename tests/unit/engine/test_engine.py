@@ -20,7 +20,7 @@ from atelier.engine.engine import Engine, Runners, StepReport
 from atelier.engine.packing import Packed
 from atelier.engine.request import ActiveRequest, Event
 from atelier.engine.runner import Runner
-from atelier.models.text_encoder import TextEncoders
+from atelier.families.sdxl.text import TextEncoders
 from tests.local_stages import CPU, HERE, SETTINGS, new_engine
 
 _WAIT_S = 60

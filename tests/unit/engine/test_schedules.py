@@ -5,7 +5,7 @@ from diffusers import UNet2DConditionModel
 
 from atelier.core.sampling import Sampling
 from atelier.engine.schedules import TIMESTEP, Schedules
-from atelier.models.attention import install
+from atelier.families.sdxl.attention import install
 
 _SDXL = {
     "_class_name": "EulerDiscreteScheduler",

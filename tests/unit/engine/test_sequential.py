@@ -18,7 +18,7 @@ from atelier.engine import sequential
 from atelier.engine.engine import Engine
 from atelier.engine.runner import load_runners
 from atelier.models.loading import load_scheduler, load_unet
-from atelier.models.text_encoder import TextEncoders
+from atelier.families.sdxl.text import TextEncoders
 from tests.local_stages import CPU, HERE, SETTINGS, run_together
 
 _BOUND = 5e-4

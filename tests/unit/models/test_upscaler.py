@@ -17,7 +17,7 @@ from atelier.imaging.tiles import tiles
 from atelier.models.convert_upscaler import convert
 from atelier.models.thread import result_of
 from atelier.models.upscaler import Enlargement, Upscaler, Upscalers, is_small
-from atelier.models.upscaling import Network, RRDBNet, SRVGGNetCompact, network_of
+from atelier.models.esrgan import Network, RRDBNet, SRVGGNetCompact, network_of
 from tests.local_stages import CPU
 
 

@@ -1,4 +1,8 @@
-"""The encoder that a UNet and its ControlNets share: time embedding, down blocks and middle block."""
+"""The UNet's forward pass in two halves, to the end of the middle block and from there.
+
+Equal to `unet.forward` of diffusers bit for bit (tests/unit/families/test_unet.py); between the two the residuals of
+ControlNets are added, whose encoders are run by the same `encode`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
+from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D, CrossAttnUpBlock2D
 
-from atelier.models.conditions import Conditions
+from atelier.families.sdxl.conditions import Conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +60,29 @@ def _time_embedding(
     size_and_crop = model.add_time_proj(conditions.add_time_ids.flatten()).view(len(pooled), -1)
     added: torch.Tensor = model.add_embedding(torch.cat([pooled, size_and_crop.to(pooled.dtype)], dim=-1))
     return emb + added
+
+
+def encode_half(
+    unet: UNet2DConditionModel, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+) -> Encoded:
+    """`model_input` [rows, 4, h, w] at `timesteps` [rows]."""
+    return encode(unet, unet.conv_in(model_input), timesteps, conditions)
+
+
+def decode_half(unet: UNet2DConditionModel, encoded: Encoded, conditions: Conditions) -> torch.Tensor:
+    """What the UNet predicts, [rows, 4, h, w]."""
+    hidden_states, skips = encoded.hidden_states, list(encoded.skips)
+    for block in unet.up_blocks:
+        taken = skips[-len(block.resnets) :]
+        del skips[-len(block.resnets) :]
+        attention = attention_arguments(conditions) if isinstance(block, CrossAttnUpBlock2D) else {}
+        hidden_states = block(
+            hidden_states=hidden_states,
+            temb=encoded.emb,
+            res_hidden_states_tuple=tuple(taken),
+            # Sides that are no multiple of the UNet's factor come back as they were.
+            upsample_size=skips[-1].shape[2:] if skips else None,
+            **attention,
+        )
+    predicted: torch.Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden_states)))
+    return predicted

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from atelier.core.origin import Origin, exactness_key
-from atelier.models.origins import weights_hash
+from atelier.models.hashes import weights_hash
 
 
 def _network(seed: int = 0) -> torch.nn.Module:

@@ -6,7 +6,7 @@ import pytest
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter
-from atelier.models.text_encoder import TextEncoders
+from atelier.families.sdxl.text import TextEncoders
 from tests.local_stages import CPU
 
 

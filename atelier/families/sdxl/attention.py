@@ -12,7 +12,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
 from atelier.core.conditioning import TextEmbeds
-from atelier.models.conditions import KeysValues, PromptConditions
+from atelier.families.sdxl.conditions import KeysValues, PromptConditions
 from atelier.models.loading import Placement
 
 
