@@ -6,65 +6,71 @@ import asyncio
 from collections.abc import Mapping
 
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
+from atelier.api.openai.schemas import ImagesParams
+from atelier.api.openai.translate import generate_params, parse_openai
+from atelier.api.request_id import new_request_id
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams, parse
 from atelier.imaging.formats import MEDIA_TYPES
+from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
+from deployments.handles import GraphHandles
 from deployments.options import RouterOptions
 from deployments.settings import Settings
 from deployments.stages import HandleStages
 
+#: Path of a stored file below the route prefix; a handle call has no address to put before it.
+_FILE_PATH = "/v1/images/files/{name}"
+
 
 @serve.ingress()
 class Router:
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        options: RouterOptions,
-        text_encoder: DeploymentHandle,
-        controlnet: DeploymentHandle,
-        denoiser: DeploymentHandle,
-        autoencoder: DeploymentHandle,
-        upscaler: DeploymentHandle,
-    ) -> None:
-        stages = HandleStages(text_encoder, controlnet, denoiser, autoencoder, upscaler)
+    """The graph's ingress, with a method for each thing that another Ray application may ask for."""
+
+    def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
         self._options = options
-        self._pipeline = Pipeline(stages, catalogue, max_pixel_steps=options.max_pixel_steps)
+        self._pipeline = Pipeline(HandleStages(handles), catalogue, max_pixel_steps=options.max_pixel_steps)
         settings = Settings()
         self._blobs = BlobStore(settings.blobs_url, ttl=settings.blobs_ttl)
+        self._delivery = Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name))
         self._sweeping = asyncio.create_task(self._blobs.sweep())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._pipeline, self._blobs, max_body_bytes=self._options.max_body_bytes)
 
     async def annotate(self, params: Mapping[str, object]) -> bytes:
-        """A control map as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
+        """The control map of an image as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
         return (await self._pipeline.annotate(parse(AnnotateParams, params))).data
 
     async def upscale(self, params: Mapping[str, object]) -> dict[str, object]:
-        """A picture made larger, from the fields of POST /v1/images/upscale. Raises AtelierError."""
+        """An enlarged image, from the fields of POST /v1/images/upscale.
+
+        The answer has the file's bytes as `image`, or with `response_format: url` its path on the ingress as `url`.
+        Raises AtelierError.
+        """
         asked = parse(UpscaleParams, params)
-        enlarged = await self._pipeline.upscale(asked)
-        return {
-            "image": enlarged.data,
+        upscaled = await self._pipeline.upscale(asked)
+        answer: dict[str, object] = {
             "media_type": MEDIA_TYPES[asked.output_format],
-            "upscaler": enlarged.made_by,
+            "upscaler": upscaled.upscaler,
         }
+        if asked.response_format == "b64_json":
+            return {"image": upscaled.data, **answer}
+        file = await self._delivery.deliver(upscaled.data, asked.output_format, asked.response_format)
+        return {"url": file.url, **answer}
 
     async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
-        """Pictures from a text: the fields of POST /v1/images/generations in, plain data out.
+        """Images from a prompt: the fields of POST /v1/images/generations in, plain data out.
 
-        Raises:
-            AtelierError: as HTTP answers it; see `atelier.core.errors`.
+        Raises AtelierError, as HTTP answers it; see `atelier.core.errors`.
         """
         if not isinstance(params, GenerateParams):
-            params = parse(GenerateParams, params)
-        result = await self._pipeline.generate(params)
+            params = generate_params(parse_openai(ImagesParams, params), self._pipeline.catalogue)
+        result = await self._pipeline.generate(new_request_id(), params)
         return {
             "control_maps": [{"kind": drawn.kind, "image": drawn.data} for drawn in result.control_maps],
             "request_id": result.request_id,
@@ -73,7 +79,7 @@ class Router:
             "images": [
                 {
                     "image": picture.data,
-                    "media_type": MEDIA_TYPES[result.plan.output_format],
+                    "media_type": MEDIA_TYPES[result.plan.params.output_format],
                     "seed": picture.seed,
                     "parameters": result.plan.parameters(picture.seed),
                 }

@@ -1,6 +1,6 @@
-"""The HTTP application: one FastAPI app made of the dialects' routes, our errors and our limits.
+"""The HTTP application: the dialects' routes, our errors, and the middleware as one list.
 
-Made when a router starts, from a pipeline: nothing here knows where the stages run.
+Made when a Router starts; nothing here knows where the stages run.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from atelier.api.errors import install_error_handlers
 from atelier.api.limits import BodyLimit
-from atelier.api.native.routes import native_routes
+from atelier.api.native import images as native_images
+from atelier.api.native import status
 from atelier.api.native.unbuilt import unbuilt_routes
-from atelier.api.openai.routes import openai_routes
+from atelier.api.openai import images as openai_images
+from atelier.api.openai import models
 from atelier.api.request_id import RequestIds
+from atelier.api.services import Services
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 
@@ -25,10 +29,15 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 
 
 def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> ASGIApp:
+    """The application over these services; it rejects bodies of more than `max_body_bytes`."""
     app = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.state.services = Services(pipeline, blobs)
     install_error_handlers(app)
-    app.include_router(openai_routes(pipeline, blobs))
-    app.include_router(native_routes(pipeline))
-    app.include_router(unbuilt_routes())
-    return RequestIds(app)
+    for router in (openai_images.router, native_images.router, models.router, status.router, unbuilt_routes()):
+        app.include_router(router)
+    # Around the whole application, so that answers to unforeseen errors have a request id, too; outermost first.
+    middleware = [Middleware(RequestIds), Middleware(BodyLimit, max_bytes=max_body_bytes)]
+    served: ASGIApp = app
+    for layer, args, kwargs in reversed(middleware):
+        served = layer(served, *args, **kwargs)
+    return served

@@ -1,4 +1,4 @@
-"""Bodies of requests: a JSON object as fields, and how bodies are described in the OpenAPI document."""
+"""Bodies of requests: reading a JSON object, and describing bodies in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from starlette.requests import Request
 
 from atelier.core.errors import MalformedBody
-from atelier.core.params import Params
+from atelier.core.params.parsing import Params
 
 _NULL = {"type": "null"}
 _JSON, _FORM = "application/json", "multipart/form-data"
 
 
 def json_body(kind: type[Params]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads such fields from JSON."""
+    """`openapi_extra` of a route that reads these params from JSON."""
     return _body({_JSON: _schema(kind)})
 
 
 def form_body(kind: type[Params]) -> dict[str, Any]:
-    """The same from a multipart form."""
+    """`openapi_extra` of a route that reads these params from a multipart form."""
     return _body({_FORM: _form_schema(kind)})
 
 
 def either_body(kind: type[Params]) -> dict[str, Any]:
-    """The same from either."""
+    """`openapi_extra` of a route that reads these params from JSON or a multipart form."""
     return _body({_JSON: _schema(kind), _FORM: _form_schema(kind)})
 
 
@@ -36,17 +36,17 @@ def _body(schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _schema(kind: type[Params]) -> dict[str, Any]:
-    """A null is the same as an absent field."""
+    """The JSON schema of params; every field that may be absent may also be null."""
     schema = kind.model_json_schema()
     for name, field in schema["properties"].items():
         if name not in schema["required"] and _NULL not in field.get("anyOf", []):
-            told = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
-            schema["properties"][name] = {**told, "anyOf": [field, _NULL]}
+            outer = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+            schema["properties"][name] = {**outer, "anyOf": [field, _NULL]}
     return schema
 
 
 def _form_schema(kind: type[Params]) -> dict[str, Any]:
-    """Pictures are uploaded."""
+    """The same for a form, where images are uploads."""
     schema = _schema(kind)
     for field in schema["properties"].values():
         for part in (field, field.get("items", {}), *field.get("anyOf", [])):
@@ -57,7 +57,7 @@ def _form_schema(kind: type[Params]) -> dict[str, Any]:
 
 
 async def json_fields(request: Request) -> Mapping[str, object]:
-    """Read a JSON object.
+    """Read the fields of a JSON object.
 
     Raises:
         MalformedBody: it is not UTF-8, not JSON, or not an object.

@@ -1,4 +1,4 @@
-"""Every error as OpenAI's clients read it: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 
 class ErrorBody(BaseModel):
+    """An error, with the field that caused it if there is one."""
+
     message: str
     type: str
     param: str | None
@@ -25,21 +27,24 @@ class ErrorBody(BaseModel):
 
 
 class ErrorResponse(BaseModel):
+    """The body of every answer that is an error."""
+
     error: ErrorBody
 
 
-#: What every route that reads a body may answer, for its documentation.
+#: Errors of routes that read a body, for their documentation.
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
 }
 
 
 def error_body(error: AtelierError) -> dict[str, object]:
+    """The error as JSON."""
     return {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
 
 
 def error_response(error: AtelierError) -> JSONResponse:
-    """The response; clients are told not to retry what would fail again."""
+    """The answer to a request that failed; `x-should-retry: false` where a retry would fail, too."""
     headers = {} if error.is_retryable else {"x-should-retry": "false"}
     if isinstance(error, QueueFull):
         headers["retry-after"] = str(error.retry_after_s)
@@ -47,7 +52,7 @@ def error_response(error: AtelierError) -> JSONResponse:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Our errors, the framework's own, and the HTTP boundary: anything else is logged here and answered 500."""
+    """Answer our errors and the framework's; any other error is logged here and answered with 500."""
 
     @app.exception_handler(AtelierError)
     async def ours(request: Request, error: AtelierError) -> Response:
@@ -74,7 +79,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _allowed_methods(app: FastAPI, request: Request) -> str:
-    """Of all routes of an address; the framework's own header knows the first only."""
+    """The methods of all routes at the address; the framework's own header has those of the first only."""
     scopes = {method: {**request.scope, "method": method} for method in HTTPMethod}
     return ", ".join(
         method

@@ -1,4 +1,4 @@
-"""A bound on the bytes of a request's body, held while the body arrives. Pure ASGI: streams pass through."""
+"""A limit on the size of request bodies, enforced while a body arrives. Pure ASGI."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from atelier.core.errors import BodyTooLarge
 
 
 class BodyLimit:
+    """Rejects bodies of more than `max_bytes`."""
+
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes

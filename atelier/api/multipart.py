@@ -1,7 +1,7 @@
-"""A multipart form as the fields of a request: uploads as bytes, everything else as what its field is.
+"""A multipart form as the fields of a request: uploads as bytes, other values in the type of their field.
 
-All values of a form are text; a field that is no text is read as JSON, so that `n=2`, `stream=false` and
-`loras=[{"model": "x"}]` mean what they say.
+Values of a form are text. Where the field is not text, the value is read as JSON: `n=2`, `stream=false`,
+`controls=[{"kind": "canny", …}]`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from starlette.requests import Request
 from atelier.core.errors import MalformedBody
 
 _MAX_FILES, _MAX_FIELDS = 20, 100
-#: Of a field that is no file; what bounds it is the limit of the body.
+#: Largest part that is not a file, in bytes: no limit beside the body's own.
 _MAX_PART_BYTES = 2**40
-#: What stands before the path into a list's objects.
+#: Separates the name of a list from the field of its objects in `name[][field]`.
 _RECORD = "]["
 
 
 def is_form(request: Request) -> bool:
+    """Whether the body is declared as a multipart form."""
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozenset[str]) -> Mapping[str, object]:
-    """Read a form whose names in `lists` may come several times, also with `[]` behind them.
+    """Read the fields of a form; names in `lists` may be repeated, with or without `[]` after them.
 
-    What is no text or file comes as JSON or field by field: an object's as `name[field]`, those of a list of objects
-    as `name[][field]`.
+    Objects may be sent as JSON or field by field: as `name[field]`, or as `name[][field]` in a list of objects.
 
     Raises:
-        MalformedBody: it is no multipart form, or a name comes twice.
+        MalformedBody: it is not a multipart form, or a name is repeated that must not be.
     """
     if not is_form(request):
         sent = request.headers.get("content-type", "none")
@@ -54,28 +54,27 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
 
 
 def _field(name: str, of_paths: Mapping[str, list[object]], *, is_list: bool) -> object:
-    """What came under `name`, whose path is empty, or under `name[path]`."""
+    """The value of `name`, from the values under the empty path and those under `name[path]`."""
     if all(path.startswith(_RECORD) for path in of_paths):
         return _records(name, {path.removeprefix(_RECORD): values for path, values in of_paths.items()})
     is_plain = set(of_paths) == {""}
     if is_plain and is_list:
         return of_paths[""]
     if any(len(values) > 1 for values in of_paths.values()):
-        raise MalformedBody(f"The field {name!r} comes more than once.", param=name)
+        raise MalformedBody(f"The field {name!r} is sent more than once.", param=name)
     if is_plain:
         return of_paths[""][0]
     if any(not path or path.startswith(_RECORD) for path in of_paths):
-        raise MalformedBody(f"The field {name!r} comes in two ways.", param=name)
+        raise MalformedBody(f"The field {name!r} is sent in two ways.", param=name)
     return {path: value for path, [value] in of_paths.items()}
 
 
 def _records(name: str, columns: Mapping[str, list[object]]) -> list[object]:
-    """A list of objects that came as `name[][field]`: clients send field after field, so the first values belong
-    together, and so on."""
+    """The objects of a list sent as `name[][field]`: the first value of each field belongs to the first object."""
     counts = {len(values) for values in columns.values()}
     if len(counts) > 1:
         raise MalformedBody(
-            f"The fields of {name}[] come a different number of times, so it is open whose they are; send {name} as "
+            f"The fields of {name}[] are repeated unequally, so they cannot be assigned to objects; send {name} as "
             "one JSON text.",
             param=name,
         )

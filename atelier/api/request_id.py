@@ -1,4 +1,4 @@
-"""An id for every HTTP request, answered as `x-request-id`. Pure ASGI: streams pass through."""
+"""An id for every HTTP request: known to routes and the engine, returned as `x-request-id`. Pure ASGI."""
 
 from __future__ import annotations
 
@@ -7,8 +7,25 @@ import secrets
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from atelier.core.denoising import RequestId
+
+_KEY = "request_id"
+
+
+def new_request_id() -> RequestId:
+    """A random id, made where a request enters the server."""
+    return RequestId(f"req_{secrets.token_hex(12)}")
+
+
+def request_id_of(scope: Scope) -> RequestId:
+    """The id of a request that came through `RequestIds`."""
+    request_id: RequestId = scope["state"][_KEY]
+    return request_id
+
 
 class RequestIds:
+    """Gives every request its id."""
+
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
@@ -16,7 +33,8 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = new_request_id()
+        scope.setdefault("state", {})[_KEY] = request_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

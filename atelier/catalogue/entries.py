@@ -15,6 +15,7 @@ from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
 from atelier.core.sampling import GuidanceScale, NumInferenceSteps
 
+
 class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,7 +75,9 @@ class Defaults(Entry):
     negative_prompt: str | None = None
 
 
-RgbFactors = tuple[float, float, float]
+_Rgb = tuple[float, float, float]
+#: Linear latent-to-RGB projection: four rows of weights, one per latent channel, and a bias row; RGB in −1 … 1.
+LatentRgb = tuple[_Rgb, _Rgb, _Rgb, _Rgb, _Rgb]
 
 
 class ModelEntry(Entry):
@@ -91,9 +94,8 @@ class ModelEntry(Entry):
     #: A VAE that replaces the model's own.
     vae: Files | None = None
     sides_px: Sides
-    #: Linear latent-to-RGB projection for previews: four rows of weights, one per latent channel, and a bias row; RGB
-    #: in −1 … 1. None where the model has no previews.
-    latent_rgb: tuple[RgbFactors, RgbFactors, RgbFactors, RgbFactors, RgbFactors] | None = None
+    #: Projection that previews are made with; None where the model has no previews.
+    latent_rgb: LatentRgb | None = None
     defaults: Defaults
 
     @model_validator(mode="after")

@@ -47,7 +47,9 @@ class TextEmbeds:
 
     def __post_init__(self) -> None:
         if not len(self.prompt_embeds) or len(self.prompt_embeds) % TOKENS_PER_CHUNK:
-            raise ValueError(f"prompt_embeds has {len(self.prompt_embeds)} rows, not a multiple of {TOKENS_PER_CHUNK}")
+            raise ValueError(
+                f"prompt_embeds has {len(self.prompt_embeds)} rows, not a multiple of {TOKENS_PER_CHUNK}"
+            )
 
     def zeros(self) -> TextEmbeds:
         """Embeddings of zeros in the same shapes, which SDXL is trained to read as no prompt."""

@@ -1,4 +1,4 @@
-"""ControlNets in a request: an image that steers, how strongly and when. Plain numpy, to travel between deployments."""
+"""ControlNets in a request: an image that steers, how strongly and when. Plain numpy that deployments exchange."""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ class InitImage:
 
     def __post_init__(self) -> None:
         if self.mean.shape != self.std.shape or self.mean.ndim != 4:
-            raise ValueError(f"mean {self.mean.shape} and std {self.std.shape} are not of one shape [images, 4, h, w]")
+            raise ValueError(
+                f"mean {self.mean.shape} and std {self.std.shape} are not of one shape [images, 4, h, w]"
+            )
         if self.mask is not None and self.mask.shape != self.mean.shape[2:]:
             raise ValueError(f"a mask of {self.mask.shape} does not fit latents of {self.mean.shape[2:]}")
 

@@ -1,15 +1,15 @@
-"""What making pictures larger is bounded by, and called."""
+"""Bounds of enlargements."""
 
 from __future__ import annotations
 
-#: What made a picture larger where there is no network for it.
+#: Name of the resampling that stands in for an upscaler without weights.
 BICUBIC = "bicubic"
 MAX_SCALE = 4
-#: Of the larger picture.
+#: Largest image an enlargement may make, in pixels.
 MAX_UPSCALED_PIXELS = 4096 * 4096
-#: Of all larger pictures of a request.
+#: Largest sum over all enlarged images of a request, in pixels.
 MAX_TOGETHER_PIXELS = 4 * MAX_UPSCALED_PIXELS
-#: Of a picture that a network reads: it makes up to 16 times as many, however large the picture becomes in the end.
+#: Largest image a network may read, in pixels: it makes up to 16 times as many, whatever the final size.
 MAX_READ_PIXELS = 2048 * 2048
-#: Networks fold up to 4 × 4 pixels into one: what they read has sides of multiples of it.
+#: Networks fold up to 4 × 4 pixels into one, so the sides they read are multiples of it.
 FOLD_PX = 4

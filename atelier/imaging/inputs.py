@@ -1,8 +1,7 @@
-"""Pictures that clients send: read safely, turned upright, brought to the size that the model draws.
+"""Images that clients send: read safely, turned upright, resized to what the model draws.
 
-A picture is refused by name before its pixels are decoded if it is not one of the formats read here or is larger
-than `MAX_PIXELS`; nothing else of it is trusted. The rule for sizes: scaled to cover the size that is drawn, the
-overhang cut off evenly on both sides.
+An image is rejected before its pixels are decoded if its format is not in `FORMATS` or if it has more than
+`MAX_PIXELS`. Resizing scales an image to cover the target size and crops the rest evenly on both sides.
 """
 
 from __future__ import annotations
@@ -14,108 +13,127 @@ from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps
+from PIL import ExifTags, Image, ImageFilter, ImageOps
 
 from atelier.core.errors import InvalidParameter
+from atelier.core.geometry import PIXELS_PER_LATENT, Size
 
 RgbPixels = npt.NDArray[np.uint8]  # [height, width, 3]
-MaskPixels = npt.NDArray[np.uint8]  # [height, width]; 255 is painted anew, 0 kept
+MaskPixels = npt.NDArray[np.uint8]  # [height, width]; 255 is painted anew, 0 is kept
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096 * 4096
 _HALF = 128
+#: EXIF orientations that swap width and height.
+_SIDEWAYS = range(5, 9)
 
 
 @contextmanager
-def read_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
-    """The picture of a file, upright, as RGB, or as RGBA if it is transparent anywhere.
+def read_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
+    """The image of a file, upright, as RGB, or as RGBA if any of it is transparent.
 
-    Closed at the end, lest an error's traceback keep its pixels.
+    It is closed at the end, so that an error's traceback does not keep its pixels in memory.
 
     Raises:
-        InvalidParameter: it is no picture of a known format, too large, or broken.
+        InvalidParameter: the file is not an image in one of `FORMATS`, is too large, or is broken.
     """
-    with closing(_upright(data, param)) as picture:
-        yield picture
+    with closing(_upright(data, param)) as image:
+        yield image
+
+
+def image_size(data: bytes, *, param: str) -> Size:
+    """The size of a file's image once it is upright, from the file's header.
+
+    Raises:
+        InvalidParameter: as `read_image`, as far as the header shows it.
+    """
+    with opened_image(data, param=param) as image:
+        # PNG's own `getexif` decodes all pixels to look for a chunk behind them.
+        is_sideways = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _SIDEWAYS
+        width, height = reversed(image.size) if is_sideways else image.size
+        return Size(width=width, height=height)
 
 
 @contextmanager
-def opened_picture(data: bytes, *, param: str) -> Iterator[Image.Image]:
-    """The picture of a file before its pixels are read; raises what `read_picture` raises, also for what goes wrong
-    while it is open."""
-    with ExitStack() as refused:
+def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
+    """The image of a file before its pixels are decoded.
+
+    Raises:
+        InvalidParameter: as `read_image`, also for what goes wrong while the image is open.
+    """
+    with ExitStack() as rejected:
         try:
-            picture = refused.enter_context(closing(Image.open(io.BytesIO(data), formats=FORMATS)))
-            if picture.width * picture.height > MAX_PIXELS:
+            image = rejected.enter_context(closing(Image.open(io.BytesIO(data), formats=FORMATS)))
+            if image.width * image.height > MAX_PIXELS:
                 raise InvalidParameter(
-                    f"{param}: a picture of {picture.width}x{picture.height} is too large; "
-                    f"at most {MAX_PIXELS} pixels are read.",
+                    f"{param}: an image of {image.width}x{image.height} is too large; at most {MAX_PIXELS} pixels "
+                    "are read.",
                     param=param,
                 )
-            yield picture
+            yield image
         except InvalidParameter:
             raise
         except Exception as error:
-            # Pillow's decoders raise what their format makes them raise: OSError, SyntaxError, struct.error, …
+            # Pillow's decoders raise whatever their format leads to: OSError, SyntaxError, struct.error, …
             _forget_frames(error)
             raise InvalidParameter(
-                f"{param}: not a readable picture; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
+                f"{param}: not a readable image; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
                 param=param,
             ) from error
-        refused.pop_all()
+        rejected.pop_all()
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Decoders keep the pixels read so far in theirs."""
+    """Drop the local variables of the traceback: decoders keep the pixels read so far in theirs."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
 
 
 def _upright(data: bytes, param: str) -> Image.Image:
-    with opened_picture(data, param=param) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)
-        picture.load()
-        if picture.mode.startswith("I;16"):
-            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-        if picture.has_transparency_data:
-            picture = _in_mode(picture, "RGBA")
-        return picture if _is_transparent(picture) else _in_mode(picture, "RGB")
+    with opened_image(data, param=param) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        if image.mode.startswith("I;16"):
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.has_transparency_data:
+            image = _in_mode(image, "RGBA")
+        return image if _is_transparent(image) else _in_mode(image, "RGB")
 
 
-def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """A picture of 4096² is 67 MB: it is not copied where it need not be."""
-    return picture if picture.mode == mode else picture.convert(mode)
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in a mode, copied only if necessary: an image of 4096² has 67 MB."""
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _is_transparent(picture: Image.Image) -> bool:
-    """Somewhere; an alpha channel alone says nothing."""
-    return picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel is transparent; an alpha channel alone does not make an image so."""
+    return image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
 
 
-def to_pixels(picture: Image.Image, *, width: int, height: int) -> RgbPixels:
-    """The picture at the size that is drawn; what is transparent shows white."""
-    if picture.mode == "RGBA":
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return np.asarray(_fitted(picture.convert("RGB"), width, height))
+def to_pixels(image: Image.Image, size: Size) -> RgbPixels:
+    """The image resized, over white where it is transparent."""
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.asarray(_fitted(image.convert("RGB"), size))
 
 
-def to_mask(picture: Image.Image, *, width: int, height: int) -> MaskPixels:
-    """Where to paint: where the picture is transparent, or, if it is opaque throughout, where it is light."""
-    is_transparent = picture.mode == "RGBA"
-    coverage = ImageOps.invert(picture.getchannel("A")) if is_transparent else picture.convert("L")
-    fitted = np.asarray(_fitted(coverage, width, height))
+def to_mask(image: Image.Image, size: Size) -> MaskPixels:
+    """The mask that an image describes: its transparent parts or, if it is opaque, its light parts are painted."""
+    is_transparent = image.mode == "RGBA"
+    coverage = ImageOps.invert(image.getchannel("A")) if is_transparent else image.convert("L")
+    fitted = np.asarray(_fitted(coverage, size))
     return np.where(fitted >= _HALF, 255, 0).astype(np.uint8)
 
 
-def mask_of_latents(mask: MaskPixels, *, pixels_per_latent: int) -> npt.NDArray[np.float32]:
-    """The mask [height / 8, width / 8] of the latents, 1 where it is painted, nearest pixel as in diffusers."""
-    return (mask[::pixels_per_latent, ::pixels_per_latent] > 0).astype(np.float32)
+def to_latent_mask(mask: MaskPixels) -> npt.NDArray[np.float32]:
+    """The mask of the latents [height / 8, width / 8], 1 where they are painted; nearest pixel, as diffusers does."""
+    return (mask[::PIXELS_PER_LATENT, ::PIXELS_PER_LATENT] > 0).astype(np.float32)
 
 
 def blend(painted: RgbPixels, original: RgbPixels, mask: MaskPixels) -> RgbPixels:
-    """What was painted over the original: outside the mask the original's very pixels, inside a soft edge."""
+    """The painted image over the original: the original's exact pixels outside the mask, a soft edge inside it."""
     radius = min(mask.shape) / 64
     blurred = np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
     weight = np.clip(2 * blurred - 1, 0, 1)[..., None] * (mask > 0)[..., None]
@@ -123,7 +141,7 @@ def blend(painted: RgbPixels, original: RgbPixels, mask: MaskPixels) -> RgbPixel
     return np.round(mixed).astype(np.uint8)
 
 
-def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
-    if picture.size == (width, height):
-        return picture
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+def _fitted(image: Image.Image, size: Size) -> Image.Image:
+    if image.size == (size.width, size.height):
+        return image
+    return ImageOps.fit(image, (size.width, size.height), Image.Resampling.LANCZOS)

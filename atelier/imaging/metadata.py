@@ -1,5 +1,7 @@
-"""How a picture was made, told in its file: as AUTOMATIC1111's text for people and tools, and as a record from which
-it can be made again. PNG has both as iTXt chunks; JPEG and WebP as EXIF's UserComment and ImageDescription."""
+"""Metadata in image files: AUTOMATIC1111's text for people and tools, and a record to make the image again from.
+
+PNG carries both in iTXt chunks, JPEG and WebP in EXIF's UserComment and ImageDescription.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,29 @@ from PIL.PngImagePlugin import PngInfo
 
 _INFOTEXT, _RECORD = "parameters", "atelier"
 _UNICODE = b"UNICODE\0"
-#: Of lists and objects in each other, as `controls` among `parameters`.
+#: Deepest nesting of lists and objects that is read, such as `controls` in `parameters`.
 _MAX_DEPTH = 8
-#: A JPEG's segment holds 65,533, with what frames the two texts.
+#: Maximum size of both texts together in EXIF, in bytes; a JPEG segment holds 65,533 with its framing.
 _MAX_EXIF_BYTES = 65_000
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
+    """The metadata of one image."""
+
+    #: Prompt and settings as AUTOMATIC1111 writes them.
     infotext: str
-    #: Fields of a request under `parameters`, and what made it.
+    #: Fields of the request under `parameters`, weights, versions and the exactness key.
     record: Mapping[str, object]
 
     @property
     def record_json(self) -> str:
-        """ASCII, as EXIF and HTTP headers take it."""
+        """The record as JSON in ASCII, for EXIF and HTTP headers."""
         return json.dumps(self.record, ensure_ascii=True, sort_keys=True)
 
 
 def png_chunks(metadata: Metadata) -> PngInfo:
+    """The metadata as PNG chunks."""
     chunks = PngInfo()
     chunks.add_itxt(_INFOTEXT, metadata.infotext)
     chunks.add_itxt(_RECORD, metadata.record_json)
@@ -38,7 +44,7 @@ def png_chunks(metadata: Metadata) -> PngInfo:
 
 
 def exif(metadata: Metadata) -> Image.Exif:
-    """Empty where both are longer than JPEG has room for."""
+    """The metadata as EXIF tags; none if the texts are longer than a JPEG segment."""
     tags = Image.Exif()
     comment = _UNICODE + metadata.infotext.encode("utf-16-be")
     if len(comment) + len(metadata.record_json) <= _MAX_EXIF_BYTES:
@@ -48,7 +54,7 @@ def exif(metadata: Metadata) -> Image.Exif:
 
 
 def read_metadata(picture: Image.Image) -> Metadata | None:
-    """What the file tells, None if it is not one of ours or was written anew by somebody else."""
+    """The metadata of a file; None if it has none of ours."""
     if picture.format == "PNG":
         infotext, record = picture.info.get(_INFOTEXT), picture.info.get(_RECORD)
     else:

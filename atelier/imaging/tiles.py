@@ -1,4 +1,4 @@
-"""A large picture as tiles of one size, each with enough around it that no seam is seen."""
+"""Overlapping tiles of one size that cover a large image without visible seams."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Positions along one side, in pixels: what the network sees, and what of it is kept."""
+    """Positions along one side, in pixels: the input of the network, and the part of its output that is kept."""
 
     start: int
     end: int
@@ -17,7 +17,7 @@ class Tile:
 
 
 def tiles(side: int, *, tile: int, overlap: int) -> Iterator[Tile]:
-    """Tiles of one length (or the whole side, if it is shorter) whose kept parts cover it exactly."""
+    """Tiles of one length whose kept parts cover the side exactly; one tile if the side is shorter."""
     if side <= tile:
         yield Tile(0, side, 0, side)
         return

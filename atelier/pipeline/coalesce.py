@@ -1,4 +1,4 @@
-"""Equal work in flight is done once."""
+"""Equal requests that run at the same time are made once."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class _Work(Generic[R]):
+    """Work in progress and the number of callers that wait for it."""
+
     task: asyncio.Task[R]
     num_waiting: int = 0
 
 
 class Coalescer(Generic[R]):
-    """Whoever asks for what is being made waits for it; it stops when the last who waits has left."""
+    """Shares the result of work in progress among equal callers; the work stops when the last of them has left."""
 
     def __init__(self) -> None:
-        self._in_flight: dict[Hashable, _Work[R]] = {}
+        self._running: dict[Hashable, _Work[R]] = {}
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[R]]) -> R:
-        work = self._in_flight.get(key)
+        """The result of the work with this key, started by `make` unless it is already in progress."""
+        work = self._running.get(key)
         if work is None:
-            # A context of its own: the first client's leaving is not the others'.
+            # An empty context, because Serve cancels what runs in the context of a client that has left.
             task = asyncio.get_running_loop().create_task(_awaited(make), context=contextvars.Context())
-            work = self._in_flight[key] = _Work(task)
-            task.add_done_callback(lambda done: self._forget(key, done))
+            work = self._running[key] = _Work(task)
+            task.add_done_callback(lambda done: self._remove(key, done))
         work.num_waiting += 1
         try:
             return await asyncio.shield(work.task)
         finally:
             work.num_waiting -= 1
             if work.num_waiting == 0:
-                self._forget(key, work.task)
+                self._remove(key, work.task)
                 work.task.cancel()
 
-    def _forget(self, key: Hashable, task: asyncio.Task[R]) -> None:
-        if key in self._in_flight and self._in_flight[key].task is task:
-            del self._in_flight[key]
+    def _remove(self, key: Hashable, task: asyncio.Task[R]) -> None:
+        if key in self._running and self._running[key].task is task:
+            del self._running[key]
 
 
 async def _awaited(make: Callable[[], Awaitable[R]]) -> R:

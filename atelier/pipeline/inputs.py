@@ -1,113 +1,109 @@
-"""The pictures of a request: read once, then brought to the size that the plan decides on.
+"""The images of a request: their sizes from the files' headers, then their pixels at the size that is drawn.
 
-Blocking work where there are any, called in a thread.
+Blocking work where a request has images; the pipeline calls it in a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from PIL import Image
 
-from atelier.catalogue.entries import PIXELS_PER_LATENT, Sides, Size
 from atelier.core.errors import InvalidParameter
-from atelier.core.params import GenerateParams
-from atelier.imaging.inputs import MaskPixels, RgbPixels, read_picture, to_mask, to_pixels
+from atelier.core.geometry import Size
+from atelier.core.params.generate import GenerateParams
+from atelier.imaging.inputs import MaskPixels, RgbPixels, image_size, read_image, to_mask, to_pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSizes:
+    """Sizes of a request's images once they are upright."""
+
+    init_image: Size | None = None
+    #: In the order of the controls.
+    control_images: tuple[Size, ...] = ()
+
+    @property
+    def first(self) -> Size | None:
+        """Size of the image that decides how large the result is where the request does not say."""
+        return next((size for size in (self.init_image, *self.control_images) if size is not None), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """As the client sent them, upright."""
+    """A request's images at the size that is drawn."""
 
-    init_image: Image.Image | None = None
-    mask_image: Image.Image | None = None
-    #: Maps, or the pictures to draw them from, in the order of the controls.
-    control_images: tuple[Image.Image, ...] = ()
-
-    @property
-    def first(self) -> Image.Image | None:
-        """The picture that a picture made from them is as large as."""
-        return next((picture for picture in (self.init_image, *self.control_images) if picture is not None), None)
-
-    def size_within(self, sides: Sides) -> Size | None:
-        """The first picture's own size, in whole latents and within what the model draws."""
-        first = self.first
-
-        def side(pixels: int) -> int:
-            return PIXELS_PER_LATENT * round(min(max(pixels, sides.min), sides.max) / PIXELS_PER_LATENT)
-
-        return None if first is None else Size(width=side(first.width), height=side(first.height))
-
-    def at(self, size: Size) -> FittedInputs:
-        width, height = size.width, size.height
-        return FittedInputs(
-            pixels=None if self.init_image is None else to_pixels(self.init_image, width=width, height=height),
-            mask=None if self.mask_image is None else to_mask(self.mask_image, width=width, height=height),
-            control_images=tuple(to_pixels(picture, width=width, height=height) for picture in self.control_images),
-        )
+    init_image: RgbPixels | None = None
+    mask: MaskPixels | None = None
+    #: Control maps, or the images to draw them from, in the order of the controls.
+    control_images: tuple[RgbPixels, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FittedInputs:
-    """At the size that is drawn."""
+def read_sizes(params: GenerateParams) -> InputSizes:
+    """Check the headers of all images.
 
-    pixels: RgbPixels | None
-    mask: MaskPixels | None
-    control_images: tuple[RgbPixels, ...]
-
-
-@contextmanager
-def read_inputs(params: GenerateParams) -> Iterator[Inputs]:
-    """Closed at the end. Raises InvalidParameter if a picture cannot be read, or what belongs to one comes alone."""
-    with ExitStack() as pictures:
-        init_image, mask_image = _start(params, pictures)
-        yield Inputs(
-            init_image=init_image,
-            mask_image=mask_image,
-            control_images=tuple(
-                pictures.enter_context(read_picture(control.image, param=f"controls[{index}].image"))
-                for index, control in enumerate(params.controls)
-            ),
-        )
-
-
-def _start(params: GenerateParams, pictures: ExitStack) -> tuple[Image.Image | None, Image.Image | None]:
-    """The picture to start from and its mask."""
+    Raises:
+        InvalidParameter: a file is not an image, a mask or mark-up is sent without an init_image or in another size.
+    """
+    init_image = None
     if params.init_image is None:
         for name in ("mask_image", "markup_image", "strength"):
             if getattr(params, name) is not None:
-                raise InvalidParameter(f"{name} needs init_image, the picture it is about.", param=name)
-        return None, None
-    picture = pictures.enter_context(read_picture(params.init_image, param="init_image"))
-    if params.markup_image is not None:
-        picture = pictures.enter_context(closing(_marked_up(params, params.markup_image, picture)))
-    if params.mask_image is None:
-        return picture, picture if picture.mode == "RGBA" else None
-    mask = pictures.enter_context(read_picture(params.mask_image, param="mask_image"))
-    _check_size(mask, picture, param="mask_image")
-    return picture, mask
+                raise InvalidParameter(f"{name} needs an init_image.", param=name)
+    else:
+        init_image = image_size(params.init_image, param="init_image")
+        if params.mask_image is not None and params.markup_image is not None:
+            raise InvalidParameter("markup_image goes without mask_image; send one of them.", param="markup_image")
+        _check_size(params.mask_image, init_image, param="mask_image")
+        _check_size(params.markup_image, init_image, param="markup_image")
+    return InputSizes(
+        init_image=init_image,
+        control_images=tuple(
+            image_size(control.image, param=f"controls[{index}].image")
+            for index, control in enumerate(params.controls)
+        ),
+    )
 
 
-def _marked_up(params: GenerateParams, markup_image: bytes, picture: Image.Image) -> Image.Image:
-    """The picture under its mark-up; it stays transparent where both are."""
-    if params.mask_image is not None:
-        raise InvalidParameter("markup_image goes without mask_image; send one of them.", param="markup_image")
-    with read_picture(markup_image, param="markup_image") as markup:
+def read_inputs(params: GenerateParams, size: Size) -> Inputs:
+    """Decode all images, one after another. Raises InvalidParameter if one is broken, or if a mark-up is opaque."""
+    init_image = mask = None
+    if params.init_image is not None:
+        init_image, mask = _init_image(params, params.init_image, size)
+    control_images = []
+    for index, control in enumerate(params.controls):
+        with read_image(control.image, param=f"controls[{index}].image") as image:
+            control_images.append(to_pixels(image, size))
+    return Inputs(init_image=init_image, mask=mask, control_images=tuple(control_images))
+
+
+def _init_image(params: GenerateParams, data: bytes, size: Size) -> tuple[RgbPixels, MaskPixels | None]:
+    """The image to start from, under its mark-up, and its mask: one that was sent, or its own transparency."""
+    with ExitStack() as images:
+        image = images.enter_context(read_image(data, param="init_image"))
+        if params.markup_image is not None:
+            image = images.enter_context(closing(_marked_up(image, params.markup_image)))
+        pixels = to_pixels(image, size)
+        if params.mask_image is None:
+            return pixels, to_mask(image, size) if image.mode == "RGBA" else None
+        with read_image(params.mask_image, param="mask_image") as mask:
+            return pixels, to_mask(mask, size)
+
+
+def _marked_up(image: Image.Image, markup_image: bytes) -> Image.Image:
+    """The image under its mark-up; it stays transparent where both are."""
+    with read_image(markup_image, param="markup_image") as markup:
         if markup.mode != "RGBA":
             raise InvalidParameter(
-                "markup_image: must be transparent where nothing is drawn; this picture is opaque.",
+                "markup_image: must be transparent where nothing is drawn; this image is opaque.",
                 param="markup_image",
             )
-        _check_size(markup, picture, param="markup_image")
-        return Image.alpha_composite(picture.convert("RGBA"), markup).convert(picture.mode)
+        over = markup if markup.size == image.size else markup.resize(image.size)
+        return Image.alpha_composite(image.convert("RGBA"), over).convert(image.mode)
 
 
-def _check_size(other: Image.Image, picture: Image.Image, *, param: str) -> None:
-    if other.size != picture.size:
-        raise InvalidParameter(
-            f"{param}: must be as large as init_image, {picture.width}x{picture.height}; "
-            f"got {other.width}x{other.height}.",
-            param=param,
-        )
+def _check_size(data: bytes | None, init_image: Size, *, param: str) -> None:
+    size = init_image if data is None else image_size(data, param=param)
+    if size != init_image:
+        raise InvalidParameter(f"{param}: must be as large as init_image, {init_image}; got {size}.", param=param)

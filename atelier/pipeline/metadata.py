@@ -1,26 +1,26 @@
-"""What a finished picture's file tells of its request."""
+"""The metadata that an image's file carries about its request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 
-from atelier.core.origin import Origin, exactness_key, weights
 from atelier.core.sampling import SAMPLERS
 from atelier.imaging.metadata import Metadata
-from atelier.pipeline.plan import Plan
+from atelier.pipeline.provenance import Provenance
+from atelier.pipeline.resolve import Plan
 
-#: AUTOMATIC1111's names of the schedules; what is none of them goes without saying.
+#: Schedule names as AUTOMATIC1111 writes them. Schedules without such a name are left out of the infotext.
 _SCHEDULES = {"normal": "Normal", "karras": "Karras", "exponential": "Exponential"}
 _SERVER = f"Atelier {version('atelier')}"
 _VERSIONS = {name: version(name) for name in ("atelier", "diffusers", "torch", "transformers")}
 
 
-def metadata_of(plan: Plan, seed: int, origins: Sequence[Origin]) -> Metadata:
+def metadata_of(plan: Plan, seed: int, provenance: Provenance) -> Metadata:
+    """Metadata of the image with this seed: AUTOMATIC1111's text, and a record to make it again from."""
     record = {
         "parameters": plan.parameters(seed),
-        "weights": weights(origins),
-        "exactness_key": exactness_key(origins),
+        "weights": provenance.weights,
+        "exactness_key": provenance.exactness_key,
         "server": _SERVER,
         "versions": _VERSIONS,
     }
@@ -28,21 +28,21 @@ def metadata_of(plan: Plan, seed: int, origins: Sequence[Origin]) -> Metadata:
 
 
 def _infotext(plan: Plan, seed: int) -> str:
-    """Prompt, negative prompt and settings, as AUTOMATIC1111 writes and reads them."""
-    sampling = plan.sampling
+    """Prompt, negative prompt and settings in AUTOMATIC1111's format."""
+    params = plan.params
     settings = {
-        "Steps": sampling.num_inference_steps,
-        "Sampler": SAMPLERS[sampling.sampler].a1111_name,
-        "Schedule type": _SCHEDULES.get(sampling.schedule or ""),
-        "CFG scale": plan.guidance_scale,
+        "Steps": params.num_inference_steps,
+        "Sampler": SAMPLERS[params.sampler].a1111_name,
+        "Schedule type": _SCHEDULES.get(params.schedule or ""),
+        "CFG scale": params.guidance_scale,
         "Seed": seed,
-        "Size": plan.size,
-        "Model": plan.model,
-        "Denoising strength": sampling.strength if plan.starts_from_picture else None,
+        "Size": params.size,
+        "Model": params.model,
+        "Denoising strength": params.strength,
         "Version": _SERVER,
     }
-    lines = [plan.positive.prompt]
-    if plan.negative is not None and plan.negative.prompt:
-        lines.append(f"Negative prompt: {plan.negative.prompt}")
+    lines = [params.prompt]
+    if params.negative_prompt:
+        lines.append(f"Negative prompt: {params.negative_prompt}")
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What comes out of a request: files, the maps that were drawn for it, and what was used."""
+"""The outcome of a request: image files, the control maps drawn for it, and what it used."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.core.control import ControlKind
 from atelier.core.denoising import DenoiseRequest, RequestId
-from atelier.core.origin import ExactnessKey, Origin
-from atelier.imaging.formats import encode_picture
+from atelier.core.origin import ExactnessKey
+from atelier.core.params.controls import ControlParams
+from atelier.core.params.delivery import OutputParams
+from atelier.imaging.formats import write_picture
 from atelier.imaging.inputs import blend
-from atelier.pipeline.controls import PlannedControl
-from atelier.pipeline.inputs import FittedInputs
+from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.metadata import metadata_of
-from atelier.pipeline.plan import Plan
-from atelier.pipeline.stages import Annotated, Pixels
-from atelier.pipeline.upscaling import PlannedHires
+from atelier.pipeline.provenance import Provenance
+from atelier.pipeline.resolve import Plan
+from atelier.pipeline.stages import Annotated, Pixels, Upscaled
+
+_PNG = OutputParams(output_format="png")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
+    """A finished image."""
+
     #: The encoded file.
     data: bytes
     seed: int
@@ -30,6 +34,8 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlMap:
+    """A control map that was drawn from an image."""
+
     kind: ControlKind
     #: A PNG file.
     data: bytes
@@ -37,68 +43,78 @@ class ControlMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What went in and came out: tokens of the texts, and latent positions (8 × 8 pixels) of the pictures."""
+    """Tokens of the texts, and latent positions (8 × 8 pixels) of the images."""
 
     text_tokens: int
     input_image_tokens: int
     output_image_tokens: int
 
-    def share(self, index: int, count: int) -> Usage:
-        """Of one of so many pictures: what went in counts with the first."""
+    def share(self, index: int, num_images: int) -> Usage:
+        """Usage of one image of several; input is counted for the first image only."""
         return Usage(
             text_tokens=self.text_tokens if index == 0 else 0,
             input_image_tokens=self.input_image_tokens if index == 0 else 0,
-            output_image_tokens=self.output_image_tokens // count,
+            output_image_tokens=self.output_image_tokens // num_images,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
+    """The end of a request."""
+
     request_id: RequestId
     plan: Plan
     exactness_key: ExactnessKey
+    #: In the order of the seeds.
     pictures: tuple[Picture, ...]
     usage: Usage
-    #: What made the pictures larger, for `hires` or at the end, if anything did.
+    #: Names of what enlarged the images, for `hires` or at the end; None if nothing did.
     upscaler: str | None
-    #: Those that were drawn for this request, in the order of their controls.
+    #: Maps that were drawn for this request, in the order of its controls.
     control_maps: tuple[ControlMap, ...]
 
 
-def painted_over(pixels: Pixels, fitted: FittedInputs) -> Pixels:
-    """What inpainting keeps is the client's own picture again."""
-    if fitted.pixels is None or fitted.mask is None:
+def paint_over(pixels: Pixels, inputs: Inputs) -> Pixels:
+    """Images [images, height, width, 3], with the client's own pixels where inpainting keeps them."""
+    if inputs.init_image is None or inputs.mask is None:
         return pixels
-    return np.stack([blend(painted, fitted.pixels, fitted.mask) for painted in pixels])
+    return np.stack([blend(painted, inputs.init_image, inputs.mask) for painted in pixels])
 
 
-def files_of(pixels: Sequence[Pixels], plan: Plan, origins: Sequence[Origin]) -> list[bytes]:
-    return [
-        encode_picture(
-            picture,
-            plan.output_format,
-            quality=plan.output_compression,
-            metadata=metadata_of(plan, seed, origins),
-        )
-        for picture, seed in zip(pixels, plan.seeds, strict=True)
-    ]
-
-
-def usage_of(request: DenoiseRequest, hires: PlannedHires | None) -> Usage:
-    """A picture that is drawn twice counts twice."""
-    positions = request.height * request.width // PIXELS_PER_LATENT**2
-    again = 0 if hires is None else hires.size.height * hires.size.width // PIXELS_PER_LATENT**2
-    negative = request.conditioning.negative
-    return Usage(
-        text_tokens=request.conditioning.positive.num_tokens + (0 if negative is None else negative.num_tokens),
-        input_image_tokens=positions * ((request.initial_image is not None) + len(request.controls)),
-        output_image_tokens=(positions + again) * len(request.seeds),
-    )
-
-
-def maps_of(controls: Sequence[PlannedControl], annotated: Sequence[Annotated]) -> tuple[ControlMap, ...]:
+def picture_files(images: Sequence[Pixels], plan: Plan, provenance: Provenance) -> tuple[Picture, ...]:
+    """Files of the images, each with its own seed and metadata."""
     return tuple(
-        ControlMap(kind=control.annotation.kind, data=encode_picture(drawn.control_image, "png"))
-        for control, drawn in zip(controls, annotated, strict=True)
-        if control.annotation is not None
+        Picture(data=write_picture(pixels, plan.params, metadata_of(plan, seed, provenance)), seed=seed)
+        for pixels, seed in zip(images, plan.seeds, strict=True)
     )
+
+
+def map_files(controls: Sequence[ControlParams], drawn_maps: Sequence[Annotated | None]) -> tuple[ControlMap, ...]:
+    """Files of the maps that were drawn."""
+    return tuple(
+        to_control_map(control.kind, drawn)
+        for control, drawn in zip(controls, drawn_maps, strict=True)
+        if control.kind is not None and drawn is not None
+    )
+
+
+def to_control_map(kind: ControlKind, drawn: Annotated) -> ControlMap:
+    """The file of a map."""
+    return ControlMap(kind=kind, data=write_picture(drawn.control_image, _PNG))
+
+
+def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
+    """Usage of all images together; an image that is denoised twice counts at both sizes."""
+    positions = [pass_.size.num_latent_positions for pass_ in plan.passes]
+    conditioning = first.conditioning
+    negative_tokens = 0 if conditioning.negative is None else conditioning.negative.num_tokens
+    return Usage(
+        text_tokens=conditioning.positive.num_tokens + negative_tokens,
+        input_image_tokens=positions[0] * ((first.init_image is not None) + len(first.controls)),
+        output_image_tokens=sum(positions) * len(plan.seeds),
+    )
+
+
+def upscalers_of(enlarged: Sequence[Upscaled]) -> str | None:
+    """Names of what enlarged the images, each once."""
+    return ", ".join(dict.fromkeys(image.upscaler for image in enlarged)) or None

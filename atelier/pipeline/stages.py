@@ -77,7 +77,7 @@ class Stages(Protocol):
         ...
 
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
-        """Draw the control map of an image [height, width, 3]. Raises NotSupported for a kind without an annotator."""
+        """Draw the control map of an image [height, width, 3]. Raises NotSupported if nothing draws the kind."""
         ...
 
     def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:

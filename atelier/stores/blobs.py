@@ -1,7 +1,7 @@
-"""Pictures kept for a while behind an address, shared by all routers: `file://` here, `s3://` for many nodes.
+"""Image files with a time to live, shared by all Routers: `file://` on one node, `s3://` on several.
 
-A blob's name is the SHA-256 of its content with a suffix, so equal pictures are one blob and a name tells
-nothing about its neighbours. Names that clients send are matched against that form before any look-up.
+A blob's name is the SHA-256 of its content with a suffix, so equal files are one blob and names cannot be guessed.
+Names from clients are matched against that form before any look-up.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ class BlobStore:
         self._ttl = ttl
 
     async def put(self, data: bytes, suffix: str) -> str:
-        """Keep the content and return its name; putting it again renews its time to live."""
+        """Store the content and return its name; storing it again renews its time to live."""
         name = f"{hashlib.sha256(data).hexdigest()}.{suffix}"
         await self._store.put_async(name, data)
         return name
 
     async def get(self, name: str) -> bytes | None:
-        """The content, or None if there is no such blob or its time is over."""
+        """The content, or None if there is no such blob or it has expired."""
         if _NAME.fullmatch(name) is None:
             return None
         try:
             found = await self._store.get_async(name)
         except (NotFoundError, FileNotFoundError):
             return None
-        if self._is_over(found.meta["last_modified"]):
+        if self._is_expired(found.meta["last_modified"]):
             return None
         return bytes(await found.bytes_async())
 
     async def delete_expired(self) -> int:
-        """Delete the blobs whose time is over; returns how many."""
+        """Delete expired blobs and return their number."""
         expired = [
             blob["path"]
             async for chunk in self._store.list()
             for blob in chunk
-            if _NAME.fullmatch(blob["path"]) and self._is_over(blob["last_modified"])
+            if _NAME.fullmatch(blob["path"]) and self._is_expired(blob["last_modified"])
         ]
         if expired:
             await self._store.delete_async(expired)
@@ -65,7 +65,7 @@ class BlobStore:
         return len(expired)
 
     async def sweep(self) -> None:
-        """Delete expired blobs from time to time, for as long as the caller lives."""
+        """Delete expired blobs four times per time to live, until cancelled."""
         while True:
             await asyncio.sleep(self._ttl.total_seconds() / 4)
             try:
@@ -73,5 +73,5 @@ class BlobStore:
             except BaseError:
                 logger.exception("cannot delete expired blobs; will try again")
 
-    def _is_over(self, last_modified: datetime.datetime) -> bool:
+    def _is_expired(self, last_modified: datetime.datetime) -> bool:
         return datetime.datetime.now(datetime.UTC) - last_modified > self._ttl

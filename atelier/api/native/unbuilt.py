@@ -1,4 +1,4 @@
-"""Addresses that exist from the start and answer 501 until what they do is built."""
+"""Routes that are not built yet and answer 501."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from atelier.core.errors import NotSupported
 
 
 class Unbuilt(NamedTuple):
+    """A route and the feature it will serve."""
+
     method: str
     path: str
     what: str
@@ -36,6 +38,7 @@ UNBUILT = (
 
 
 def unbuilt_routes() -> APIRouter:
+    """A route for every row of `UNBUILT`."""
     routes = APIRouter(tags=["Not supported yet"])
     for unbuilt in UNBUILT:
         routes.add_api_route(

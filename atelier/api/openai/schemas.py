@@ -5,22 +5,44 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from atelier.core.control import ControlKind
-from atelier.core.params import MAX_PROMPT_CHARS, GenerateParams, OutputFormat, PictureBytes
-from atelier.pipeline.plan import Parameters, ResolvedQuality
+from atelier.api.openai.quality import Quality, ResolvedQuality, Style
+from atelier.api.schemas import ControlMap, File
+from atelier.core.params.delivery import OutputFormat, ResponseFormat
+from atelier.core.params.generate import MAX_PROMPT_CHARS, GenerateParams
+from atelier.core.params.pictures import ImageBytes
+from atelier.pipeline.resolve import Parameters
 
 
-class ImagesGenerateRequest(GenerateParams):
+class ImagesParams(GenerateParams):
+    """The fields of a generation in OpenAI's words and ours."""
+
+    quality: Quality = Field(
+        "auto",
+        description="Number of steps where num_inference_steps is absent: low is half of the model's default, high "
+        "and hd 1.5 times, xhigh twice, max three times, other values the default. With max, images are also "
+        "upscaled to twice their size unless size, hires or an input image decides it.",
+    )
+    style: Style | None = Field(
+        None,
+        description="Guidance where guidance_scale is absent: vivid is 1.4 times the model's default, natural 0.7 "
+        "times.",
+    )
+    background: Literal["auto", "opaque"] = Field("auto", description="Images are opaque.")
+    moderation: Literal["auto", "low"] = Field("auto", description="Accepted and ignored: nothing is moderated.")
+
+
+class ImagesGenerateRequest(ImagesParams):
     """POST /v1/images/generations"""
 
-    response_format: Literal["b64_json", "url"] = "b64_json"
+    response_format: ResponseFormat = "b64_json"
     stream: bool = Field(False, description="Answer with server-sent events.")
-    partial_images: int = Field(0, ge=0, le=3, description="Previews sent while the picture is made, with stream.")
-    progress: bool = Field(False, description="Tell every step, with stream: step, total, elapsed_s, eta_s.")
-    user: str | None = Field(None, max_length=512, description="A label; it comes back as safety_identifier.")
-    safety_identifier: str | None = Field(None, max_length=512, description="A label; it comes back.")
+    partial_images: int = Field(0, ge=0, le=3, description="Number of previews in a stream.")
+    progress: bool = Field(False, description="Report every step in a stream: step, total, elapsed_s, eta_s.")
+    user: str | None = Field(None, max_length=512, description="A label, returned as safety_identifier.")
+    safety_identifier: str | None = Field(None, max_length=512, description="A label, returned as it is.")
 
     @property
     def label(self) -> str | None:
@@ -40,14 +62,17 @@ class ImagesGenerateRequest(GenerateParams):
 class ImagesEditRequest(ImagesGenerateRequest):
     """POST /v1/images/edits, as a multipart form"""
 
-    image: list[PictureBytes] = Field(min_length=1, max_length=16, description="The picture to edit.")
-    mask: PictureBytes | None = Field(None, description="As large as the picture; transparent where to paint.")
-    markup: PictureBytes | None = Field(
-        None, description="A drawing as large as the picture and transparent elsewhere, laid over it; no mask then."
+    image: list[ImageBytes] = Field(min_length=1, max_length=16, description="The image to edit.")
+    mask: ImageBytes | None = Field(None, description="As large as the image; transparent where to paint.")
+    markup: ImageBytes | None = Field(
+        None,
+        description="A drawing on a transparent ground, as large as the image and laid over it; not with a mask.",
     )
     input_fidelity: Literal["high", "low"] | None = Field(
-        None, description="high stays nearer to the picture: strength 0.5 instead of 0.8."
+        None, description="high keeps more of the image: strength 0.5 instead of 0.8."
     )
+    #: Sent as `image` here.
+    init_image: SkipJsonSchema[ImageBytes | None] = None
 
 
 class ImagesVariationRequest(ImagesGenerateRequest):
@@ -55,32 +80,30 @@ class ImagesVariationRequest(ImagesGenerateRequest):
 
     _needs_prompt: ClassVar[bool] = False
 
-    prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="None is needed.")
-    image: list[PictureBytes] = Field(min_length=1, max_length=1, description="The picture to vary.")
-    strength: float = Field(0.6, gt=0, le=1, description="How far from the picture.")
-
-
-class File(BaseModel):
-    b64_json: str | None = None
-    url: str | None = Field(None, description="Readable for the server's time to live, an hour by default.")
+    prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="May be absent.")
+    image: list[ImageBytes] = Field(min_length=1, max_length=1, description="The image to vary.")
+    strength: float = Field(0.6, gt=0, le=1, description="How far to depart from the image.")
+    #: Sent as `image` here.
+    init_image: SkipJsonSchema[ImageBytes | None] = None
 
 
 class Image(File):
+    """One image of an answer."""
+
     seed: int
-    parameters: Parameters = Field(description="The fields that make this picture again.")
-
-
-class ControlMap(BaseModel):
-    kind: ControlKind
-    b64_json: str = Field(description="A PNG.")
+    parameters: Parameters = Field(description="The fields that make this image again.")
 
 
 class InputTokens(BaseModel):
+    """Tokens that went in."""
+
     text_tokens: int
     image_tokens: int
 
 
 class OutputTokens(BaseModel):
+    """Tokens that came out."""
+
     image_tokens: int
     text_tokens: Literal[0] = 0
 
@@ -96,6 +119,8 @@ class Usage(BaseModel):
 
 
 class ImagesResponse(BaseModel):
+    """The answer to a generation, an edit or a variation."""
+
     created: int = Field(description="Unix time in seconds.")
     background: Literal["opaque"] = "opaque"
     quality: ResolvedQuality
@@ -105,23 +130,17 @@ class ImagesResponse(BaseModel):
     output_format: OutputFormat
     size: str
     upscaler: str | None = Field(
-        None, description="What made the pictures larger; bicubic where there are no weights."
+        None, description="What enlarged the images; bicubic where the upscaler has no weights."
     )
-    control_maps: list[ControlMap] | None = Field(None, description="Those drawn by annotate, in order.")
+    control_maps: list[ControlMap] | None = Field(None, description="Maps drawn by annotate, in order.")
     exactness_key: str = Field(
-        description="Where it is the same, the same request with reproducibility exact gives the same bits."
+        description="Where it is equal, equal requests with reproducibility: exact have the same bits."
     )
-
-
-class UpscaleResponse(BaseModel):
-    created: int = Field(description="Unix time in seconds.")
-    data: list[File]
-    output_format: OutputFormat
-    size: str
-    upscaler: str = Field(description="What made the picture larger; bicubic where there are no weights.")
 
 
 class Model(BaseModel):
+    """A model of this server."""
+
     id: str
     object: Literal["model"] = "model"
     created: int = Field(description="Unix time in seconds.")
@@ -129,5 +148,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
+    """The models of this server."""
+
     object: Literal["list"] = "list"
     data: list[Model]

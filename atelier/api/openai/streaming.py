@@ -9,42 +9,52 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import anyio
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from atelier.api.errors import error_body
+from atelier.api.openai.answers import usage
+from atelier.api.openai.quality import resolved
 from atelier.api.openai.schemas import ImagesGenerateRequest
-from atelier.api.openai.translate import control_map, usage
+from atelier.api.schemas import control_map
+from atelier.core.denoising import RequestId
 from atelier.core.errors import AtelierError
-from atelier.core.params import GenerateParams
+from atelier.core.params.generate import GenerateParams
+from atelier.pipeline.events import Event, Planned, Preview, Step
 from atelier.pipeline.pipeline import Pipeline
-from atelier.pipeline.plan import Plan
+from atelier.pipeline.resolve import Plan
 from atelier.pipeline.results import Result
-from atelier.pipeline.streaming import Event, Preview, Progress, stream
 
 logger = logging.getLogger(__name__)
 
-#: A comment is sent when nothing else was for so long, so that no proxy takes the connection for dead.
+#: A comment is sent after so many seconds without an event, so that proxies keep the connection open.
 _KEEP_ALIVE_S = 10.0
-#: Of `usage`, as OpenAI streams it.
+#: Fields of `usage` that OpenAI leaves out of streams.
 _NOT_STREAMED = {"output_tokens_details"}
 
 Fields = dict[str, object]
 
 
 async def event_stream(
-    pipeline: Pipeline, params: GenerateParams, asked: ImagesGenerateRequest, *, prefix: str
+    request_id: RequestId,
+    params: GenerateParams,
+    asked: ImagesGenerateRequest,
+    pipeline: Pipeline,
+    *,
+    prefix: str,
 ) -> StreamingResponse:
-    """Events named `prefix` and a kind. Raises what refuses the request, while it can still be answered plainly."""
-    events = stream(pipeline, params, num_previews=asked.partial_images, wants_progress=asked.progress)
-    await anext(events)
-    return _EventStream(events, _lines(events, asked, prefix))
+    """Events whose types begin with `prefix`. Raises what refuses the request, before the answer has begun."""
+    events = pipeline.stream(request_id, params, report_steps=asked.progress, num_previews=asked.partial_images)
+    planned = await anext(events)
+    assert isinstance(planned, Planned)
+    return _EventStream(events, _lines(events, _Translator(planned.plan, asked), prefix))
 
 
 class _EventStream(StreamingResponse):
-    """Stops the work however it ends, also before its first line: whoever left is cancelled again and again."""
+    """Cancels the generation when the response ends for any reason, including a disconnect before the first event."""
 
     media_type = "text/event-stream"
 
@@ -61,27 +71,27 @@ class _EventStream(StreamingResponse):
                 await self._events.aclose()
 
 
-async def _lines(events: AsyncGenerator[Event], asked: ImagesGenerateRequest, prefix: str) -> AsyncGenerator[str]:
+async def _lines(events: AsyncGenerator[Event], translator: _Translator, prefix: str) -> AsyncGenerator[str]:
     try:
-        async with aclosing(_with_pauses(events)) as told:
-            async for event in told:
+        async with aclosing(_with_pauses(events)) as paused:
+            async for event in paused:
                 if event is None:
                     yield ": keep-alive\n\n"
                     continue
-                for kind, fields in _told(event, asked):
+                for kind, fields in translator.translate(event):
                     yield _line(f"{prefix}.{kind}", {"type": f"{prefix}.{kind}", **fields})
     except AtelierError as error:
         if error.status >= 500:
-            logger.error("a stream ended: %s", error)
+            logger.error("a stream ended with an error: %s", error)
         yield _line("error", error_body(error))
     except Exception as error:
-        # The HTTP boundary of a stream: its status is out already.
+        # The HTTP boundary of a stream, whose status has been sent already.
         logger.exception("a stream failed", exc_info=error)
         yield _line("error", error_body(AtelierError()))
 
 
 async def _with_pauses(events: AsyncGenerator[Event]) -> AsyncGenerator[Event | None]:
-    """The events, and None whenever none has come for a while."""
+    """The events, and None after every `_KEEP_ALIVE_S` without one."""
     coming: asyncio.Future[Event] | None = None
     try:
         while True:
@@ -103,56 +113,61 @@ async def _with_pauses(events: AsyncGenerator[Event]) -> AsyncGenerator[Event | 
                 await asyncio.wait([coming])
 
 
-def _told(event: Event, asked: ImagesGenerateRequest) -> Sequence[tuple[str, Fields]]:
-    """Kinds and fields of what is sent for the event: one for each picture, in their order."""
-    if isinstance(event, Progress):
-        return [("progress", _progress(event))]
-    if isinstance(event, Preview):
+@dataclass(frozen=True, slots=True)
+class _Translator:
+    """Translates the events of one request into OpenAI's."""
+
+    plan: Plan
+    asked: ImagesGenerateRequest
+
+    def translate(self, event: Event) -> Sequence[tuple[str, Fields]]:
+        """Kinds and fields of what is sent for an event; for previews and results one per image, in their order."""
+        match event:
+            case Step():
+                return [("progress", _progress(event))]
+            case Preview():
+                index: Fields = {"partial_image_index": event.index}
+                return [("partial_image", {**self._image(data), **index}) for data in event.files]
+            case Result():
+                return [("completed", fields) for fields in self._completed(event)]
+            case Planned():
+                return []
+
+    def _completed(self, result: Result) -> Sequence[Fields]:
+        label: Fields = {} if self.asked.label is None else {"safety_identifier": self.asked.label}
+        upscaler: Fields = {} if result.upscaler is None else {"upscaler": result.upscaler}
+        maps = [control_map(drawn).model_dump() for drawn in result.control_maps]
         return [
-            ("partial_image", {**_picture(data, event.plan), "partial_image_index": event.index})
-            for data in event.files
+            {
+                **self._image(picture.data),
+                **label,
+                **upscaler,
+                **({"control_maps": maps} if maps and index == 0 else {}),
+                "usage": usage(result.usage.share(index, len(result.pictures))).model_dump(exclude=_NOT_STREAMED),
+                "seed": picture.seed,
+                "parameters": self.plan.parameters(picture.seed),
+                "exactness_key": result.exactness_key,
+            }
+            for index, picture in enumerate(result.pictures)
         ]
-    if isinstance(event, Result):
-        return [("completed", fields) for fields in _completed(event, asked)]
-    return []
 
-
-def _progress(event: Progress) -> Fields:
-    return {
-        "step": event.step,
-        "total": event.total,
-        "elapsed_s": round(event.elapsed_s, 3),
-        "eta_s": round(event.eta_s, 3),
-    }
-
-
-def _completed(result: Result, asked: ImagesGenerateRequest) -> Sequence[Fields]:
-    label: Fields = {} if asked.label is None else {"safety_identifier": asked.label}
-    made_by: Fields = {} if result.upscaler is None else {"upscaler": result.upscaler}
-    maps = [control_map(drawn).model_dump() for drawn in result.control_maps]
-    return [
-        {
-            **_picture(picture.data, result.plan),
-            **label,
-            **made_by,
-            **({"control_maps": maps} if maps and index == 0 else {}),
-            "usage": usage(result.usage.share(index, len(result.pictures))).model_dump(exclude=_NOT_STREAMED),
-            "seed": picture.seed,
-            "parameters": result.plan.parameters(picture.seed),
-            "exactness_key": result.exactness_key,
+    def _image(self, data: bytes) -> Fields:
+        return {
+            "b64_json": base64.b64encode(data).decode("ascii"),
+            "created_at": int(time.time()),
+            "size": str(self.plan.image_size),
+            "quality": resolved(self.asked.quality),
+            "background": "opaque",
+            "output_format": self.plan.params.output_format,
         }
-        for index, picture in enumerate(result.pictures)
-    ]
 
 
-def _picture(data: bytes, plan: Plan) -> Fields:
+def _progress(step: Step) -> Fields:
     return {
-        "b64_json": base64.b64encode(data).decode("ascii"),
-        "created_at": int(time.time()),
-        "size": str(plan.picture_size),
-        "quality": plan.quality,
-        "background": "opaque",
-        "output_format": plan.output_format,
+        "step": step.step,
+        "total": step.total,
+        "elapsed_s": round(step.elapsed_s, 3),
+        "eta_s": round(step.eta_s, 3),
     }
 
 

@@ -1,65 +1,107 @@
-"""Between OpenAI's dialect and the pipeline's."""
+"""From OpenAI's dialect to our params."""
 
 from __future__ import annotations
 
-import base64
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import TypeVar
 
-from starlette.requests import Request
-
-from atelier.api.openai.schemas import (
-    ControlMap,
-    File,
-    Image,
-    ImagesEditRequest,
-    ImagesGenerateRequest,
-    ImagesResponse,
-    ImagesVariationRequest,
-    InputTokens,
-    Model,
-    OutputTokens,
-    UpscaleResponse,
-    Usage,
-)
-from atelier.catalogue.entries import ModelEntry
-from atelier.core.errors import InvalidParameter, NotSupported
-from atelier.core.params import GenerateParams, OutputFormat, UpscaleParams
-from atelier.pipeline.results import ControlMap as Drawn
-from atelier.pipeline.results import Picture, Result
-from atelier.pipeline.results import Usage as Used
-from atelier.pipeline.upscaling import Enlarged
-from atelier.stores.blobs import BlobStore
+from atelier.api.openai.quality import MAX_QUALITY_UPSCALE, guidance_of, steps_of
+from atelier.api.openai.schemas import ImagesEditRequest, ImagesParams, ImagesVariationRequest
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.errors import InvalidParameter, NotSupported, UnsupportedValue
+from atelier.core.params.delivery import OUTPUT_FORMATS
+from atelier.core.params.generate import AUTO, GenerateParams
+from atelier.core.params.parsing import Params, parse, refuse_unless_harmless
 
 _OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask", "markup_image": "markup"}
-#: Strength of an edit that asks for high input fidelity.
+#: Formats of OpenAI that this server does not write, and the fields that belong to them.
+_NOT_WRITTEN = ("gif", "svg")
+_NOT_WRITTEN_FIELDS = {"frame_count": "gif", "frame_duration_ms": "gif", "svg": "svg", "complexity": "svg"}
+#: Fields of a stream, where none can be asked for, with the values that ask for none.
+_STREAM_FIELDS: Mapping[str, tuple[object, ...]] = {"stream": (False,), "partial_images": (0,)}
+#: Strength of an edit with high input fidelity.
 _HIGH_FIDELITY = 0.5
 
+P = TypeVar("P", bound=Params)
 
-def edit_params(request: ImagesEditRequest) -> GenerateParams:
-    """Raises NotSupported for more than one picture: there is nothing yet that could see the others."""
-    if len(request.image) > 1:
-        raise NotSupported("Editing with several pictures is not supported by this server yet.", param="image")
+
+def parse_openai(kind: type[P], fields: Mapping[str, object]) -> P:
+    """Check fields in OpenAI's dialect.
+
+    Raises:
+        UnsupportedValue: a GIF or SVG file, or a field of theirs.
+        NotSupported: a stream where there is none.
+        InvalidRequest: as `parse`.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    if "true_cfg_scale" in given:
+        alias = given.pop("true_cfg_scale")
+        if given.setdefault("guidance_scale", alias) != alias:
+            raise InvalidParameter(
+                "guidance_scale and true_cfg_scale are the same setting and differ; send one of them.",
+                param="true_cfg_scale",
+            )
+    for name, harmless in _STREAM_FIELDS.items():
+        if name in given and name not in kind.model_fields:
+            refuse_unless_harmless(name, given.pop(name), harmless)
+    for name, file_format in _NOT_WRITTEN_FIELDS.items():
+        if name in given:
+            raise UnsupportedValue(
+                f"{name} belongs to {file_format} files, which this server does not write.", param=name
+            )
+    if given.get("output_format") in _NOT_WRITTEN:
+        raise UnsupportedValue(
+            f"output_format: {given['output_format']!r} is not written here; allowed: {', '.join(OUTPUT_FORMATS)}.",
+            param="output_format",
+        )
+    return parse(kind, given)
+
+
+def generate_params(
+    asked: ImagesParams, catalogue: Catalogue, images: Mapping[str, bytes | float | None] | None = None
+) -> GenerateParams:
+    """Our params: quality and style as settings, `images` in place of OpenAI's fields for them.
+
+    Raises ModelNotFound.
+    """
+    entry = catalogue.model(asked.model)
+    fields = {name: getattr(asked, name) for name in GenerateParams.model_fields} | dict(images or {})
+    if asked.num_inference_steps is None:
+        fields["num_inference_steps"] = steps_of(asked.quality, entry, asked.sampler)
+    if asked.guidance_scale is None and asked.style is not None:
+        fields["guidance_scale"] = guidance_of(asked.style, entry)
+    is_size_open = asked.size == AUTO and asked.hires is None and fields["init_image"] is None and not asked.controls
+    if asked.quality == "max" and asked.upscale is None and is_size_open:
+        fields["upscale"] = MAX_QUALITY_UPSCALE
+    return GenerateParams.model_construct(**fields)
+
+
+def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParams:
+    """Raises NotSupported for more than one image, InvalidParameter if one is sent under two names."""
+    if len(asked.image) > 1:
+        raise NotSupported("Editing with several images is not supported by this server yet.", param="image")
     for theirs, ours in (("mask", "mask_image"), ("markup", "markup_image")):
-        if getattr(request, theirs) is not None and getattr(request, ours) is not None:
+        if getattr(asked, theirs) is not None and getattr(asked, ours) is not None:
             raise InvalidParameter(f"{theirs}: {ours} is the same; send one of them.", param=theirs)
-    strength = _HIGH_FIDELITY if request.input_fidelity == "high" and request.strength is None else request.strength
-    pictures = {
-        "mask_image": request.mask_image if request.mask is None else request.mask,
-        "markup_image": request.markup_image if request.markup is None else request.markup,
+    is_faithful = asked.input_fidelity == "high" and asked.strength is None
+    images = {
+        "init_image": _sent_image(asked),
+        "mask_image": asked.mask_image if asked.mask is None else asked.mask,
+        "markup_image": asked.markup_image if asked.markup is None else asked.markup,
+        "strength": _HIGH_FIDELITY if is_faithful else asked.strength,
     }
-    return _params(request, {**pictures, "strength": strength})
+    return generate_params(asked, catalogue, images)
 
 
-def variation_params(request: ImagesVariationRequest) -> GenerateParams:
-    return _params(request, {})
+def variation_params(asked: ImagesVariationRequest, catalogue: Catalogue) -> GenerateParams:
+    """Raises InvalidParameter if the image is sent under our name."""
+    return generate_params(asked, catalogue, {"init_image": _sent_image(asked)})
 
 
 @contextmanager
 def errors_in_openais_names() -> Iterator[None]:
-    """Name the fields of a form as its client does, where the pipeline has names of its own."""
+    """Name images in errors as OpenAI's forms do."""
     try:
         yield
     except InvalidParameter as error:
@@ -72,75 +114,7 @@ def errors_in_openais_names() -> Iterator[None]:
         raise InvalidParameter(message, param=theirs) from error
 
 
-def _params(
-    request: ImagesEditRequest | ImagesVariationRequest, changed: Mapping[str, bytes | float | None]
-) -> GenerateParams:
-    if request.init_image is not None:
-        raise InvalidParameter("init_image: here the picture is sent as image.", param="init_image")
-    fields = {name: getattr(request, name) for name in GenerateParams.model_fields}
-    return GenerateParams.model_construct(**{**fields, "init_image": request.image[0], **changed})
-
-
-async def images_response(
-    result: Result, asked: ImagesGenerateRequest, *, blobs: BlobStore, request: Request
-) -> ImagesResponse:
-    async def image(picture: Picture) -> Image:
-        file = await _file(picture.data, result.plan.output_format, asked.response_format, blobs, request)
-        return Image(seed=picture.seed, parameters=result.plan.parameters(picture.seed), **file)
-
-    return ImagesResponse(
-        created=int(time.time()),
-        data=[await image(picture) for picture in result.pictures],
-        output_format=result.plan.output_format,
-        size=str(result.plan.picture_size),
-        upscaler=result.upscaler,
-        quality=result.plan.quality,
-        usage=usage(result.usage),
-        safety_identifier=asked.label,
-        control_maps=[control_map(drawn) for drawn in result.control_maps] or None,
-        exactness_key=result.exactness_key,
-    )
-
-
-async def upscale_response(
-    enlarged: Enlarged, asked: UpscaleParams, *, blobs: BlobStore, request: Request
-) -> UpscaleResponse:
-    file = await _file(enlarged.data, asked.output_format, asked.response_format, blobs, request)
-    return UpscaleResponse(
-        created=int(time.time()),
-        data=[File(**file)],
-        output_format=asked.output_format,
-        size=str(enlarged.size),
-        upscaler=enlarged.made_by,
-    )
-
-
-async def _file(
-    data: bytes,
-    output_format: OutputFormat,
-    response_format: Literal["b64_json", "url"],
-    blobs: BlobStore,
-    request: Request,
-) -> dict[str, str]:
-    if response_format == "b64_json":
-        return {"b64_json": base64.b64encode(data).decode("ascii")}
-    name = await blobs.put(data, output_format)
-    return {"url": str(request.url_for("picture_file", name=name))}
-
-
-def usage(used: Used) -> Usage:
-    return Usage(
-        input_tokens=used.text_tokens + used.input_image_tokens,
-        input_tokens_details=InputTokens(text_tokens=used.text_tokens, image_tokens=used.input_image_tokens),
-        output_tokens=used.output_image_tokens,
-        output_tokens_details=OutputTokens(image_tokens=used.output_image_tokens),
-        total_tokens=used.text_tokens + used.input_image_tokens + used.output_image_tokens,
-    )
-
-
-def control_map(drawn: Drawn) -> ControlMap:
-    return ControlMap(kind=drawn.kind, b64_json=base64.b64encode(drawn.data).decode("ascii"))
-
-
-def model(entry: ModelEntry) -> Model:
-    return Model(id=entry.id, created=entry.created_unix_s, owned_by=entry.owned_by)
+def _sent_image(asked: ImagesEditRequest | ImagesVariationRequest) -> bytes:
+    if asked.init_image is not None:
+        raise InvalidParameter("init_image: send the image as image here.", param="init_image")
+    return asked.image[0]

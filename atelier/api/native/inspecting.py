@@ -1,4 +1,4 @@
-"""What files of pictures tell of how they were made: asked for, and in the headers of those that are fetched."""
+"""The metadata of image files, as an answer to `inspect` and as headers of stored files."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from collections.abc import Mapping
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from atelier.imaging.inputs import opened_picture
+from atelier.imaging.inputs import opened_image
 from atelier.imaging.metadata import Metadata, read_metadata
 
-#: Servers and proxies refuse headers that are much longer.
+#: Longest metadata header; servers and proxies refuse headers that are much longer.
 _MAX_HEADER_CHARS = 4000
 
 
 class Inspection(BaseModel):
+    """How an image was made, as far as its file says."""
+
     format: str
     size: str
     parameters: dict[str, object] | None = Field(
-        description="The fields that make the picture again; none if the file does not tell."
+        description="The fields that make the image again; null if the file has none."
     )
-    infotext: str | None = Field(description="The same as AUTOMATIC1111's text.")
-    weights: dict[str, str] | None = Field(description="Hashes of the models that took part, by their names.")
+    infotext: str | None = Field(description="The same in AUTOMATIC1111's format.")
+    weights: dict[str, str] | None = Field(description="Hashes of the weights of the models that took part, by name.")
     versions: dict[str, str] | None
     exactness_key: str | None
     server: str | None
 
 
 def inspection(data: bytes) -> Inspection:
-    """Raises InvalidParameter if it is no picture."""
-    with opened_picture(data, param="image") as picture:
-        metadata = read_metadata(picture)
-        described = {"format": (picture.format or "").lower(), "size": f"{picture.width}x{picture.height}"}
+    """The metadata of an image file. Raises InvalidParameter if it is not an image."""
+    with opened_image(data, param="image") as image:
+        metadata = read_metadata(image)
+        described = {"format": (image.format or "").lower(), "size": f"{image.width}x{image.height}"}
     record: Mapping[str, object] = {} if metadata is None else metadata.record
     return Inspection.model_validate(
         {
@@ -49,9 +51,9 @@ def inspection(data: bytes) -> Inspection:
 
 
 def file_headers(data: bytes, name: str) -> dict[str, str]:
-    """A file name that begins with the model's, and the record; what is too long for a header stays in the file."""
-    with Image.open(io.BytesIO(data)) as picture:
-        metadata = read_metadata(picture)
+    """Headers of a stored file: a name that begins with the model's, and the metadata if it is short enough."""
+    with Image.open(io.BytesIO(data)) as image:
+        metadata = read_metadata(image)
     if metadata is None:
         return {}
     headers = {"content-disposition": f'inline; filename="{_file_name(metadata, name)}"'}

@@ -1,0 +1,97 @@
+"""Our own images routes: annotate, upscale, inspect, and stored files."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request, Response
+
+from atelier.api.body import either_body, json_body, json_fields
+from atelier.api.errors import ERRORS
+from atelier.api.multipart import form_fields, is_form
+from atelier.api.native.inspecting import Inspection, file_headers, inspection
+from atelier.api.native.schemas import EnhancedMedia, EnhanceParams, UpscaleResponse
+from atelier.api.schemas import ControlMap, File, control_map
+from atelier.api.services import FILE_ROUTE, UsedBlobs, UsedDelivery, UsedPipeline
+from atelier.core.errors import NotFound
+from atelier.core.params import AnnotateParams, InspectParams, Params, UpscaleParams, parse
+from atelier.core.upscaling import BICUBIC
+from atelier.imaging.formats import MEDIA_TYPES
+
+router = APIRouter(tags=["Atelier"])
+
+_FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
+
+
+async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
+    """Fields of a form with an upload, or of a JSON object with base64."""
+    if is_form(request):
+        return await form_fields(request, kind, lists=frozenset())
+    return await json_fields(request)
+
+
+@router.post("/v1/images/annotate", responses=ERRORS, openapi_extra=either_body(AnnotateParams))
+async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap:
+    """The control map of an image, as a ControlNet reads it."""
+    asked = parse(AnnotateParams, await _fields(request, AnnotateParams))
+    return control_map(await pipeline.annotate(asked))
+
+
+@router.get(
+    "/v1/images/files/{name}",
+    responses={**ERRORS, 200: {"content": _FILES}},
+    response_class=Response,
+    name=FILE_ROUTE,
+)
+async def picture_file(name: str, blobs: UsedBlobs) -> Response:
+    """An image that was answered with its URL."""
+    data = await blobs.get(name)
+    if data is None:
+        raise NotFound(f"There is no image {name!r}, or its time to live is over.")
+    media_type = next(media for suffix, media in MEDIA_TYPES.items() if name.endswith(suffix))
+    return Response(data, media_type=media_type, headers=await asyncio.to_thread(file_headers, data, name))
+
+
+@router.post(
+    "/v1/images/upscale",
+    responses=ERRORS,
+    openapi_extra=either_body(UpscaleParams),
+    response_model_exclude_none=True,
+)
+async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: UsedDelivery) -> UpscaleResponse:
+    """An image, up to four times larger."""
+    asked = parse(UpscaleParams, await _fields(request, UpscaleParams))
+    upscaled = await pipeline.upscale(asked)
+    file = await delivery.deliver(upscaled.data, asked.output_format, asked.response_format)
+    return UpscaleResponse(
+        created=int(time.time()),
+        data=[File(b64_json=file.b64_json, url=file.url)],
+        output_format=asked.output_format,
+        size=str(upscaled.size),
+        upscaler=upscaled.upscaler,
+    )
+
+
+@router.post("/v1/images/inspect", responses=ERRORS, openapi_extra=either_body(InspectParams))
+async def inspect_image(request: Request) -> Inspection:
+    """How an image was made, from its file's metadata."""
+    asked = parse(InspectParams, await _fields(request, InspectParams))
+    return await asyncio.to_thread(inspection, asked.image)
+
+
+@router.post("/enhance-media", responses=ERRORS, openapi_extra=json_body(EnhanceParams))
+async def enhance_media(request: Request, pipeline: UsedPipeline) -> EnhancedMedia:
+    """An image, up to four times larger, as a data URL."""
+    asked = parse(EnhanceParams, await json_fields(request))
+    upscaled = await pipeline.upscale(UpscaleParams(image=asked.image, scale=asked.scale, model=asked.model))
+    return EnhancedMedia(
+        image=f"data:image/png;base64,{base64.b64encode(upscaled.data).decode('ascii')}",
+        width=upscaled.size.width,
+        height=upscaled.size.height,
+        scale=asked.scale,
+        model=upscaled.upscaler,
+        is_fallback=upscaled.upscaler == BICUBIC,
+    )

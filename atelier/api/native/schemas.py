@@ -1,0 +1,98 @@
+"""Requests and answers of our own routes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atelier.api.schemas import File
+from atelier.core.control import ControlKind
+from atelier.core.params import ImageBytes, OutputFormat, UpscaleStep
+
+
+class UpscaleResponse(BaseModel):
+    """An enlarged image."""
+
+    created: int = Field(description="Unix time in seconds.")
+    data: list[File]
+    output_format: OutputFormat
+    size: str
+    upscaler: str = Field(description="What enlarged the image; bicubic where the upscaler has no weights.")
+
+
+class EnhanceParams(UpscaleStep):
+    """POST /enhance-media"""
+
+    image: ImageBytes = Field(description="A data URL, or base64 alone.")
+
+
+class EnhancedMedia(BaseModel):
+    """An enlarged image as a data URL."""
+
+    image: str = Field(description="A PNG as a data URL.")
+    width: int
+    height: int
+    scale: float
+    model: str
+    is_fallback: bool = Field(
+        description="Whether the upscaler has no weights and the image was resized bicubically."
+    )
+
+
+class ModelCapabilities(BaseModel):
+    """A model and what it draws."""
+
+    id: str
+    description: str
+    licence: str
+    default_size: str
+    min_side_px: int
+    max_side_px: int
+    num_inference_steps: int
+    guidance_scale: float
+
+
+class ControlNetCapabilities(BaseModel):
+    """A ControlNet, the model it goes with, and its recommended scale."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    description: str
+    licence: str
+    kind: ControlKind
+    base: str
+    scale: float
+
+
+class UpscalerCapabilities(BaseModel):
+    """An upscaler; without weights it is bicubic."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    description: str
+    licence: str
+    has_weights: bool
+
+
+class Capabilities(BaseModel):
+    """What this server can do."""
+
+    name: Literal["Atelier"] = "Atelier"
+    models: list[ModelCapabilities]
+    controlnets: list[ControlNetCapabilities]
+    upscalers: list[UpscalerCapabilities]
+    #: Fields of a generation.
+    parameters: list[str]
+    output_formats: list[str]
+    #: Routes that answer 501 for now.
+    not_supported: list[str]
+    documentation: Literal["/docs"] = "/docs"
+
+
+class Status(BaseModel):
+    """State of the router, or of the whole graph."""
+
+    status: Literal["ok", "not ready"]

@@ -1,0 +1,71 @@
+"""Our own routes about the server: what it can do, whether it is alive and ready, live numbers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+
+from atelier.api.native.schemas import (
+    Capabilities,
+    ControlNetCapabilities,
+    ModelCapabilities,
+    Status,
+    UpscalerCapabilities,
+)
+from atelier.api.native.unbuilt import UNBUILT
+from atelier.api.openai.schemas import ImagesParams
+from atelier.api.services import UsedPipeline
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.params import OUTPUT_FORMATS
+
+router = APIRouter(tags=["Atelier"])
+
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/")
+async def capabilities(pipeline: UsedPipeline) -> Capabilities:
+    """What this server can do."""
+    catalogue = pipeline.catalogue
+    return Capabilities(
+        models=[_model(entry) for entry in catalogue.models],
+        controlnets=[ControlNetCapabilities.model_validate(entry) for entry in catalogue.controlnets],
+        upscalers=[UpscalerCapabilities.model_validate(entry) for entry in catalogue.upscalers],
+        parameters=list(ImagesParams.model_fields),
+        output_formats=list(OUTPUT_FORMATS),
+        not_supported=[f"{route.method} {route.path}" for route in UNBUILT],
+    )
+
+
+@router.get("/health")
+async def health() -> Status:
+    """This router is alive."""
+    return Status(status="ok")
+
+
+@router.get("/ready", responses={503: {"model": Status}})
+async def ready(response: Response, pipeline: UsedPipeline) -> Status:
+    """Every deployment of the graph answers."""
+    if await pipeline.stages.check_ready():
+        return Status(status="ok")
+    response.status_code = 503
+    return Status(status="not ready")
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(pipeline: UsedPipeline) -> PlainTextResponse:
+    """Live numbers of the step loops, for Prometheus."""
+    return PlainTextResponse(await pipeline.stages.metrics_text(), media_type=_PROMETHEUS)
+
+
+def _model(entry: ModelEntry) -> ModelCapabilities:
+    return ModelCapabilities(
+        id=entry.id,
+        description=entry.description,
+        licence=entry.licence,
+        default_size=str(entry.defaults.size),
+        min_side_px=entry.sides_px.min,
+        max_side_px=entry.sides_px.max,
+        num_inference_steps=entry.defaults.num_inference_steps,
+        guidance_scale=entry.defaults.guidance_scale,
+    )

@@ -1,0 +1,44 @@
+"""OpenAI's `quality` and `style`, as steps, enlargement and guidance."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.params.upscale import UpscaleStep
+from atelier.core.sampling import SAMPLERS, SamplerName
+
+Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"]
+ResolvedQuality = Literal["low", "medium", "high", "xhigh", "max"]
+Style = Literal["vivid", "natural"]
+
+#: Qualities that are not medium.
+_RESOLVED: dict[Quality, ResolvedQuality] = {
+    "low": "low",
+    "high": "high",
+    "hd": "high",
+    "xhigh": "xhigh",
+    "max": "max",
+}
+#: Factor of the model's default number of steps.
+_STEPS: dict[ResolvedQuality, float] = {"low": 0.5, "medium": 1, "high": 1.5, "xhigh": 2, "max": 3}
+#: Factor of the model's default guidance.
+_GUIDANCE: dict[Style, float] = {"vivid": 1.4, "natural": 0.7}
+#: Enlargement that `quality: max` implies when nothing decides the size.
+MAX_QUALITY_UPSCALE = UpscaleStep(scale=2)
+
+
+def resolved(quality: Quality) -> ResolvedQuality:
+    """The quality as answers name it."""
+    return _RESOLVED.get(quality, "medium")
+
+
+def steps_of(quality: Quality, entry: ModelEntry, sampler: SamplerName) -> int:
+    """Number of steps for the quality, within what the sampler takes."""
+    steps = round(_STEPS[resolved(quality)] * entry.defaults.num_inference_steps)
+    return min(max(1, steps), SAMPLERS[sampler].max_steps)
+
+
+def guidance_of(style: Style, entry: ModelEntry) -> float:
+    """Guidance scale for the style."""
+    return round(_GUIDANCE[style] * entry.defaults.guidance_scale, 2)

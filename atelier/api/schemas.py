@@ -1,0 +1,29 @@
+"""Parts of answers that several dialects share."""
+
+from __future__ import annotations
+
+import base64
+
+from pydantic import BaseModel, Field
+
+from atelier.core.control import ControlKind
+from atelier.pipeline.results import ControlMap as DrawnMap
+
+
+class File(BaseModel):
+    """An image file, in base64 or behind a URL."""
+
+    b64_json: str | None = None
+    url: str | None = Field(None, description="Readable for the server's time to live, an hour by default.")
+
+
+class ControlMap(BaseModel):
+    """A control map that was drawn from an image."""
+
+    kind: ControlKind
+    b64_json: str = Field(description="A PNG.")
+
+
+def control_map(drawn: DrawnMap) -> ControlMap:
+    """The map as answers carry it."""
+    return ControlMap(kind=drawn.kind, b64_json=base64.b64encode(drawn.data).decode("ascii"))

@@ -1,0 +1,139 @@
+"""A request for images, from a prompt or from a prompt and images."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from atelier.core.control import MAX_CONTROLS
+from atelier.core.geometry import Size
+from atelier.core.params.controls import ControlParams
+from atelier.core.params.delivery import OutputParams
+from atelier.core.params.parsing import MAX_NAME_CHARS
+from atelier.core.params.pictures import ImageBytes
+from atelier.core.params.upscale import HiresStep, UpscaleStep
+from atelier.core.sampling import (
+    GuidanceScale,
+    NumInferenceSteps,
+    Reproducibility,
+    SamplerName,
+    ScheduleName,
+    Strength,
+)
+
+MAX_PROMPT_CHARS = 32_000
+MAX_SEED = 2**32 - 1
+AUTO = "auto"
+
+
+def _is_unused(value: object) -> bool:
+    """Zeros and empty lists that leave a generation as it would be without them."""
+    return not value
+
+
+class GenerateParams(OutputParams):
+    """One request for images.
+
+    Serialised, it is what makes the same images again: images that were sent, their number and the deadline are left
+    out.
+    """
+
+    prompt: str = Field(
+        max_length=MAX_PROMPT_CHARS,
+        examples=["a red circle, white background"],
+        description="What to draw; may be blank with an init_image.",
+    )
+    model: str | None = Field(
+        None, max_length=MAX_NAME_CHARS, description="Id from GET /v1/models; the server's first model by default."
+    )
+    n: int = Field(1, ge=1, le=10, description="Number of images.", exclude=True)
+    size: str = Field(AUTO, max_length=MAX_NAME_CHARS, description="WIDTHxHEIGHT in pixels, multiples of 8, or auto.")
+    negative_prompt: str | None = Field(
+        None, max_length=MAX_PROMPT_CHARS, description="What to keep out of the image; the model's default if absent."
+    )
+    prompt_2: str | None = Field(
+        None, max_length=MAX_PROMPT_CHARS, description="Prompt of the second text encoder; prompt by default."
+    )
+    negative_prompt_2: str | None = Field(
+        None,
+        max_length=MAX_PROMPT_CHARS,
+        description="Negative prompt of the second text encoder; negative_prompt by default.",
+    )
+    seed: int = Field(-1, ge=-1, le=MAX_SEED, description="Image i has seed + i; −1 draws a seed.")
+    num_inference_steps: NumInferenceSteps | None = Field(
+        None, description="Number of denoising steps; the model's default if absent."
+    )
+    guidance_scale: GuidanceScale | None = Field(
+        None, description="Classifier-free guidance; at most 1 switches it off. The model's default if absent."
+    )
+    guidance_rescale: float = Field(
+        0, ge=0, le=1, description="Against over-exposure by strong guidance.", exclude_if=_is_unused
+    )
+    sampler: SamplerName = Field("euler", description="Sampling method.")
+    schedule: ScheduleName | None = Field(None, description="Noise schedule; the model's own by default.")
+    eta: float = Field(0, ge=0, le=1, description="Noise of the ddim sampler.", exclude_if=_is_unused)
+    init_image: ImageBytes | None = Field(
+        None,
+        description="Image to start from (PNG, JPEG, WebP); transparent parts are painted anew.",
+        exclude=True,
+    )
+    mask_image: ImageBytes | None = Field(
+        None,
+        description="Where to paint: where it is transparent or, if it is opaque, white. The rest is kept.",
+        exclude=True,
+    )
+    markup_image: ImageBytes | None = Field(
+        None,
+        description="A drawing on a transparent ground, laid over init_image as a guide; not with a mask.",
+        exclude=True,
+    )
+    strength: Strength | None = Field(
+        None, description="How far to depart from init_image: 0.8 by default, 1 keeps the least of it."
+    )
+    controls: Annotated[
+        tuple[ControlParams, ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        Field(max_length=MAX_CONTROLS, description="ControlNets to apply."),
+        WithJsonSchema({"type": "array", "maxItems": MAX_CONTROLS, "items": ControlParams.model_json_schema()}),
+    ] = Field((), exclude_if=_is_unused)
+    hires: Annotated[HiresStep | None, WithJsonSchema(HiresStep.model_json_schema())] = Field(
+        None, description="Denoise the images a second time at a larger size; upscale comes after it."
+    )
+    upscale: Annotated[UpscaleStep | None, WithJsonSchema(UpscaleStep.model_json_schema())] = Field(
+        None, description="Enlarge the finished images."
+    )
+    reproducibility: Reproducibility = Field(
+        "fast",
+        description="exact: the same bits for an equal exactness_key, whatever else the server is doing; slower.",
+    )
+    deadline_s: float | None = Field(
+        None, gt=0, le=3600, description="Seconds after which the request is cancelled with an error.", exclude=True
+    )
+
+    #: Whether a request without an init_image must have a prompt.
+    _needs_prompt: ClassVar[bool] = True
+
+    @field_validator("size")
+    @classmethod
+    def _is_readable(cls, size: str) -> str:
+        if size != AUTO:
+            try:
+                Size.parse(size)
+            except ValueError as error:
+                raise PydanticCustomError("size", "expected WIDTHxHEIGHT or auto") from error
+        return size
+
+    @model_validator(mode="after")
+    def _says_what_to_draw(self) -> GenerateParams:
+        if self._needs_prompt and self.init_image is None and not self.prompt.strip():
+            raise PydanticCustomError(
+                "blank", "prompt: must contain more than white space, without init_image", {"param": "prompt"}
+            )
+        return self
+
+    @property
+    def has_images(self) -> bool:
+        """Whether any images were sent with the request."""
+        return self.init_image is not None or bool(self.controls)

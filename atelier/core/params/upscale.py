@@ -1,0 +1,37 @@
+"""Larger images: a client's own, a generation's at its end, or by a second pass of a generation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from atelier.core.params.delivery import OutputParams, ResponseFormat
+from atelier.core.params.parsing import MAX_NAME_CHARS, Params
+from atelier.core.params.pictures import ImageBytes
+from atelier.core.sampling import NumInferenceSteps, Strength
+from atelier.core.upscaling import MAX_SCALE
+
+
+class UpscaleStep(Params):
+    """An enlargement: how much, and by which upscaler."""
+
+    scale: float = Field(MAX_SCALE, ge=1, le=MAX_SCALE, description="Factor of width and height.")
+    model: str | None = Field(
+        None, max_length=MAX_NAME_CHARS, description="Id of an upscaler from GET /; the server's first by default."
+    )
+
+
+class HiresStep(UpscaleStep):
+    """A second pass: the images are enlarged, then denoised again at their new size."""
+
+    scale: float = Field(2, gt=1, le=MAX_SCALE, description="Factor of width and height.")
+    strength: Strength = Field(0.5, description="How far the second pass departs from the first.")
+    steps: NumInferenceSteps | None = Field(
+        None, description="Steps of the second pass; those of the first by default."
+    )
+
+
+class UpscaleParams(UpscaleStep, OutputParams):
+    """An image to enlarge."""
+
+    image: ImageBytes = Field(description="PNG, JPEG or WebP; transparency is kept.")
+    response_format: ResponseFormat = "b64_json"

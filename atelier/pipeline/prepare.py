@@ -1,0 +1,97 @@
+"""From a plan to the engine's request: one function per kind of input, run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from atelier.core.control import ControlImage
+from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
+from atelier.core.geometry import Size
+from atelier.core.params.controls import ControlParams
+from atelier.core.sampling import Reproducibility
+from atelier.imaging.inputs import to_latent_mask
+from atelier.pipeline.controls import annotation_of, to_control
+from atelier.pipeline.events import Reports
+from atelier.pipeline.inputs import Inputs
+from atelier.pipeline.provenance import Provenance
+from atelier.pipeline.resolve import Plan
+from atelier.pipeline.stages import Annotated, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
+
+#: In the order of the controls; None where the client sent the map itself.
+DrawnMaps = tuple[Annotated | None, ...]
+
+
+async def prepare(
+    request_id: RequestId, plan: Plan, inputs: Inputs, stages: Stages, provenance: Provenance, reports: Reports
+) -> tuple[DenoiseRequest, DrawnMaps]:
+    """The request of the first pass, and the control maps that were drawn for it."""
+    texts, latents, drawn_maps = await asyncio.gather(
+        encode_texts(plan, stages), encode_init_image(plan, inputs, stages), draw_maps(plan, inputs, stages)
+    )
+    provenance.record(texts, latents, *drawn_maps)
+    mask = None if inputs.mask is None else to_latent_mask(inputs.mask)
+    request = DenoiseRequest(
+        request_id=request_id,
+        pass_=plan.passes[0],
+        conditioning=texts.conditioning,
+        init_image=None if latents is None else InitImage(mean=latents.mean, std=latents.std, mask=mask),
+        controls=tuple(
+            to_control(control, sent if drawn is None else drawn.control_image)
+            for control, sent, drawn in zip(plan.params.controls, inputs.control_images, drawn_maps, strict=True)
+        ),
+        report_steps=reports.steps,
+        num_previews=reports.num_previews,
+    )
+    return request, drawn_maps
+
+
+async def encode_texts(plan: Plan, stages: Stages) -> EncodedTexts:
+    """The embeddings of the request's prompts."""
+    return await stages.encode_texts(plan.model, plan.prompts, plan.params.reproducibility)
+
+
+async def encode_init_image(plan: Plan, inputs: Inputs, stages: Stages) -> EncodedLatents | None:
+    """The VAE's posterior of the init image, if there is one."""
+    if inputs.init_image is None:
+        return None
+    return await stages.encode_latents(plan.model, inputs.init_image[None])
+
+
+async def draw_maps(plan: Plan, inputs: Inputs, stages: Stages) -> DrawnMaps:
+    """The control maps of controls with `annotate`."""
+
+    async def draw(control: ControlParams, image: ControlImage) -> Annotated | None:
+        return await stages.annotate(annotation_of(control), image) if control.annotate else None
+
+    return tuple(await asyncio.gather(*map(draw, plan.params.controls, inputs.control_images)))
+
+
+async def prepare_hires(
+    first: DenoiseRequest, pass_: Pass, pixels: Pixels, upscaler: str | None, stages: Stages, provenance: Provenance
+) -> tuple[DenoiseRequest, Sequence[Upscaled]]:
+    """The request of the second pass: the first one's images enlarged and encoded, with the same texts and seeds."""
+    upscaled = await upscale_images(pixels, pass_.size, upscaler, pass_.reproducibility, stages)
+    # One by one, because an image's bits must not depend on how many come with it.
+    encoded = [await stages.encode_latents(pass_.model, image.pixels[None]) for image in upscaled]
+    provenance.record(*upscaled, *encoded)
+    request = DenoiseRequest(
+        request_id=RequestId(f"{first.request_id}-hires"),
+        pass_=pass_,
+        conditioning=first.conditioning,
+        init_image=InitImage(
+            mean=np.concatenate([latents.mean for latents in encoded]),
+            std=np.concatenate([latents.std for latents in encoded]),
+        ),
+        report_steps=first.report_steps,
+    )
+    return request, upscaled
+
+
+async def upscale_images(
+    pixels: Pixels, size: Size, upscaler: str | None, reproducibility: Reproducibility, stages: Stages
+) -> Sequence[Upscaled]:
+    """Images [images, height, width, 3] at another size, side by side."""
+    return await asyncio.gather(*(stages.upscale(upscaler, image, size, reproducibility) for image in pixels))

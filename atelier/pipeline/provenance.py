@@ -1,0 +1,38 @@
+"""A record of what made a request's images, kept while its stages answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Protocol
+
+from atelier.core.origin import ExactnessKey, Origin
+
+
+class _Answer(Protocol):
+    @property
+    def origin(self) -> Origin: ...
+
+
+class Provenance:
+    """The origins of all stage answers of one request, in the order of the stages."""
+
+    def __init__(self) -> None:
+        self._origins: list[Origin] = []
+
+    def record(self, *answers: _Answer | None) -> None:
+        """Note the origins of answers; None stands for a stage that the request did not use."""
+        self._origins += [answer.origin for answer in answers if answer is not None]
+
+    @property
+    def exactness_key(self) -> ExactnessKey:
+        """Hash of the places and weights of all stages that took part; repeated answers of a stage count once."""
+        origins = dict.fromkeys(
+            json.dumps([origin.place, sorted(origin.weights.items())]) for origin in self._origins
+        )
+        return ExactnessKey(hashlib.sha256("".join(origins).encode()).hexdigest()[:16])
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Hashes of the weights of all models that took part, by name."""
+        return {name: digest for origin in self._origins for name, digest in origin.weights.items()}

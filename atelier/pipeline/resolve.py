@@ -1,0 +1,214 @@
+"""From a client's params to a plan in which nothing is open. Pure, and done before any pixels are decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.conditioning import Prompts, Text
+from atelier.core.denoising import Pass
+from atelier.core.errors import InvalidParameter, TooMuchWork
+from atelier.core.geometry import PIXELS_PER_LATENT, Size
+from atelier.core.params.generate import AUTO, MAX_SEED, GenerateParams
+from atelier.core.sampling import SAMPLERS, Sampling
+from atelier.imaging.formats import check_output
+from atelier.pipeline.controls import resolve_control
+from atelier.pipeline.inputs import InputSizes
+from atelier.pipeline.upscaling import resolve_hires, resolve_upscale
+
+_Scalar = str | int | float | bool
+#: Fields of a request by their names on the wire.
+Parameters = dict[str, _Scalar | dict[str, _Scalar] | list[dict[str, _Scalar]]]
+
+_DEFAULT_STRENGTH = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A request with every default filled in, and the engine's passes that make its images."""
+
+    #: What the client asked for, with defaults filled in. An absent schedule is the model's own, an absent negative
+    #: prompt is guidance against zeros, an absent upscaler is bicubic resampling.
+    params: GenerateParams
+    #: One pass, or two with `hires`.
+    passes: tuple[Pass, ...]
+
+    @property
+    def model(self) -> str:
+        return self.passes[0].model
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed per image."""
+        return self.passes[0].seeds
+
+    @property
+    def prompts(self) -> Prompts:
+        """The texts that the text encoders read; none is negative without guidance."""
+        negative = _negative(self.params) if self.passes[0].is_guided else None
+        return Prompts(positive=_text(self.params.prompt, self.params.prompt_2), negative=negative)
+
+    @property
+    def image_size(self) -> Size:
+        """Size of the finished images."""
+        drawn = self.passes[-1].size
+        return drawn if self.params.upscale is None else drawn.scaled(self.params.upscale.scale)
+
+    def parameters(self, seed: int) -> Parameters:
+        """The fields that make the image of this seed again, without its input images."""
+        fields: Parameters = self.params.model_copy(update={"seed": seed}).model_dump(mode="json", exclude_none=True)
+        return fields
+
+
+def resolve(
+    params: GenerateParams, sizes: InputSizes, catalogue: Catalogue, *, max_pixel_steps: int, random: Random
+) -> Plan:
+    """Fill in the model's defaults and check what depends on the model.
+
+    Raises:
+        ModelNotFound: the model or upscaler is not served here.
+        InvalidParameter: the model does not draw the size, a setting does not go with the sampler, there is no such
+            ControlNet, or an enlargement is too large.
+        NotSupported: hires with controls or a mask.
+        TooMuchWork: pixels × steps × images exceed `max_pixel_steps`.
+    """
+    entry = catalogue.model(params.model)
+    size = _size(params.size, sizes, entry)
+    sampling = _sampling(params, entry)
+    first = Pass(
+        model=entry.id,
+        size=size,
+        seeds=_seeds(params, random),
+        sampling=sampling,
+        guidance_scale=entry.defaults.guidance_scale if params.guidance_scale is None else params.guidance_scale,
+        guidance_rescale=params.guidance_rescale,
+        reproducibility=params.reproducibility,
+    )
+    resolved = params.model_copy(
+        update={
+            "model": entry.id,
+            "size": str(size),
+            "seed": first.seeds[0],
+            "num_inference_steps": sampling.num_inference_steps,
+            "guidance_scale": first.guidance_scale,
+            "strength": None if params.init_image is None else sampling.strength,
+            "controls": tuple(
+                resolve_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)
+            ),
+            **_resolved_prompts(params, entry),
+        }
+    )
+    plan = _with_enlargements(resolved, first, entry, catalogue)
+    check_output(params, plan.image_size)
+    _check_work(plan, max_pixel_steps)
+    return plan
+
+
+def _with_enlargements(params: GenerateParams, first: Pass, entry: ModelEntry, catalogue: Catalogue) -> Plan:
+    """The plan, with the second pass and the upscaler that the params ask for."""
+    hires, upscale = params.hires, params.upscale
+    passes: tuple[Pass, ...] = (first,)
+    if hires is not None:
+        model = resolve_upscale(hires, first.size, catalogue, param="hires")
+        second = resolve_hires(params, hires, first, entry)
+        hires = hires.model_copy(update={"model": model, "steps": second.sampling.num_inference_steps})
+        passes = (first, second)
+    if upscale is not None:
+        model = resolve_upscale(upscale, passes[-1].size, catalogue, num_images=params.n, param="upscale")
+        upscale = upscale.model_copy(update={"model": model})
+    return Plan(params=params.model_copy(update={"hires": hires, "upscale": upscale}), passes=passes)
+
+
+def _size(text: str, sizes: InputSizes, entry: ModelEntry) -> Size:
+    sides = entry.sides_px
+    if text == AUTO:
+        return entry.defaults.size if sizes.first is None else sides.nearest(sizes.first)
+    size = Size.parse(text)
+    if not sides.allow(size):
+        raise InvalidParameter(
+            f"size: {entry.id} draws sides of {sides.min} to {sides.max} pixels in multiples of "
+            f"{PIXELS_PER_LATENT}; got {text!r}.",
+            param="size",
+        )
+    return size
+
+
+def _seeds(params: GenerateParams, random: Random) -> tuple[int, ...]:
+    last = MAX_SEED - params.n + 1
+    if params.seed > last:
+        raise InvalidParameter(
+            f"seed: {params.n} images take as many seeds, so the first is at most {last}; got {params.seed}.",
+            param="seed",
+        )
+    first = random.randint(0, last) if params.seed == -1 else params.seed
+    return tuple(range(first, first + params.n))
+
+
+def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
+    sampler = SAMPLERS[params.sampler]
+    steps = params.num_inference_steps
+    if steps is None:
+        steps = min(entry.defaults.num_inference_steps, sampler.max_steps)
+    if steps > sampler.max_steps:
+        raise InvalidParameter(
+            f"num_inference_steps: the sampler {params.sampler} takes at most {sampler.max_steps}; got {steps}.",
+            param="num_inference_steps",
+        )
+    if params.schedule is not None and params.schedule not in sampler.schedules:
+        raise InvalidParameter(
+            f"schedule: the sampler {params.sampler} goes with {', '.join(sampler.schedules)}; "
+            f"got {params.schedule!r}.",
+            param="schedule",
+        )
+    if params.eta > 0 and not sampler.takes_eta:
+        takers = ", ".join(name for name, other in SAMPLERS.items() if other.takes_eta)
+        raise InvalidParameter(f"eta: only {takers} takes it; got {params.eta} with {params.sampler}.", param="eta")
+    strength = 1.0
+    if params.init_image is not None:
+        strength = _DEFAULT_STRENGTH if params.strength is None else params.strength
+    if int(steps * strength) == 0:
+        raise InvalidParameter(
+            f"strength: {strength} of {steps} steps is none; ask for at least {1 / steps:.3f} or more steps.",
+            param="strength",
+        )
+    return Sampling(
+        num_inference_steps=steps, sampler=params.sampler, schedule=params.schedule, eta=params.eta, strength=strength
+    )
+
+
+def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, str | None]:
+    """The texts of both encoders; as in diffusers, no negative prompt at all is not the same as an empty one."""
+    negative = params.negative_prompt
+    if negative is None:
+        negative = entry.defaults.negative_prompt
+    negative_2 = params.negative_prompt_2
+    if negative is None and negative_2 is not None:
+        negative = ""
+    return {
+        "prompt_2": None if params.prompt_2 == params.prompt else params.prompt_2 or None,
+        "negative_prompt": negative,
+        "negative_prompt_2": negative_2 or negative,
+    }
+
+
+def _negative(params: GenerateParams) -> Text | None:
+    return None if params.negative_prompt is None else _text(params.negative_prompt, params.negative_prompt_2)
+
+
+def _text(prompt: str, prompt_2: str | None) -> Text:
+    return Text(prompt, prompt if prompt_2 is None else prompt_2)
+
+
+def _check_work(plan: Plan, max_pixel_steps: int) -> None:
+    pixel_steps = sum(pass_.pixel_steps for pass_ in plan.passes)
+    if pixel_steps > max_pixel_steps:
+        of_passes = " + ".join(
+            f"{pass_.size} pixels × {pass_.sampling.num_taken_steps} steps" for pass_ in plan.passes
+        )
+        work = of_passes if len(plan.passes) == 1 else f"({of_passes})"
+        raise TooMuchWork(
+            f"{work} × {len(plan.seeds)} images is {pixel_steps} pixel steps; at most {max_pixel_steps} are allowed "
+            "in one request. Ask for fewer images or steps, or a smaller size."
+        )

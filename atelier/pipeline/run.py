@@ -1,0 +1,101 @@
+"""A generation as an iterator of events: encode → denoise → decode, once or twice, then enlarge and write files.
+
+Plain answers and streams read the same iterator, and so will jobs and retries. Ray and HTTP are not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+from atelier.core.conditioning import Floats
+from atelier.core.denoising import Denoised, RequestId, StepEvent
+from atelier.core.errors import ReplicaLost
+from atelier.imaging.formats import write_picture
+from atelier.imaging.preview import preview
+from atelier.pipeline.events import Event, Planned, Preview, Reports, Step
+from atelier.pipeline.inputs import Inputs
+from atelier.pipeline.prepare import prepare, prepare_hires, upscale_images
+from atelier.pipeline.provenance import Provenance
+from atelier.pipeline.resolve import Plan
+from atelier.pipeline.results import Result, map_files, paint_over, picture_files, upscalers_of, usage_of
+from atelier.pipeline.stages import Pixels, Stages, Upscaled
+
+_NO_REPORTS = Reports()
+
+
+async def run(
+    request_id: RequestId, plan: Plan, inputs: Inputs, stages: Stages, reports: Reports = _NO_REPORTS
+) -> AsyncGenerator[Event]:
+    """Make the images of a plan: `Planned` first, `Result` last; closing the iterator stops the work within a step.
+
+    Raises what the stages raise.
+    """
+    yield Planned(request_id=request_id, plan=plan)
+    provenance, reporter, params = Provenance(), _Reporter(plan, reports), plan.params
+    request, drawn_maps = await prepare(request_id, plan, inputs, stages, provenance, reports)
+    first, enlarged = request, list[Upscaled]()
+    pixels: Pixels | None = None
+    for index, pass_ in enumerate(plan.passes):
+        if pixels is not None and params.hires is not None:
+            upscaler = params.hires.model
+            request, upscaled = await prepare_hires(first, pass_, pixels, upscaler, stages, provenance)
+            enlarged += upscaled
+        async with stages.denoise(request) as events:
+            async for event in events:
+                if isinstance(event, Denoised):
+                    break
+                for report in await reporter.reports(event, pass_index=index):
+                    yield report
+            else:
+                raise ReplicaLost("The denoiser's stream ended without latents.")
+        decoded = await stages.decode_latents(plan.model, event.latents)
+        provenance.record(event, decoded)
+        pixels = await asyncio.to_thread(paint_over, decoded.pixels, inputs)
+    assert pixels is not None, "a plan has at least one pass"
+    finished = list(pixels)
+    if params.upscale is not None:
+        upscaler, size = params.upscale.model, plan.image_size
+        upscaled = await upscale_images(pixels, size, upscaler, params.reproducibility, stages)
+        provenance.record(*upscaled)
+        enlarged += upscaled
+        finished = [image.pixels for image in upscaled]
+    yield Result(
+        request_id=request_id,
+        plan=plan,
+        exactness_key=provenance.exactness_key,
+        pictures=await asyncio.to_thread(picture_files, finished, plan, provenance),
+        control_maps=await asyncio.to_thread(map_files, params.controls, drawn_maps),
+        usage=usage_of(first, plan),
+        upscaler=upscalers_of(enlarged),
+    )
+
+
+class _Reporter:
+    """Turns the engine's events into the reports that were asked for."""
+
+    def __init__(self, plan: Plan, reports: Reports) -> None:
+        self._plan = plan
+        self._reports = reports
+        self._num_steps = [pass_.sampling.num_evaluations for pass_ in plan.passes]
+        self._started_s = time.monotonic()
+        self._num_previews = 0
+
+    async def reports(self, event: StepEvent, *, pass_index: int) -> Sequence[Step | Preview]:
+        """The step, the preview, both or neither."""
+        reports: list[Step | Preview] = []
+        if self._reports.steps:
+            step = sum(self._num_steps[:pass_index]) + event.step
+            elapsed_s = time.monotonic() - self._started_s
+            reports.append(Step(step=step, total=sum(self._num_steps), elapsed_s=elapsed_s))
+        if event.preview is not None:
+            files = await asyncio.to_thread(self._preview_files, event.preview)
+            reports.append(Preview(index=self._num_previews, files=files))
+            self._num_previews += 1
+        return reports
+
+    def _preview_files(self, latents: Floats) -> tuple[bytes, ...]:
+        assert self._reports.latent_rgb is not None
+        size, projection = self._plan.passes[0].size, self._reports.latent_rgb
+        return tuple(write_picture(preview(image, projection, size), self._plan.params) for image in latents)
