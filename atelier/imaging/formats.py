@@ -10,7 +10,7 @@ from PIL import Image
 
 from atelier.core.errors import InvalidParameter
 from atelier.core.geometry import Size
-from atelier.core.params.delivery import OutputFormat, OutputParams
+from atelier.core.params.delivery import OutputFormat
 from atelier.imaging.metadata import Metadata, exif, png_chunks
 
 MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -22,28 +22,32 @@ _JPEG_QUALITY = 95
 _WEBP_QUALITY = 90
 
 
-def check_output(params: OutputParams, size: Size) -> None:
-    """Raises InvalidParameter if an image of this size cannot be written in the requested format."""
-    if params.output_format == "png" and params.output_compression not in (None, 100):
+def check_output(output_format: OutputFormat, quality: int | None, size: Size) -> None:
+    """Raises InvalidParameter if an image of this size cannot be written in the format, or not at the quality."""
+    if output_format == "png" and quality not in (None, 100):
         raise InvalidParameter(
-            f"output_compression: PNG is lossless; use jpeg or webp for {params.output_compression}.",
-            param="output_compression",
+            f"output_compression: PNG is lossless; use jpeg or webp for {quality}.", param="output_compression"
         )
     longest = max(size.width, size.height)
-    if longest > _MAX_SIDE_PX.get(params.output_format, longest):
+    if longest > _MAX_SIDE_PX.get(output_format, longest):
         raise InvalidParameter(
-            f"output_format: {params.output_format} has sides of up to {_MAX_SIDE_PX[params.output_format]} pixels; "
+            f"output_format: {output_format} has sides of up to {_MAX_SIDE_PX[output_format]} pixels; "
             f"this image is {size}.",
             param="output_format",
         )
 
 
-def write_picture(pixels: npt.NDArray[np.uint8], params: OutputParams, metadata: Metadata | None = None) -> bytes:
-    """The file of an image [height, width, 3 or 4].
+def write_picture(
+    pixels: npt.NDArray[np.uint8],
+    output_format: OutputFormat,
+    *,
+    quality: int | None = None,
+    metadata: Metadata | None = None,
+) -> bytes:
+    """The file of an image [height, width, 3 or 4]; `quality` of JPEG and WebP in 0 … 100.
 
     JPEG has no alpha: transparent parts become white.
     """
-    output_format, quality = params.output_format, params.output_compression
     buffer = io.BytesIO()
     image = Image.fromarray(pixels)
     if output_format == "jpeg" and image.mode == "RGBA":

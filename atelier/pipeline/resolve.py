@@ -101,7 +101,7 @@ def resolve(
         }
     )
     plan = _with_enlargements(resolved, first, entry, catalogue)
-    check_output(params, plan.image_size)
+    check_output(params.output_format, params.output_compression, plan.image_size)
     _check_work(plan, max_pixel_steps)
     return plan
 

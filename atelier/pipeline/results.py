@@ -11,7 +11,6 @@ from atelier.core.control import ControlKind
 from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.origin import ExactnessKey
 from atelier.core.params.controls import ControlParams
-from atelier.core.params.delivery import OutputParams
 from atelier.imaging.formats import write_picture
 from atelier.imaging.inputs import blend
 from atelier.pipeline.inputs import Inputs
@@ -19,8 +18,6 @@ from atelier.pipeline.metadata import metadata_of
 from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.resolve import Plan
 from atelier.pipeline.stages import Annotated, Pixels, Upscaled
-
-_PNG = OutputParams(output_format="png")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +80,12 @@ def paint_over(pixels: Pixels, inputs: Inputs) -> Pixels:
 
 def picture_files(images: Sequence[Pixels], plan: Plan, provenance: Provenance) -> tuple[Picture, ...]:
     """Files of the images, each with its own seed and metadata."""
-    return tuple(
-        Picture(data=write_picture(pixels, plan.params, metadata_of(plan, seed, provenance)), seed=seed)
-        for pixels, seed in zip(images, plan.seeds, strict=True)
-    )
+    output_format, quality = plan.params.output_format, plan.params.output_compression
+
+    def file(pixels: Pixels, seed: int) -> bytes:
+        return write_picture(pixels, output_format, quality=quality, metadata=metadata_of(plan, seed, provenance))
+
+    return tuple(Picture(data=file(pixels, seed), seed=seed) for pixels, seed in zip(images, plan.seeds, strict=True))
 
 
 def map_files(controls: Sequence[ControlParams], drawn_maps: Sequence[Annotated | None]) -> tuple[ControlMap, ...]:
@@ -100,7 +99,7 @@ def map_files(controls: Sequence[ControlParams], drawn_maps: Sequence[Annotated 
 
 def to_control_map(kind: ControlKind, drawn: Annotated) -> ControlMap:
     """The file of a map."""
-    return ControlMap(kind=kind, data=write_picture(drawn.control_image, _PNG))
+    return ControlMap(kind=kind, data=write_picture(drawn.control_image, "png"))
 
 
 def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:

@@ -97,5 +97,8 @@ class _Reporter:
 
     def _preview_files(self, latents: Floats) -> tuple[bytes, ...]:
         assert self._reports.latent_rgb is not None
-        size, projection = self._plan.passes[0].size, self._reports.latent_rgb
-        return tuple(write_picture(preview(image, projection, size), self._plan.params) for image in latents)
+        size, params, projection = self._plan.passes[0].size, self._plan.params, self._reports.latent_rgb
+        return tuple(
+            write_picture(preview(image, projection, size), params.output_format, quality=params.output_compression)
+            for image in latents
+        )

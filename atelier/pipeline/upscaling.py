@@ -93,7 +93,9 @@ async def upscale_image(stages: Stages, params: UpscaleParams, upscaler: str | N
     height, width = pixels.shape[:2]
     size = Size(width=width, height=height).scaled(params.scale)
     upscaled = await stages.upscale(upscaler, pixels, size, "fast")
-    data = await asyncio.to_thread(write_picture, upscaled.pixels, params)
+    data = await asyncio.to_thread(
+        write_picture, upscaled.pixels, params.output_format, quality=params.output_compression
+    )
     return UpscaledImage(data=data, size=size, upscaler=upscaled.upscaler)
 
 
@@ -106,7 +108,7 @@ def pixels_to_upscale(params: UpscaleParams, catalogue: Catalogue) -> tuple[str 
     """
     size = image_size(params.image, param="image")
     upscaler = resolve_upscale(params, size, catalogue, param="scale")
-    check_output(params, size.scaled(params.scale))
+    check_output(params.output_format, params.output_compression, size.scaled(params.scale))
     with read_image(params.image, param="image") as image:
         return upscaler, np.asarray(image)
 

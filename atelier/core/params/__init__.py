@@ -7,7 +7,7 @@ that dialect's folder of `atelier.api`. Defaults that depend on the model are fi
 from __future__ import annotations
 
 from atelier.core.params.controls import AnnotateParams, ControlParams
-from atelier.core.params.delivery import OUTPUT_FORMATS, OutputFormat, OutputParams, ResponseFormat
+from atelier.core.params.delivery import OUTPUT_FORMATS, OutputFormat, ResponseFormat
 from atelier.core.params.generate import GenerateParams
 from atelier.core.params.parsing import Params, parse
 from atelier.core.params.pictures import ImageBytes, InspectParams
@@ -22,7 +22,6 @@ __all__ = [
     "ImageBytes",
     "InspectParams",
     "OutputFormat",
-    "OutputParams",
     "Params",
     "ResponseFormat",
     "UpscaleParams",

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
-
-from atelier.core.params.parsing import Params
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
 
+OutputCompression = Annotated[
+    int, Field(ge=0, le=100, description="Quality of JPEG and WebP files; 95 and 90 by default. PNG has none.")
+]
+
 ResponseFormat = Literal["b64_json", "url"]
-
-
-class OutputParams(Params):
-    """The format of an image file."""
-
-    output_format: OutputFormat = "png"
-    output_compression: int | None = Field(
-        None, ge=0, le=100, description="Quality of JPEG and WebP files; 95 and 90 by default. PNG has none."
-    )

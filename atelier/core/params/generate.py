@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 from atelier.core.control import MAX_CONTROLS
 from atelier.core.geometry import Size
 from atelier.core.params.controls import ControlParams
-from atelier.core.params.delivery import OutputParams
-from atelier.core.params.parsing import MAX_NAME_CHARS
+from atelier.core.params.delivery import OutputCompression, OutputFormat
+from atelier.core.params.parsing import MAX_NAME_CHARS, Params
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.params.upscale import HiresStep, UpscaleStep
 from atelier.core.sampling import (
@@ -33,7 +33,7 @@ def _is_unused(value: object) -> bool:
     return not value
 
 
-class GenerateParams(OutputParams):
+class GenerateParams(Params):
     """One request for images.
 
     Serialised, it is what makes the same images again: images that were sent, their number and the deadline are left
@@ -50,6 +50,8 @@ class GenerateParams(OutputParams):
     )
     n: int = Field(1, ge=1, le=10, description="Number of images.", exclude=True)
     size: str = Field(AUTO, max_length=MAX_NAME_CHARS, description="WIDTHxHEIGHT in pixels, multiples of 8, or auto.")
+    output_format: OutputFormat = "png"
+    output_compression: OutputCompression | None = None
     negative_prompt: str | None = Field(
         None, max_length=MAX_PROMPT_CHARS, description="What to keep out of the image; the model's default if absent."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from atelier.core.params.delivery import OutputParams, ResponseFormat
+from atelier.core.params.delivery import OutputCompression, OutputFormat, ResponseFormat
 from atelier.core.params.parsing import MAX_NAME_CHARS, Params
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.sampling import NumInferenceSteps, Strength
@@ -30,8 +30,10 @@ class HiresStep(UpscaleStep):
     )
 
 
-class UpscaleParams(UpscaleStep, OutputParams):
+class UpscaleParams(UpscaleStep):
     """An image to enlarge."""
 
     image: ImageBytes = Field(description="PNG, JPEG or WebP; transparency is kept.")
+    output_format: OutputFormat = "png"
+    output_compression: OutputCompression | None = None
     response_format: ResponseFormat = "b64_json"
