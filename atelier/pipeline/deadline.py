@@ -15,8 +15,9 @@ E = TypeVar("E")
 async def within(events: AsyncGenerator[E], deadline_s: float | None) -> AsyncGenerator[E]:
     """The events, which are closed when the consumer leaves.
 
-    Raises DeadlineExceeded `deadline_s` seconds after the first event was asked for. The limit is set anew around each
-    event, because a consumer may ask for each in another task.
+    The limit is set anew around each event, because a consumer may ask for each in another task.
+
+    Raises DeadlineExceeded `deadline_s` seconds after the first event was asked for.
     """
     end_s = None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s
     async with aclosing(events):

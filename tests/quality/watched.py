@@ -15,8 +15,7 @@ from atelier.core.conditioning import Floats
 from atelier.core.denoising import Denoised, DenoiseRequest
 from atelier.core.params import GenerateParams, parse
 from atelier.core.sampling import SamplerName
-from atelier.engine.schedules import DIFFUSERS
-from atelier.pipeline.pipeline import Hear, Pipeline
+from atelier.pipeline.pipeline import Pipeline
 
 #: Relative, in the final latents.
 BOUND = 5e-4

@@ -10,7 +10,8 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
 
 OutputCompression = Annotated[
-    int, Field(ge=0, le=100, description="Quality of JPEG and WebP files; 95 and 90 by default. PNG has none.")
+    int | None,
+    Field(ge=0, le=100, description="Quality of JPEG and WebP files; 95 and 90 by default. PNG has none."),
 ]
 
 ResponseFormat = Literal["b64_json", "url"]

@@ -35,5 +35,5 @@ class UpscaleParams(UpscaleStep):
 
     image: ImageBytes = Field(description="PNG, JPEG or WebP; transparency is kept.")
     output_format: OutputFormat = "png"
-    output_compression: OutputCompression | None = None
+    output_compression: OutputCompression = None
     response_format: ResponseFormat = "b64_json"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from atelier.catalogue.catalogue import CatalogueError, read_catalogue
-from atelier.catalogue.entries import Size
+from atelier.core.geometry import Size
 from atelier.core.errors import ModelNotFound
 
 _MODEL = """models:

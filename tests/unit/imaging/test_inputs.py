@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.imaging.inputs import read_picture, to_pixels
+from atelier.core.geometry import Size
+from atelier.imaging.inputs import read_image, to_pixels
 
 
 def _read(picture: Image.Image) -> Image.Image:
     file = io.BytesIO()
     picture.save(file, "PNG")
-    with read_picture(file.getvalue(), param="image") as read:
+    with read_image(file.getvalue(), param="image") as read:
         return read.copy()
 
 
 def test_sixteen_bits_are_brought_to_eight() -> None:
     """As depth maps come."""
     ramp = np.tile(np.linspace(0, 65_535, 64, dtype=np.uint16), (48, 1))
-    pixels = to_pixels(_read(Image.fromarray(ramp)), width=64, height=48)
+    pixels = to_pixels(_read(Image.fromarray(ramp)), Size(width=64, height=48))
     assert np.abs(pixels[..., 0].astype(int) - ramp // 256).max() == 0
 
 

@@ -5,23 +5,31 @@ from random import Random
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import Size
-from atelier.core.conditioning import Text
+from atelier.core.conditioning import Prompts, Text
 from atelier.core.errors import InvalidParameter, ModelNotFound, TooMuchWork
+from atelier.core.geometry import Size
 from atelier.core.params import GenerateParams, UpscaleStep, parse
-from atelier.pipeline.inputs import Inputs
-from atelier.pipeline.plan import Plan, make_plan
-from atelier.pipeline.upscaling import plan_upscale
+from atelier.pipeline.inputs import InputSizes
+from atelier.pipeline.resolve import Plan, resolve
+from atelier.pipeline.upscaling import resolve_upscale
 
 
 def _plan(catalogue: Catalogue, **fields: object) -> Plan:
     params = parse(GenerateParams, {"prompt": "x", **fields})
-    return make_plan(params, Inputs(), catalogue, max_pixel_steps=10_000_000, random=Random(0))
+    return resolve(params, InputSizes(), catalogue, max_pixel_steps=10_000_000, random=Random(0))
 
 
 def test_the_models_defaults_are_filled_in(catalogue: Catalogue) -> None:
     plan = _plan(catalogue)
-    assert (plan.model, str(plan.size), plan.sampling.num_inference_steps, plan.guidance_scale) == (
+    [only] = plan.passes
+    assert (only.model, str(only.size), only.sampling.num_inference_steps, only.guidance_scale) == (
+        "tiny-sdxl",
+        "128x128",
+        20,
+        5.0,
+    )
+    params = plan.params
+    assert (params.model, params.size, params.num_inference_steps, params.guidance_scale) == (
         "tiny-sdxl",
         "128x128",
         20,
@@ -30,7 +38,7 @@ def test_the_models_defaults_are_filled_in(catalogue: Catalogue) -> None:
 
 
 def test_a_zero_is_not_an_absent_value(catalogue: Catalogue) -> None:
-    assert _plan(catalogue, guidance_scale=0).guidance_scale == 0
+    assert _plan(catalogue, guidance_scale=0).passes[0].guidance_scale == 0
     assert _plan(catalogue, seed=0).seeds == (0,)
 
 
@@ -40,7 +48,7 @@ def test_each_picture_has_the_next_seed(catalogue: Catalogue) -> None:
 
 def test_every_picture_has_a_seed_that_can_be_sent_back(catalogue: Catalogue) -> None:
     assert _plan(catalogue, seed=2**32 - 2, n=2).seeds == (2**32 - 2, 2**32 - 1)
-    with pytest.raises(InvalidParameter, match="2 pictures take as many seeds") as caught:
+    with pytest.raises(InvalidParameter, match="2 images take as many seeds") as caught:
         _plan(catalogue, seed=2**32 - 1, n=2)
     assert caught.value.param == "seed"
 
@@ -50,10 +58,19 @@ def test_no_seed_draws_one(catalogue: Catalogue) -> None:
 
 
 def test_no_negative_prompt_is_not_an_empty_one(catalogue: Catalogue) -> None:
-    assert _plan(catalogue).negative is None
-    assert _plan(catalogue, negative_prompt="").negative == Text("", "")
-    assert _plan(catalogue, negative_prompt="a").negative == Text("a", "a")
-    assert _plan(catalogue, negative_prompt="a", negative_prompt_2="b").negative == Text("a", "b")
+    def negative(**fields: object) -> Text | None:
+        return _plan(catalogue, **fields).prompts.negative
+
+    assert negative() is None
+    assert negative(negative_prompt="") == Text("", "")
+    assert negative(negative_prompt="a") == Text("a", "a")
+    assert negative(negative_prompt="a", negative_prompt_2="b") == Text("a", "b")
+
+
+def test_without_guidance_no_negative_prompt_is_encoded_but_it_is_recorded(catalogue: Catalogue) -> None:
+    plan = _plan(catalogue, negative_prompt="a", guidance_scale=1, prompt_2="y")
+    assert plan.prompts == Prompts(positive=Text("x", "y"), negative=None)
+    assert plan.parameters(1)["negative_prompt"] == "a"
 
 
 @pytest.mark.parametrize("size", ["128", "128x", "0x128", "128x100", "56x128", "264x128", "-64x64", "128x128x3"])
@@ -64,7 +81,7 @@ def test_a_size_the_model_does_not_draw_is_refused(catalogue: Catalogue, size: s
 
 
 def test_too_much_work_is_refused_with_the_numbers(catalogue: Catalogue) -> None:
-    assert _plan(catalogue, size="256x256", num_inference_steps=150).pixel_steps == 256 * 256 * 150
+    assert _plan(catalogue, size="256x256", num_inference_steps=150).passes[0].pixel_steps == 256 * 256 * 150
     with pytest.raises(TooMuchWork, match="19660800 pixel steps; at most 10000000"):
         _plan(catalogue, size="256x256", num_inference_steps=150, n=2)
 
@@ -94,7 +111,7 @@ def test_settings_must_go_with_the_sampler(
     catalogue: Catalogue, fields: dict[str, object], param: str | None, allowed: str
 ) -> None:
     if param is None:
-        assert _plan(catalogue, **fields).sampling.sampler == fields["sampler"]
+        assert _plan(catalogue, **fields).passes[0].sampling.sampler == fields["sampler"]
         return
     with pytest.raises(InvalidParameter, match=allowed) as caught:
         _plan(catalogue, **fields)
@@ -117,7 +134,7 @@ def test_a_pictures_parameters_make_the_same_plan(catalogue: Catalogue) -> None:
 
 def test_the_larger_pictures_of_a_request_are_bounded_together(catalogue: Catalogue) -> None:
     step, size = UpscaleStep(scale=4), Size(width=1024, height=1024)
-    assert str(plan_upscale(step, size, catalogue, num_pictures=4, param="upscale").size) == "4096x4096"
-    with pytest.raises(InvalidParameter, match="5 pictures of 4096x4096") as caught:
-        plan_upscale(step, size, catalogue, num_pictures=5, param="upscale")
+    assert resolve_upscale(step, size, catalogue, num_images=4, param="upscale") == "tiny-x4"
+    with pytest.raises(InvalidParameter, match="5 images of 4096x4096") as caught:
+        resolve_upscale(step, size, catalogue, num_images=5, param="upscale")
     assert caught.value.param == "upscale"
