@@ -19,9 +19,9 @@ from atelier.core.conditioning import TOKENS_PER_CHUNK, TextEmbeds
 from atelier.core.errors import ModelUnavailable
 from atelier.families.sdxl import attention
 from atelier.families.sdxl.conditions import Conditions, PromptConditions, stack
+from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_controlnet
-from atelier.models.hashes import weights_hash
 
 #: A context (about 25 MB at SDXL's size) is forgotten when so many calls did without it, and can be told again.
 _FORGOTTEN_AFTER_CALLS = 16

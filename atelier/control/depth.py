@@ -8,8 +8,8 @@ import torch
 
 from atelier.catalogue.entries import AnnotatorEntry
 from atelier.core.control import ControlImage
-from atelier.models.loading import Placement, load_depth_estimator
 from atelier.models.hashes import weights_hash
+from atelier.models.loading import Placement, load_depth_estimator
 
 
 class DepthEstimator:
