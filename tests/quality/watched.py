@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from atelier.api.request_id import new_request_id
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
+from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.params import GenerateParams, parse
 from atelier.core.sampling import SamplerName
 from atelier.pipeline.pipeline import Pipeline
@@ -62,7 +63,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 async def pixels_of(pipeline: Pipeline, fields: Mapping[str, object]) -> npt.NDArray[np.uint8]:
-    result = await pipeline.generate(RequestId("req_test"), parse(GenerateParams, fields))
+    result = await pipeline.generate(new_request_id(), parse(GenerateParams, fields))
     return np.asarray(Image.open(io.BytesIO(result.pictures[0].data)))
 
 
