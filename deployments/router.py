@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
@@ -15,6 +14,7 @@ from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams, p
 from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
+from deployments.handles import GraphHandles
 from deployments.options import RouterOptions
 from deployments.settings import Settings
 from deployments.stages import HandleStages
@@ -22,17 +22,8 @@ from deployments.stages import HandleStages
 
 @serve.ingress()
 class Router:
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        options: RouterOptions,
-        text_encoder: DeploymentHandle,
-        controlnet: DeploymentHandle,
-        denoiser: DeploymentHandle,
-        autoencoder: DeploymentHandle,
-        upscaler: DeploymentHandle,
-    ) -> None:
-        stages = HandleStages(text_encoder, controlnet, denoiser, autoencoder, upscaler)
+    def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
+        stages = HandleStages(handles)
         self._options = options
         self._pipeline = Pipeline(stages, catalogue, max_pixel_steps=options.max_pixel_steps)
         settings = Settings()
