@@ -20,5 +20,5 @@ class Annotator(Replica):
         self._stage = AnnotatorStage.load(catalogue, self._runtime)
 
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
-        """Draw the control map of an image [height, width, 3]. Raises NotSupported for a kind without an annotator."""
+        """Draw the control map of an image [height, width, 3]. Raises NotSupported if no model draws this kind."""
         return await self._stage.annotate(annotation, pixels)

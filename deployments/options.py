@@ -27,7 +27,7 @@ class ReplicaOptions(Options):
     num_threads: int = Field(
         1,
         ge=1,
-        description="Number of OpenMP threads of one replica on the CPU. Replicas on one machine share its cores.",
+        description="Number of OpenMP threads of one replica on the CPU; replicas share the machine's cores.",
     )
     stall_s: float = Field(
         120.0,
@@ -43,7 +43,7 @@ class TextEncoderOptions(ReplicaOptions):
     max_cached_prompts: int = Field(
         2000,
         ge=1,
-        description="Number of texts whose embeddings a replica caches; about 0.6 MB per 75 tokens for SDXL.",
+        description="Number of texts whose embeddings a replica caches, about 0.6 MB each for SDXL.",
     )
 
 
@@ -60,26 +60,26 @@ class DenoiserOptions(ReplicaOptions):
     max_waiting: int = Field(
         64,
         ge=1,
-        description="Number of requests that wait in a replica before it rejects further ones with status 429.",
+        description="Number of requests that wait in a replica; further ones are rejected with status 429.",
     )
     max_rows: int = Field(
         32,
         ge=20,
-        description="Largest number of rows in a UNet call. An image has one row, with guidance two. The widest request "
-        "has 20 rows.",
+        description="Largest number of rows in a UNet call. An image has one row, or two with guidance; the "
+        "widest request has 20 rows.",
     )
     exact_width: int = Field(
         8,
         ge=1,
-        description="Number of rows in every UNet call of `exact` requests; missing rows are padded with copies. Another "
-        "value changes the exactness key.",
+        description="Number of rows in every UNet call of `exact` requests; missing rows are padded with copies. "
+        "Another value changes the exactness key.",
     )
     control_transports: tuple[TransportName, ...] = Field(
         ("in_process",),
         min_length=1,
         description="How ControlNets are reached, in this order; the next transport takes over where one fails. With "
-        "`in_process` every Denoiser keeps their weights. With `same_node` or `handle` ControlNet replicas keep them, and "
-        "every step costs a hop.",
+        "`in_process` every Denoiser keeps their weights. With `same_node` or `handle` ControlNet replicas keep them, "
+        "and every step costs a hop.",
     )
     control_deadline_s: float = Field(
         2.0,
@@ -129,12 +129,12 @@ class GraphArgs(Options):
     )
     controlnets: tuple[str, ...] | None = Field(
         None,
-        description="Ids of the ControlNets to serve. By default, all ControlNets of the served models whose files are "
-        "on this machine.",
+        description="Ids of the ControlNets to serve. By default, all ControlNets of the served models whose files "
+        "are on this machine.",
     )
     annotators: tuple[str, ...] = Field(
         ("tiny-depth-anything",),
-        description="Ids of the models that draw control maps. The first model of a kind draws all maps of that kind.",
+        description="Ids of the models that draw control maps. The first model of a kind draws all its maps.",
     )
     upscalers: tuple[str, ...] = Field(
         ("tiny-x4",),

@@ -51,7 +51,7 @@ class HandleStages:
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
-        """The request's events. The stream is cancelled on leaving, because Serve goes on with a stream left alone."""
+        """The events of a request; leaving the context cancels the stream, which Serve would run to its end."""
         stream = self._handles.denoiser.options(stream=True).denoise.remote(request)
         try:
             with _our_errors():

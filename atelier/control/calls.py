@@ -51,7 +51,7 @@ class ControlContext:
 Contexts = Mapping[ContextId, ControlContext]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ControlRow:
     """One row of a UNet call that a ControlNet acts on."""
 

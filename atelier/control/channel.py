@@ -1,8 +1,8 @@
 """Messages between two processes of a node: a Unix socket for their structure, shared memory for their arrays.
 
-Each side writes its arrays into shared memory of its own and sends the rest of the message, with the arrays' lengths,
-as one packet. The memory is a memfd, so a killed process leaves none behind. Linux only. Messages are pickled, so both
-sides must be trusted.
+Each side writes its arrays into shared memory of its own and sends the rest of the message, with the lengths of the
+arrays, as one packet. The memory is a memfd, so a killed process leaves none behind. Linux only. Messages are
+pickled, so both sides must be trusted.
 """
 
 from __future__ import annotations

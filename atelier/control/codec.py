@@ -1,8 +1,8 @@
 """The codec of messages between processes: one numpy array for every tensor and array of a message.
 
-Transports carry the memory of arrays without copying it, which they do not do for tensors. An array keeps the order of
-its tensor's memory, because the memory layout decides which kernel runs and with it the last bits of a result. Messages
-are pickled, so both sides must be trusted.
+Transports carry the memory of arrays without a copy, but not that of tensors. A decoded tensor has the memory layout
+of the original, because the layout decides which kernel runs and with it the last bits of a result. Messages are
+pickled, so both sides must be trusted.
 """
 
 from __future__ import annotations

@@ -38,7 +38,10 @@ def response_of(answer: Future[Answer]) -> ResidualsResponse:
 
 
 def residuals_of(response: ResidualsResponse) -> Residuals:
-    """Raises GenerationFailed if the replica failed, or TransportFailed if it lacks contexts that it was just sent."""
+    """The residuals of a response.
+
+    Raises GenerationFailed if the replica failed, or TransportFailed if it lacks contexts that it was just sent.
+    """
     if isinstance(response, Residuals):
         return response
     if isinstance(response, GenerationFailed):

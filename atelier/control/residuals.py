@@ -82,7 +82,7 @@ def residuals(
 
 
 def scales_of_layers(controlnet_conditioning_scale: float, *, num_skips: int, guess_mode: bool) -> torch.Tensor:
-    """Scales of the layers, [skips + 1]; in guess mode from a tenth at the first layer to 1 at the last (diffusers)."""
+    """Scales of the layers, [skips + 1]; in guess mode they grow from a tenth at the first layer, as in diffusers."""
     if guess_mode:
         return torch.logspace(-1, 0, num_skips + 1) * controlnet_conditioning_scale
     return torch.full((num_skips + 1,), controlnet_conditioning_scale)

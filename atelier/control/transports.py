@@ -1,6 +1,6 @@
 """The ways from a Denoiser to ControlNets: one Protocol, and the order in which transports replace each other.
 
-Every transport ends in the same `ControlNets.residuals`, so each gives the same image. The transport inside the process
+Every transport ends in the same `ControlNets.residuals`, so each gives the same image. The transport inside a process
 is here, the one over shared memory in `same_node`, and the one over a Serve handle in `deployments.residuals`.
 """
 
@@ -39,7 +39,7 @@ class Transport(Protocol):
 
 
 class InProcess:
-    """The transport to ControlNets in the Denoiser's own process: no hop, but their weights take its memory."""
+    """The transport to ControlNets in the Denoiser's own process: no hop, but it needs memory for their weights."""
 
     def __init__(self, controlnets: ControlNets) -> None:
         self._controlnets = controlnets
@@ -55,7 +55,7 @@ class InProcess:
 
 
 class InOrder:
-    """Transports in the order in which they are tried; the next one takes over where one fails, also within a step."""
+    """Transports in the order in which they are tried; where one fails, the next takes over, even within a step."""
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class AnnotatorStage:
         return cls(runtime.thread.run(lambda: Annotators(catalogue.annotators, runtime.placement)), runtime)
 
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
-        """Draw the control map of an image [height, width, 3]. Raises NotSupported for a kind without an annotator."""
+        """Draw the control map of an image [height, width, 3]. Raises NotSupported if no model draws this kind."""
         control_image = await self._runtime.thread.run_async(lambda: self._annotators.annotate(annotation, pixels))
         return Annotated(control_image, self._runtime.origin(self._annotators.weights(annotation.kind)))
 

@@ -80,7 +80,7 @@ class TextEncoderStage:
         return EncodedTexts(conditioning, self._runtime.origin(weights))
 
     async def encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
-        """Encode texts now, without the cache: one model call per model, and one for each text of `exact` requests."""
+        """Encode texts without the cache: in one call per model, but each text of an `exact` request alone."""
         return await self._runtime.thread.run_async(lambda: self._encode_now(keys))
 
     async def _encode_cached(self, keys: Sequence[TextKey], encode: EncodeTexts) -> list[TextEmbeds]:
