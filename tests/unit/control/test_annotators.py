@@ -39,7 +39,8 @@ def test_every_kind_of_the_table_is_drawn_as_the_table_says() -> None:
 def test_every_kind_draws_a_grey_map_of_its_own(annotators: Annotators, square: ControlImage) -> None:
     maps = {kind: annotators.annotate(Annotation(kind), square) for kind in CONTROL_KINDS}
     for kind, control_image in maps.items():
-        assert (control_image.shape, control_image.dtype) == (square.shape, np.uint8), kind
+        assert control_image.shape == square.shape, kind
+        assert control_image.dtype == np.uint8, kind
         assert np.array_equal(control_image[..., :1].repeat(3, axis=2), control_image), kind
         assert control_image.min() < control_image.max(), kind
     for one, other in itertools.combinations(CONTROL_KINDS, 2):

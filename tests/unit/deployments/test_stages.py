@@ -69,6 +69,11 @@ def handles() -> GraphHandles:
     return GraphHandles(**{field.name: _Handle(_answer) for field in fields(GraphHandles)})
 
 
+def _as_protocol(stages: HandleStages) -> Stages:
+    """Lets mypy hold the class to the Protocol."""
+    return stages
+
+
 def _parameters(method: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(method).parameters)
 

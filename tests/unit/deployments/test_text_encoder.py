@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +21,7 @@ _TEXTS = [Text(name, name) for name in ("red", "blue", "green", "white")]
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The prompts of every call of the text encoders."""
     encode = TextEncoders.encode
     recorded: list[list[str]] = []

@@ -45,6 +45,11 @@ async def _until_idle(stages: LocalStages) -> None:
             await asyncio.sleep(0.005)
 
 
+def _as_protocol(stages: LocalStages) -> Stages:
+    """Lets mypy hold the class to the Protocol."""
+    return stages
+
+
 def test_local_stages_have_the_signatures_of_the_protocol() -> None:
     for name, method in inspect.getmembers(Stages, inspect.isfunction):
         if not name.startswith("_"):
@@ -59,7 +64,8 @@ async def test_a_text_becomes_an_image(small_stages: LocalStages) -> None:
     denoised = received[-1]
     assert isinstance(denoised, Denoised)
     decoded = await small_stages.decode_latents("small-sdxl", denoised.latents)
-    assert (decoded.pixels.shape, decoded.pixels.dtype) == ((1, 32, 64, 3), np.uint8)
+    assert decoded.pixels.shape == (1, 32, 64, 3)
+    assert decoded.pixels.dtype == np.uint8
     assert set(decoded.origin.weights) == {"small-sdxl/vae"}
     encoded = await small_stages.encode_latents("small-sdxl", decoded.pixels)
     assert encoded.mean.shape == encoded.std.shape == denoised.latents.shape
