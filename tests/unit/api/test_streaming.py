@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from starlette.types import ASGIApp, Message
 
-from tests.local_stages import LocalStages
+from atelier.local import LocalStages
 
 _REQUEST = {"prompt": "a large red circle, white background", "size": "128x96"}
 _OURS = {"seed": 3, "num_inference_steps": 12}
