@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from atelier.api.request_id import request_id_of
 from atelier.core.errors import AtelierError, InvalidRequest, MethodNotAllowed, NotFound, NotSupported, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(AtelierError)
     async def ours(request: Request, error: AtelierError) -> Response:
         if error.status >= 500 and not isinstance(error, NotSupported):
-            logger.error("%s %s: %s", request.method, request.url.path, error)
+            logger.error("%s: %s %s: %s", request_id_of(request.scope), request.method, request.url.path, error)
         return error_response(error)
 
     @app.exception_handler(HTTPException)
@@ -74,7 +75,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        request_id = request_id_of(request.scope)
+        logger.exception("%s: %s %s failed", request_id, request.method, request.url.path, exc_info=error)
         return error_response(AtelierError())
 
 

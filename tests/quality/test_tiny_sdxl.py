@@ -80,7 +80,7 @@ async def test_a_picture_is_that_of_diffusers_pipeline(
     ).images
     for picture, expected in zip(result.pictures, theirs, strict=True):
         ours = np.asarray(Image.open(io.BytesIO(picture.data)), dtype=np.float64)
-        assert ours.shape == (size.height, size.width, 3)
+        assert ours.shape == (drawn.size.height, drawn.size.width, 3)
         assert _psnr_db(ours, np.round(expected * 255)) >= 70
 
 

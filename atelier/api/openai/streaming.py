@@ -50,7 +50,7 @@ async def event_stream(
     events = pipeline.stream(request_id, params, report_steps=asked.progress, num_previews=asked.partial_images)
     planned = await anext(events)
     assert isinstance(planned, Planned)
-    return _EventStream(events, _lines(events, _Translator(planned.plan, asked), prefix))
+    return _EventStream(events, _lines(events, _Translator(planned.plan, asked), request_id, prefix))
 
 
 class _EventStream(StreamingResponse):
@@ -71,7 +71,10 @@ class _EventStream(StreamingResponse):
                 await self._events.aclose()
 
 
-async def _lines(events: AsyncGenerator[Event], translator: _Translator, prefix: str) -> AsyncGenerator[str]:
+async def _lines(
+    events: AsyncGenerator[Event], translator: _Translator, request_id: RequestId, prefix: str
+) -> AsyncGenerator[str]:
+    """The lines of a response; an error that ends the events is its last event."""
     try:
         async with aclosing(_with_pauses(events)) as paused:
             async for event in paused:
@@ -82,11 +85,11 @@ async def _lines(events: AsyncGenerator[Event], translator: _Translator, prefix:
                     yield _line(f"{prefix}.{kind}", {"type": f"{prefix}.{kind}", **fields})
     except AtelierError as error:
         if error.status >= 500:
-            logger.error("a stream ended with an error: %s", error)
+            logger.error("%s: a stream ended with an error: %s", request_id, error)
         yield _line("error", error_body(error))
     except Exception as error:
         # The HTTP boundary of a stream, whose status has been sent already.
-        logger.exception("a stream failed", exc_info=error)
+        logger.exception("%s: a stream failed", request_id, exc_info=error)
         yield _line("error", error_body(AtelierError()))
 
 
