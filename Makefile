@@ -13,7 +13,7 @@ setup: .venv/installed
 	touch $@
 
 run: setup  ## start the graph on 127.0.0.1:8000
-	@$(BIN)/python -m deployments.local serve_config.yaml
+	@$(BIN)/python -m deployments.run serve_config.yaml
 
 test: setup check  ## everything that CI runs
 	$(BIN)/pytest

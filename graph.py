@@ -1,15 +1,17 @@
-"""The graph: deployments bound together. Binding only.
+"""The graph: deployments bound together, and nothing else.
 
 `serve run graph:app` starts it with defaults; `serve_config.yaml` gives `build` its arguments. Annotations are not
-postponed here: Serve makes `args:` a GraphArgs only if it finds the class itself in the signature.
+postponed in this module, because Serve converts `args` to a GraphArgs only if the signature holds the class itself.
 """
 
 from ray.serve import Application
 
 from atelier.catalogue.catalogue import read_catalogue
+from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
 from deployments.controlnet import ControlNet
 from deployments.denoiser import Denoiser
+from deployments.handles import GraphHandles
 from deployments.options import GraphArgs
 from deployments.router import Router
 from deployments.serving import node
@@ -18,25 +20,24 @@ from deployments.upscaler import Upscaler
 
 
 def build(args: GraphArgs) -> Application:
-    """Raises CatalogueError or ModelNotFound if the arguments name what there is not."""
+    """Raises CatalogueError if the catalogue is wrong, or ModelNotFound for an id that it does not have."""
     catalogue = read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
     text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
-    controlnet = node(ControlNet, max_ongoing_requests=64, num_cpus=0.1).bind(
-        catalogue, args.controlnet, has_residuals=args.denoiser.has_remote_control
-    )
+    annotator = node(Annotator, max_ongoing_requests=64, num_cpus=0.05)
+    controlnet = node(ControlNet, max_ongoing_requests=64, num_cpus=0.05)
     denoiser = node(Denoiser, max_ongoing_requests=64, num_cpus=0.4)
     autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.1)
     upscaler = node(Upscaler, max_ongoing_requests=16, num_cpus=0.1)
     router = node(Router, max_ongoing_requests=1000, num_cpus=0.1)
-    return router.bind(
-        catalogue,
-        args.router,
+    residuals = controlnet.bind(catalogue, args.controlnet) if args.denoiser.has_remote_control else None
+    handles = GraphHandles(
         text_encoder=text_encoder.bind(catalogue, args.text_encoder),
-        controlnet=controlnet,
-        denoiser=denoiser.bind(catalogue, args.denoiser, controlnet),
-        upscaler=upscaler.bind(catalogue, args.upscaler),
+        annotator=annotator.bind(catalogue, args.annotator),
+        denoiser=denoiser.bind(catalogue, args.denoiser, residuals),
         autoencoder=autoencoder.bind(catalogue, args.autoencoder),
+        upscaler=upscaler.bind(catalogue, args.upscaler),
     )
+    return router.bind(catalogue, args.router, handles)
 
 
 app = build(GraphArgs())

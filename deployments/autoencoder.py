@@ -1,40 +1,28 @@
-"""Autoencoder: the VAE of every model, one call at a time in its own thread."""
+"""Autoencoder: the VAE of every model, one call at a time."""
 
 from __future__ import annotations
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
-from atelier.core.origin import Origin
-from atelier.pipeline.stages import Decoded, EncodedPictures, Pixels
+from atelier.pipeline.stages import DecodedLatents, EncodedLatents, Pixels
 from deployments.options import AutoencoderOptions
+from deployments.replica import Replica
 
 
-class Autoencoder:
+class Autoencoder(Replica):
+    """The deployment that turns images into latents and latents into images."""
+
     def __init__(self, catalogue: Catalogue, options: AutoencoderOptions) -> None:
-        from atelier.models.autoencoder import Autoencoder as Model
-        from atelier.models.hashes import place_hash
-        from atelier.models.thread import ModelThread
-        from deployments.accelerator import placement
+        """Raises ModelUnavailable if a model's files are missing or corrupt."""
+        from atelier.local import AutoencoderStage
 
-        place = placement(options)
-        self._stall_s = options.stall_s
-        self._thread = ModelThread("autoencoder", num_threads=options.num_threads)
-        self._place = place_hash(place, num_threads=options.num_threads, width=1)
-        self._models = self._thread.run(lambda: {entry.id: Model(entry, place) for entry in catalogue.models})
+        super().__init__("autoencoder", options)
+        self._stage = AutoencoderStage.load(catalogue, self._runtime)
 
-    async def encode(self, model: str, pixels: Pixels) -> EncodedPictures:
-        mean, std = await self._thread.run_async(lambda: self._models[model].encode(pixels))
-        return EncodedPictures(mean, std, self._origin(model))
+    async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
+        """Encode images [images, height, width, 3] by the model's VAE."""
+        return await self._stage.encode_latents(model, pixels)
 
-    async def decode(self, model: str, latents: Floats) -> Decoded:
-        pixels = await self._thread.run_async(lambda: self._models[model].decode(latents))
-        return Decoded(pixels, self._origin(model))
-
-    def _origin(self, model: str) -> Origin:
-        return Origin(self._place, {f"{model}/vae": self._models[model].weights_hash})
-
-    async def ping(self) -> None:
-        """Answers when the replica is alive."""
-
-    def check_health(self) -> None:
-        self._thread.check(stall_s=self._stall_s)
+    async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
+        """Decode latents [images, 4, h, w] by the model's VAE."""
+        return await self._stage.decode_latents(model, latents)

@@ -1,7 +1,7 @@
-"""Every number the graph tells, declared once.
+"""Every metric of the graph, declared once.
 
-Each goes to two places: to Ray's own exporter on every node (as `ray_atelier_…`, seconds late), and to
-`GET /metrics` of the Router, which asks the replicas when it is asked.
+Each metric is exported twice: by Ray's own exporter on every node, as `ray_atelier_…` and some seconds late, and by
+`GET /metrics` of the Router, which collects the current values from the replicas.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _GAP_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class _Registry:
-    """The series of one replica, under its name."""
+    """The time series of one replica, labelled with its id."""
 
     def __init__(self) -> None:
         self.own = CollectorRegistry()
@@ -70,31 +70,38 @@ class _Histogram:
 
 
 class DenoiserMetrics:
-    """What a Denoiser replica tells of its step loop."""
+    """The metrics of a Denoiser replica's step loop."""
 
     def __init__(self) -> None:
         self._registry = registry = _Registry()
         self._steps = _Counter(registry, "atelier_denoiser_steps_total", "UNet steps.")
         self._padding = _Counter(
-            registry, "atelier_denoiser_padding_rows_total", "Rows that only filled a call to its width."
+            registry, "atelier_denoiser_padding_rows_total", "Padding rows in calls of exact requests."
         )
         self._requests = _Histogram(
-            registry, "atelier_denoiser_step_requests", "Requests that shared a step.", _REQUESTS
+            registry, "atelier_denoiser_step_requests", "Number of requests that shared a step.", _REQUESTS
         )
-        self._rows = _Histogram(registry, "atelier_denoiser_step_rows", "Rows of a step.", _ROWS)
-        self._step_s = _Histogram(registry, "atelier_denoiser_step_seconds", "Duration of a step.", _STEP_S)
+        self._rows = _Histogram(registry, "atelier_denoiser_step_rows", "Number of rows in a step.", _ROWS)
+        self._step_s = _Histogram(
+            registry, "atelier_denoiser_step_seconds", "Duration of a step in seconds.", _STEP_S
+        )
         self._gap_s = _Histogram(
-            registry, "atelier_denoiser_step_gap_seconds", "From a step's end to the next one's start.", _GAP_S
+            registry,
+            "atelier_denoiser_step_gap_seconds",
+            "Time between the end of a step and the start of the next.",
+            _GAP_S,
         )
         self._control_failures = {
             name: _Counter(
-                registry, f"atelier_denoiser_control_{name}_failures_total", f"Steps that {name} did not answer."
+                registry,
+                f"atelier_denoiser_control_{name}_failures_total",
+                f"Steps in which the transport {name} failed.",
             )
             for name in get_args(TransportName)
             if name != "in_process"
         }
-        self._waiting = _Gauge(registry, "atelier_denoiser_waiting_requests", "Requests in the inbox.")
-        self._active = _Gauge(registry, "atelier_denoiser_active_requests", "Requests in the batch.")
+        self._waiting = _Gauge(registry, "atelier_denoiser_waiting_requests", "Requests that wait for the batch.")
+        self._running = _Gauge(registry, "atelier_denoiser_active_requests", "Requests in the batch.")
 
     def observe(self, report: StepReport) -> None:
         """Called by the step loop after every step."""
@@ -106,19 +113,22 @@ class DenoiserMetrics:
         if report.gap_s is not None:
             self._gap_s.observe(report.gap_s)
         self._waiting.set(report.num_waiting)
-        self._active.set(report.num_requests)
+        self._running.set(report.num_requests)
 
     def control_failed(self, transport: TransportName) -> None:
-        """Called when a way to the ControlNets fails and the next stands in."""
+        """Called when a transport to ControlNets fails and the next one takes over."""
         self._control_failures[transport].add(1)
 
     def text(self, status: EngineStatus) -> str:
+        """All metrics in Prometheus' text format."""
         self._waiting.set(status.num_waiting)
-        self._active.set(status.num_active)
+        self._running.set(status.num_running)
         return generate_latest(self._registry.own).decode()
 
 
 class _Merged:
+    """A collector of the series of several replicas."""
+
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
 
@@ -132,7 +142,7 @@ class _Merged:
 
 
 def merged(texts: Iterable[str]) -> str:
-    """The series of several replicas as one text."""
+    """The texts of several replicas as one, with one heading for each metric."""
     registry = CollectorRegistry()
     registry.register(_Merged(texts))
     return generate_latest(registry).decode()

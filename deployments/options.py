@@ -1,4 +1,4 @@
-"""The typed arguments of the graph, as `args:` in serve_config.yaml gives them. No torch."""
+"""The typed arguments of the graph, as `args:` of a Serve config gives them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,85 +12,152 @@ from atelier.core.control import TransportName
 
 
 class Options(BaseModel):
+    """Base of all options: unknown fields are rejected."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ReplicaOptions(Options):
-    """How a replica that holds a model runs it."""
+    """Device and threads of a replica that runs models."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    #: OpenMP threads of one replica on the CPU; replicas that share cores should not ask for all of them.
-    num_threads: int = Field(1, ge=1)
-    #: A model call or step that takes longer is a hang: the health check fails and Serve replaces the replica.
-    stall_s: float = Field(120.0, gt=0)
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Device that the replica's models run on.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="Precision of weights and arithmetic. Half precision is slow on most CPUs."
+    )
+    num_threads: int = Field(
+        1,
+        ge=1,
+        description="Number of OpenMP threads of one replica on the CPU; replicas share the machine's cores.",
+    )
+    stall_s: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds after which a model call or a step counts as hung. The health check then fails, and Serve "
+        "replaces the replica.",
+    )
 
 
 class TextEncoderOptions(ReplicaOptions):
-    max_cached_prompts: int = Field(2000, ge=1)
+    """Options of the TextEncoder."""
+
+    max_cached_prompts: int = Field(
+        2000,
+        ge=1,
+        description="Number of texts whose embeddings a replica caches, about 0.6 MB each for SDXL.",
+    )
+
+
+class AnnotatorOptions(ReplicaOptions):
+    """Options of the Annotator, which draws control maps."""
+
+    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
 
 
 class DenoiserOptions(ReplicaOptions):
-    num_threads: int = Field(2, ge=1)
-    #: Requests a replica holds before it answers that it is full.
-    max_waiting: int = Field(64, ge=1)
-    #: Rows that share a UNet call; an image with guidance has two. The widest request has 20.
-    max_rows: int = Field(32, ge=20)
-    #: Rows of every UNet call of `exact` requests, filled up with copies.
-    exact_width: int = Field(8, ge=1)
-    #: How ControlNets are reached, in this order: the next stands in where one fails. With `in_process` every
-    #: Denoiser keeps their weights; with the others the ControlNet replicas do, and every step costs a hop.
-    control_transports: tuple[TransportName, ...] = Field(("in_process",), min_length=1)
-    #: A ControlNet replica that takes longer for a step is given up.
-    control_deadline_s: float = Field(2.0, gt=0)
+    """Options of the Denoiser, which runs the UNet and, by default, ControlNets."""
+
+    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
+    max_waiting: int = Field(
+        64,
+        ge=1,
+        description="Number of requests that wait in a replica; further ones are rejected with status 429.",
+    )
+    max_rows: int = Field(
+        32,
+        ge=20,
+        description="Largest number of rows in a UNet call. An image has one row, or two with guidance; the "
+        "widest request has 20 rows.",
+    )
+    exact_width: int = Field(
+        8,
+        ge=1,
+        description="Number of rows in every UNet call of `exact` requests; missing rows are padded with copies. "
+        "Another value changes the exactness key.",
+    )
+    control_transports: tuple[TransportName, ...] = Field(
+        ("in_process",),
+        min_length=1,
+        description="How ControlNets are reached, in this order; the next transport takes over where one fails. With "
+        "`in_process` every Denoiser keeps their weights. With `same_node` or `handle` ControlNet replicas keep them, "
+        "and every step costs a hop.",
+    )
+    control_deadline_s: float = Field(
+        2.0,
+        gt=0,
+        description="Seconds that a ControlNet replica has for a step before the next transport takes over.",
+    )
 
     @property
     def has_remote_control(self) -> bool:
+        """Whether a transport needs ControlNet replicas."""
         return any(name != "in_process" for name in self.control_transports)
 
 
 class ControlNetOptions(ReplicaOptions):
-    num_threads: int = Field(2, ge=1)
+    """Options of the ControlNet; it is in the graph only if `denoiser.control_transports` has a remote transport."""
+
+    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
 
 
 class AutoencoderOptions(ReplicaOptions):
-    pass
+    """Options of the Autoencoder, which encodes and decodes images."""
 
 
 class UpscalerOptions(ReplicaOptions):
-    num_threads: int = Field(2, ge=1)
+    """Options of the Upscaler."""
+
+    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
 
 
 class RouterOptions(Options):
-    #: Refuse a request whose pixels × steps × images exceed this.
-    max_pixel_steps: int = Field(40_000_000, ge=1)
-    max_body_bytes: int = Field(30_000_000, ge=1)
+    """Limits of the Router."""
+
+    max_pixel_steps: int = Field(
+        40_000_000, ge=1, description="Largest work of a request: pixels × steps × images, over all of its passes."
+    )
+    max_body_bytes: int = Field(30_000_000, ge=1, description="Largest body of an HTTP request, in bytes.")
 
 
 class GraphArgs(Options):
-    """Everything that `graph.build` can be told."""
+    """All arguments of `graph.build`."""
 
-    catalogue: Path = DEFAULT_CATALOGUE
-    #: Ids from the catalogue; the first is the one a request gets that names none.
-    models: tuple[str, ...] = Field(("tiny-sdxl",), min_length=1)
-    #: Absent: those of the models that need no download.
-    controlnets: tuple[str, ...] | None = None
-    #: Models that draw control maps; of several of a kind the first is taken.
-    annotators: tuple[str, ...] = ("tiny-depth-anything",)
-    upscalers: tuple[str, ...] = ("tiny-x4",)
-    text_encoder: TextEncoderOptions = TextEncoderOptions()
-    denoiser: DenoiserOptions = DenoiserOptions()
-    controlnet: ControlNetOptions = ControlNetOptions()
-    autoencoder: AutoencoderOptions = AutoencoderOptions()
-    upscaler: UpscalerOptions = UpscalerOptions()
-    router: RouterOptions = RouterOptions()
+    catalogue: Path = Field(DEFAULT_CATALOGUE, description="Path of the catalogue, a YAML file of models.")
+    models: tuple[str, ...] = Field(
+        ("tiny-sdxl",),
+        min_length=1,
+        description="Ids of the models to serve. The first one serves requests that name no model.",
+    )
+    controlnets: tuple[str, ...] | None = Field(
+        None,
+        description="Ids of the ControlNets to serve. By default, all ControlNets of the served models whose files "
+        "are on this machine.",
+    )
+    annotators: tuple[str, ...] = Field(
+        ("tiny-depth-anything",),
+        description="Ids of the models that draw control maps. The first model of a kind draws all its maps.",
+    )
+    upscalers: tuple[str, ...] = Field(
+        ("tiny-x4",),
+        description="Ids of the upscalers to serve. The first one serves requests that name no upscaler.",
+    )
+    text_encoder: TextEncoderOptions = Field(TextEncoderOptions(), description="Options of the TextEncoder.")
+    annotator: AnnotatorOptions = Field(AnnotatorOptions(), description="Options of the Annotator.")
+    denoiser: DenoiserOptions = Field(DenoiserOptions(), description="Options of the Denoiser.")
+    controlnet: ControlNetOptions = Field(ControlNetOptions(), description="Options of the ControlNet.")
+    autoencoder: AutoencoderOptions = Field(AutoencoderOptions(), description="Options of the Autoencoder.")
+    upscaler: UpscalerOptions = Field(UpscalerOptions(), description="Options of the Upscaler.")
+    router: RouterOptions = Field(RouterOptions(), description="Limits of the Router.")
 
     @model_validator(mode="after")
     def _residuals_have_the_same_bits_everywhere(self) -> GraphArgs:
-        """A picture may go on elsewhere when a ControlNet replica is lost: that must not be seen in it."""
+        """An image may be finished by another transport after a failure, which must not change its bits."""
         if self.denoiser.has_remote_control:
-            for name in ("device", "dtype", "num_threads"):
-                ours, theirs = getattr(self.controlnet, name), getattr(self.denoiser, name)
-                if ours != theirs:
-                    raise ValueError(f"controlnet.{name} is {ours}; it must be the denoiser's, {theirs}")
+            theirs, ours = self.controlnet, self.denoiser
+            for name, value, expected in (
+                ("device", theirs.device, ours.device),
+                ("dtype", theirs.dtype, ours.dtype),
+                ("num_threads", theirs.num_threads, ours.num_threads),
+            ):
+                if value != expected:
+                    raise ValueError(f"controlnet.{name} is {value}; it must be the denoiser's, {expected}")
         return self

@@ -1,4 +1,4 @@
-"""How a Denoiser replica reaches ControlNets: the transports of its options, in their order."""
+"""The transports of a Denoiser replica to ControlNets, in the order of its options."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.calls import Contexts, ControlCall, UnknownContexts
+from atelier.control.codec import Encoded, decode, encode
 from atelier.control.controlnets import load_controlnets
+from atelier.control.messages import ResidualsRequest, ResidualsResponse, residuals_of
 from atelier.control.residuals import Residuals
 from atelier.control.same_node import SameNode
 from atelier.control.transports import InOrder, InProcess, Transport, TransportFailed, Wait
-from atelier.control.wire import Ask, Reply, residuals_of
 from atelier.core.control import TransportName
 from atelier.models.loading import Placement
 from deployments.options import DenoiserOptions
 
-#: What Ray raises when a replica is gone, full or silent.
+#: Ray's errors for a replica that is gone, full or silent.
 _LOST = (RayActorError, DeploymentUnavailableError, BackPressureError, GetTimeoutError, TimeoutError)
 
 
 def transport(
     catalogue: Catalogue,
     placement: Placement,
-    controlnet: DeploymentHandle,
+    controlnet: DeploymentHandle | None,
     options: DenoiserOptions,
     *,
     on_failure: Callable[[TransportName], None],
 ) -> InOrder:
-    """Made in the engine's thread: the weights of `in_process` are used there."""
+    """The transports of the options; called in the engine's thread, because `in_process` runs its models there."""
     deadline_s = options.control_deadline_s
 
     def new(name: TransportName) -> Transport:
         if name == "in_process":
             return InProcess(load_controlnets(catalogue, placement))
+        assert controlnet is not None, "the graph has a ControlNet if a transport needs it"
         if name == "same_node":
             return SameNode(lambda: _socket_file(controlnet, deadline_s), placement, deadline_s=deadline_s)
         return OverHandle(controlnet, placement, deadline_s=deadline_s)
@@ -48,7 +50,7 @@ def transport(
 
 
 class OverHandle:
-    """Asks a ControlNet replica anywhere; the calls of a step may go to different ones."""
+    """The transport to ControlNet replicas on any node; the calls of a step may reach different ones."""
 
     def __init__(self, controlnet: DeploymentHandle, placement: Placement, *, deadline_s: float) -> None:
         self._controlnet = controlnet
@@ -56,50 +58,54 @@ class OverHandle:
         self._deadline_s = deadline_s
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
+        """Send the calls; their contexts follow only if a replica does not have them."""
         end_s = time.monotonic() + self._deadline_s
-        asked = [self._controlnet.residuals.remote(Ask.of(call)) for call in calls]
+        pending = [self._send(ResidualsRequest(call)) for call in calls]
 
         def wait() -> list[Residuals]:
             try:
                 return [
                     self._residuals(call, response, contexts, end_s)
-                    for call, response in zip(calls, asked, strict=True)
+                    for call, response in zip(calls, pending, strict=True)
                 ]
             except TransportFailed:
-                for response in asked:
+                for response in pending:
                     response.cancel()
                 raise
 
         return wait
 
+    def _send(self, request: ResidualsRequest) -> DeploymentResponse:
+        return self._controlnet.residuals.remote(encode(request))
+
     def _residuals(
-        self, call: ControlCall, response: DeploymentResponse, contexts: Contexts, end_s: float
+        self, call: ControlCall, pending: DeploymentResponse, contexts: Contexts, end_s: float
     ) -> Residuals:
-        reply = _reply(response, end_s)
-        if isinstance(reply, UnknownContexts):
-            # Another replica may get this one: it is told everything.
-            told = [contexts[context_id] for context_id in dict.fromkeys(row.context_id for row in call.rows)]
-            reply = _reply(self._controlnet.residuals.remote(Ask.of(call, told)), end_s)
-        return residuals_of(reply, self._placement)
+        response = self._receive(pending, end_s)
+        if isinstance(response, UnknownContexts):
+            # The repeated call may reach another replica, so it carries all of its contexts.
+            ids = dict.fromkeys(row.context_id for row in call.rows)
+            request = ResidualsRequest(call, tuple(contexts[context_id] for context_id in ids))
+            response = self._receive(self._send(request), end_s)
+        return residuals_of(response)
 
-
-def _reply(response: DeploymentResponse, end_s: float) -> Reply:
-    try:
-        reply: Reply = response.result(timeout_s=max(end_s - time.monotonic(), 1e-3))
-    except _LOST as error:
-        response.cancel()
-        raise TransportFailed("a ControlNet replica") from error
-    return reply
+    def _receive(self, pending: DeploymentResponse, end_s: float) -> ResidualsResponse:
+        try:
+            response: Encoded[ResidualsResponse] = pending.result(timeout_s=max(end_s - time.monotonic(), 1e-3))
+        except _LOST as error:
+            pending.cancel()
+            raise TransportFailed("a ControlNet replica") from error
+        return decode(response, self._placement)
 
 
 def _socket_file(controlnet: DeploymentHandle, deadline_s: float) -> Path:
-    """Of a replica on this node."""
-    here = ray.get_runtime_context().get_node_id()
+    """The socket of a ControlNet replica on this node. Raises TransportFailed if there is none."""
+    node_id = ray.get_runtime_context().get_node_id()
     try:
         answers = controlnet.broadcast("socket_file").results(timeout_s=deadline_s, return_exceptions=True)
     except _LOST as error:
         raise TransportFailed("ControlNet replicas do not answer") from error
     for answer in answers:
-        if isinstance(answer, tuple) and answer[0] == here:
+        if isinstance(answer, tuple) and answer[0] == node_id:
             return Path(answer[1])
     raise TransportFailed("no ControlNet replica on this node")

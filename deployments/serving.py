@@ -1,4 +1,4 @@
-"""How Serve runs a node of the graph; `deployments:` in a config overrides any of it."""
+"""How Serve runs a deployment of the graph; `deployments:` of a Serve config overrides any of it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from ray import serve
 from ray.serve import Deployment
 from ray.serve.config import BackpressureConfig
 
-#: A crash is seen within one period, a hang after three failed checks.
+#: A crash is detected within one period, a hang after three failed checks.
 _HEALTH_CHECK_PERIOD_S = 2.0
 _HEALTH_CHECK_TIMEOUT_S = 10.0
-#: Draining outlasts the longest generation.
+#: Longer than the longest generation, so that draining a replica interrupts none.
 _GRACEFUL_SHUTDOWN_TIMEOUT_S = 300.0
-#: Calls that wait at a caller before the answer is 429, at once.
+#: Number of calls that wait at one caller; further ones are rejected with status 429.
 _MAX_QUEUED_REQUESTS = 1000
 
 
 def node(replica: type, *, max_ongoing_requests: int, num_cpus: float) -> Deployment:
-    """A deployment of the class; all nodes of the default graph fit one CPU by Ray's account."""
+    """A deployment of the class. Ray counts one CPU for all deployments of the default graph together."""
     return serve.deployment(
         replica,
         max_ongoing_requests=max_ongoing_requests,

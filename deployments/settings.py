@@ -1,4 +1,4 @@
-"""Places and secrets, from the environment with the prefix ATELIER_."""
+"""Places and secrets, from environment variables with the prefix ATELIER_."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
+    """The environment of a Router."""
+
     model_config = SettingsConfigDict(env_prefix="ATELIER_", frozen=True)
 
-    #: Where pictures behind a URL are kept; s3://… for more than one node.
-    blobs_url: str = Field(default_factory=lambda: (Path(tempfile.gettempdir()) / "atelier-blobs").as_uri())
-    blobs_ttl: timedelta = timedelta(hours=1)
+    blobs_url: str = Field(
+        default_factory=lambda: (Path(tempfile.gettempdir()) / "atelier-blobs").as_uri(),
+        description="Where images behind a URL are stored. Use s3://… for more than one node.",
+    )
+    blobs_ttl: timedelta = Field(timedelta(hours=1), description="Time after which images behind a URL are deleted.")

@@ -1,24 +1,23 @@
-"""The pipeline's stages spoken over Serve handles: numpy in and out, Ray's errors made ours."""
+"""The pipeline's stages over Serve handles: numpy in and out, Ray's errors turned into ours."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-import numpy as np
-import numpy.typing as npt
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
 
-from atelier.core.conditioning import Text
+from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
+from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
-from atelier.pipeline.stages import Annotated, Decoded, EncodedPictures, EncodedTexts, Pixels, Upscaled
+from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
+from deployments.handles import GraphHandles
 from deployments.metrics import merged
 
 logger = logging.getLogger(__name__)
@@ -28,77 +27,68 @@ _METRICS_TIMEOUT_S = 5.0
 
 
 class HandleStages:
-    """`atelier.pipeline.stages.Stages` over the handles that the graph was built with."""
+    """`atelier.pipeline.stages.Stages` over the handles of a graph."""
 
-    def __init__(
-        self,
-        text_encoder: DeploymentHandle,
-        controlnet: DeploymentHandle,
-        denoiser: DeploymentHandle,
-        autoencoder: DeploymentHandle,
-        upscaler: DeploymentHandle,
-    ) -> None:
-        self._text_encoder = text_encoder
-        self._controlnet = controlnet
-        self._denoiser = denoiser
-        self._autoencoder = autoencoder
-        self._upscaler = upscaler
+    def __init__(self, handles: GraphHandles) -> None:
+        self._handles = handles
 
-    async def encode_texts(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
+    async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         with _our_errors():
-            encoded: EncodedTexts = await self._text_encoder.encode.remote(model, texts, reproducibility)
+            encoded: EncodedTexts = await self._handles.text_encoder.encode_texts.remote(
+                model, prompts, reproducibility
+            )
         return encoded
 
-    async def encode(self, model: str, pixels: Pixels) -> EncodedPictures:
+    async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
         with _our_errors():
-            encoded: EncodedPictures = await self._autoencoder.encode.remote(model, pixels)
+            encoded: EncodedLatents = await self._handles.autoencoder.encode_latents.remote(model, pixels)
         return encoded
 
-    async def annotate(self, annotation: Annotation, picture: ControlImage) -> Annotated:
+    async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
         with _our_errors():
-            drawn: Annotated = await self._controlnet.annotate.remote(annotation, picture)
-        return drawn
+            annotated: Annotated = await self._handles.annotator.annotate.remote(annotation, pixels)
+        return annotated
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
-        """Leaving a Serve stream does not stop its replica; cancelling it does."""
-        stream = self._denoiser.options(stream=True).denoise.remote(request)
+        """The events of a request; leaving the context cancels the stream, which Serve would run to its end."""
+        stream = self._handles.denoiser.options(stream=True).denoise.remote(request)
         try:
             with _our_errors():
                 yield stream
         finally:
             stream.cancel()
 
-    async def decode(self, model: str, latents: npt.NDArray[np.float32]) -> Decoded:
+    async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         with _our_errors():
-            decoded: Decoded = await self._autoencoder.decode.remote(model, latents)
+            decoded: DecodedLatents = await self._handles.autoencoder.decode_latents.remote(model, latents)
         return decoded
 
     async def upscale(
-        self, name: str | None, pixels: Pixels, reproducibility: Reproducibility, *, width: int, height: int
+        self, upscaler: str | None, pixels: Pixels, size: Size, reproducibility: Reproducibility
     ) -> Upscaled:
         with _our_errors():
-            upscaled: Upscaled = await self._upscaler.upscale.remote(name, pixels, width, height, reproducibility)
+            upscaled: Upscaled = await self._handles.upscaler.upscale.remote(upscaler, pixels, size, reproducibility)
         return upscaled
 
     async def metrics_text(self) -> str:
-        answers = await self._denoiser.broadcast("metrics_text").results_async(
+        answers = await self._handles.denoiser.broadcast("metrics_text").results_async(
             timeout_s=_METRICS_TIMEOUT_S, return_exceptions=True
         )
         texts = []
         for answer in answers:
             if isinstance(answer, Exception):
-                logger.warning("a replica does not tell its numbers", exc_info=answer)
+                logger.warning("a replica did not return its metrics", exc_info=answer)
             else:
                 texts.append(answer)
         return merged(texts)
 
-    async def are_ready(self) -> bool:
-        stages = (self._text_encoder, self._controlnet, self._denoiser, self._autoencoder, self._upscaler)
+    async def check_ready(self) -> bool:
+        """Whether a replica of every deployment answers within two seconds."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 with _our_errors():
-                    await asyncio.gather(*(stage.ping.remote() for stage in stages))
+                    await asyncio.gather(*(handle.ping.remote() for handle in self._handles.all))
         except (AtelierError, TimeoutError):
             return False
         return True
@@ -106,10 +96,11 @@ class HandleStages:
 
 @contextmanager
 def _our_errors() -> Iterator[None]:
+    """Turn Ray's errors into ours."""
     try:
         yield
     except AtelierError as error:
-        # Ray raises a class of its own that is also ours, with a remote traceback for a message.
+        # Ray raises a class of its own that is also ours, with a remote traceback as its message.
         raise (error.cause if isinstance(error, RayTaskError) else error) from None
     except BackPressureError as error:
         raise QueueFull from error

@@ -1,76 +1,44 @@
-"""TextEncoder: both text encoders of every model, batched over requests, embeds cached by prompt."""
+"""TextEncoder: the text encoders of every model; texts of several requests share a call."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cachetools import LRUCache
 from ray import serve
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.conditioning import Text, TextEmbeds
-from atelier.core.origin import Origin
+from atelier.core.conditioning import Prompts, TextEmbeds
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import EncodedTexts
 from deployments.options import TextEncoderOptions
+from deployments.replica import Replica
 
-#: What is cached, and what a batch is made of.
-Key = tuple[str, Text, Reproducibility]
+if TYPE_CHECKING:
+    from atelier.local import TextKey
 
 _MAX_BATCH = 16
 _BATCH_WAIT_S = 0.002
 
 
-class TextEncoder:
+class TextEncoder(Replica):
+    """The deployment that turns prompts into a conditioning."""
+
     def __init__(self, catalogue: Catalogue, options: TextEncoderOptions) -> None:
-        from atelier.models.hashes import place_hash
-        from atelier.families.sdxl.text import TextEncoders
-        from atelier.models.thread import ModelThread
-        from deployments.accelerator import placement
+        """Raises ModelUnavailable if a model's files are missing or corrupt."""
+        from atelier.local import TextEncoderStage
 
-        place = placement(options)
-        self._stall_s = options.stall_s
-        self._thread = ModelThread("text-encoder", num_threads=options.num_threads)
-        self._encoders = self._thread.run(
-            lambda: {entry.id: TextEncoders(entry, place) for entry in catalogue.models}
-        )
-        self._place = place_hash(place, num_threads=options.num_threads, width=1)
-        self._cache: LRUCache[Key, TextEmbeds] = LRUCache(options.max_cached_prompts)
+        super().__init__("text-encoder", options)
+        self._stage = TextEncoderStage.load(catalogue, self._runtime, max_cached_texts=options.max_cached_prompts)
 
-    async def encode(self, model: str, texts: Sequence[Text], reproducibility: Reproducibility) -> EncodedTexts:
-        """Embeds of the texts, in their order. Raises InvalidParameter if a text is too long."""
-        embeds = await asyncio.gather(*(self._encode_cached((model, text, reproducibility)) for text in texts))
-        weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
-        return EncodedTexts(embeds, Origin(self._place, weights))
+    async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
+        """The conditioning of a request's prompts. Raises InvalidParameter if a text is too long."""
+        return await self._stage.encode_texts(model, prompts, reproducibility, encode=self._encode)
 
-    async def _encode_cached(self, key: Key) -> TextEmbeds:
-        embeds = self._cache.get(key)
-        if embeds is None:
-            model, text, _ = key
-            self._encoders[model].check_length(text)
-            embeds = self._cache[key] = await self._encode_batch(key)
-        return embeds
+    async def _encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
+        return await asyncio.gather(*(self._encode_batch(key) for key in keys))
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=_BATCH_WAIT_S)
-    async def _encode_batch(self, keys: list[Key]) -> list[TextEmbeds]:
-        embeds = await self._thread.run_async(lambda: self._encode_now(list(dict.fromkeys(keys))))
-        return [embeds[key] for key in keys]
-
-    def _encode_now(self, keys: list[Key]) -> dict[Key, TextEmbeds]:
-        """One call for all texts of a model; a text whose bits must not depend on its company has its own."""
-        calls: dict[object, list[Key]] = {}
-        for key in keys:
-            model, _, reproducibility = key
-            calls.setdefault(key if reproducibility == "exact" else model, []).append(key)
-        embeds: dict[Key, TextEmbeds] = {}
-        for of_call in calls.values():
-            encoded = self._encoders[of_call[0][0]].encode([text for _, text, _ in of_call])
-            embeds.update(zip(of_call, encoded, strict=True))
-        return embeds
-
-    async def ping(self) -> None:
-        """Answers when the replica is alive."""
-
-    def check_health(self) -> None:
-        self._thread.check(stall_s=self._stall_s)
+    async def _encode_batch(self, keys: list[TextKey]) -> list[TextEmbeds]:
+        return await self._stage.encode(keys)

@@ -7,8 +7,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from atelier.control.annotators import canny, depth_map
-from atelier.core.control import CANNY_THRESHOLDS, ControlImage, ControlKind
+from atelier.control.depth import depth_map
+from atelier.control.drawing import canny
+from atelier.core.control import Annotation, ControlImage, ControlKind
 from zoo import tiny_sdxl
 from zoo.controlnet import MapOf, train_controlnet
 from zoo.scenes import Scene, draw, draw_depth
@@ -17,7 +18,7 @@ from zoo.training import DEVICE, WEIGHTS_FOLDER, forget, write_weights
 
 
 def _canny_of(scene: Scene) -> ControlImage:
-    return canny(np.asarray(draw(scene)), *CANNY_THRESHOLDS)
+    return canny(np.asarray(draw(scene)), Annotation("canny"))
 
 
 def _depth_of(scene: Scene) -> ControlImage:

@@ -1,7 +1,7 @@
 """Residuals for several Denoisers from one thread, batched where their calls agree.
 
-Whatever waits while a call runs is answered next, in as few calls as its ControlNets and sizes allow; nothing waits
-for company. Calls of `exact` requests run alone: their bits depend on the rows of a call.
+Calls that wait while another runs are answered next, in as few passes as their ControlNets and sizes allow; no call
+waits for others to join it. Calls of `exact` requests run alone, because their bits depend on the rows of a call.
 """
 
 from __future__ import annotations
@@ -18,31 +18,36 @@ from atelier.control.controlnets import ControlNets
 from atelier.control.residuals import Residuals
 from atelier.models.thread import ModelThread
 
+#: The result of a call: residuals, or the contexts that have to be sent first.
 Answer = Residuals | UnknownContexts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
+    """A call that no pass has answered yet."""
+
     call: ControlCall
     contexts: Sequence[ControlContext]
     answer: Future[Answer] = field(default_factory=Future)
 
     @property
     def key(self) -> object:
-        """Equal where calls may run as one."""
+        """Calls with equal keys may run as one."""
         return self if self.call.width else (self.call.controlnet, self.call.model_input.shape[1:])
 
 
 class ResidualBatcher:
+    """Collects calls from any thread and answers them in the ControlNets' own thread."""
+
     def __init__(self, controlnets: ControlNets, thread: ModelThread) -> None:
-        """`controlnets` were made in the thread."""
+        """`thread` is the one that `controlnets` were made in."""
         self._controlnets = controlnets
         self._thread = thread
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
 
     def submit(self, call: ControlCall, contexts: Sequence[ControlContext]) -> Future[Answer]:
-        """Residuals of the call, after its contexts were told with it or before; else which of them are not known."""
+        """Queue a call, with those of its contexts that this replica may not have yet."""
         waiting = _Waiting(call, contexts)
         with self._lock:
             self._waiting.append(waiting)
@@ -51,23 +56,23 @@ class ResidualBatcher:
 
     def _answer_waiting(self) -> None:
         with self._lock:
-            arrived, self._waiting = self._waiting, []
-        together: dict[object, list[_Waiting]] = {}
-        for waiting in arrived:
-            together.setdefault(waiting.key, []).append(waiting)
-        for group in together.values():
+            submitted, self._waiting = self._waiting, []
+        groups: dict[object, list[_Waiting]] = {}
+        for waiting in submitted:
+            groups.setdefault(waiting.key, []).append(waiting)
+        for group in groups.values():
             try:
-                self._answer([waiting for waiting in group if self._is_told(waiting)])
+                self._answer([waiting for waiting in group if self._prepare(waiting)])
             except Exception as error:
-                # The thread's boundary: it goes to whoever asked.
+                # The thread's boundary: the error belongs to the calls of the group.
                 for waiting in group:
                     if not waiting.answer.done():
                         waiting.answer.set_exception(error)
 
-    def _is_told(self, waiting: _Waiting) -> bool:
-        """Open the contexts that came along; answer at once if others are missing."""
+    def _prepare(self, waiting: _Waiting) -> bool:
+        """Prepare the contexts that came with a call; answer at once if others are missing."""
         for context in waiting.contexts:
-            self._controlnets.open(context)
+            self._controlnets.prepare(context)
         unknown = self._controlnets.unknown(waiting.call.rows)
         if unknown:
             waiting.answer.set_result(UnknownContexts(unknown))
@@ -85,6 +90,7 @@ class ResidualBatcher:
 
 
 def _joined(calls: Sequence[ControlCall]) -> ControlCall:
+    """One call with the rows of all calls."""
     return replace(
         calls[0],
         rows=tuple(row for call in calls for row in call.rows),

@@ -1,56 +1,63 @@
-"""What a Denoiser asks of ControlNets.
+"""The calls that a Denoiser makes to ControlNets, and what they refer to.
 
-A ControlNet is told once what stays the same over the steps of a request, a `ControlContext`; the calls of the steps
-name it by its id, a hash of its content, so that any replica can be told again.
+A `ControlContext` holds what stays the same over the steps of a request. A ControlNet receives it once; the calls of
+the steps name it by its id, a hash of its content, so that it can be sent again to any replica.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NewType
 
 import torch
 
-from atelier.core.conditioning import TextEmbeds
+from atelier.core.conditioning import Role, TextEmbeds
 from atelier.core.control import ControlImage
 
+#: SHA-256 of a context's content, in hexadecimal.
 ContextId = NewType("ContextId", str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlContext:
+    """One control of a request: the control image and the prompts that a ControlNet reads with it."""
+
     context_id: ContextId
+    #: The ControlNet's id in the catalogue.
     controlnet: str
     control_image: ControlImage
-    texts: tuple[TextEmbeds, ...]
+    embeds: Mapping[Role, TextEmbeds]
 
     @classmethod
-    def of(cls, controlnet: str, control_image: ControlImage, texts: Sequence[TextEmbeds]) -> ControlContext:
+    def of(cls, controlnet: str, control_image: ControlImage, embeds: Mapping[Role, TextEmbeds]) -> ControlContext:
+        """A context with the id that its content gives it."""
         digest = hashlib.sha256(f"{controlnet} {control_image.shape} ".encode())
         digest.update(control_image.tobytes())
-        for text in texts:
-            digest.update(text.prompt_embeds.tobytes())
-            digest.update(text.pooled_prompt_embeds.tobytes())
+        for role, text_embeds in sorted(embeds.items()):
+            digest.update(role.encode())
+            digest.update(text_embeds.prompt_embeds.tobytes())
+            digest.update(text_embeds.pooled_prompt_embeds.tobytes())
         return cls(
             context_id=ContextId(digest.hexdigest()),
             controlnet=controlnet,
             control_image=control_image,
-            texts=tuple(texts),
+            embeds=dict(embeds),
         )
 
 
+#: Contexts by their ids.
 Contexts = Mapping[ContextId, ControlContext]
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRow:
-    """One row of the UNet that a ControlNet acts on."""
+    """One row of a UNet call that a ControlNet acts on."""
 
     context_id: ContextId
-    #: Index of its text in the context.
-    text: int
+    #: Which of the context's prompts the row reads.
+    role: Role
     controlnet_conditioning_scale: float
     guess_mode: bool
 
@@ -59,21 +66,22 @@ class ControlRow:
 class ControlCall:
     """The rows of one step that one ControlNet acts on."""
 
+    #: The ControlNet's id in the catalogue.
     controlnet: str
     rows: tuple[ControlRow, ...]
-    #: [rows, 4, h, w], as the UNet gets them
+    #: The UNet's input, [rows, 4, h, w].
     model_input: torch.Tensor
     #: [rows]
     timesteps: torch.Tensor
-    #: Tokens that every prompt is filled up to, as the UNet's call has them.
+    #: Number of tokens that every prompt is padded to, the same as in the UNet's call.
     num_tokens: int
-    #: Rows of every pass of the model, filled up with copies, so that bits do not depend on how many there are; None
-    #: for one pass of all rows.
+    #: Number of rows of every pass of the model, padded with copies so that bits do not depend on how many rows there
+    #: are. None runs all rows in one pass.
     width: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownContexts:
-    """The answer where contexts have to be told first."""
+    """The response to a call whose contexts a replica does not have; the call is repeated with them."""
 
     context_ids: tuple[ContextId, ...]

@@ -1,8 +1,8 @@
-"""The ControlNets of a replica: contexts they were told, and residuals for packed rows of any of them."""
+"""The ControlNets of a replica: prepared contexts, and residuals for packed rows of any of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -12,36 +12,38 @@ from cachetools import LRUCache
 from diffusers import ControlNetModel
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import PIXELS_PER_LATENT, ControlNetEntry, Size
+from atelier.catalogue.entries import ControlNetEntry
 from atelier.control.calls import ContextId, ControlCall, ControlContext, ControlRow
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
-from atelier.core.conditioning import TOKENS_PER_CHUNK, TextEmbeds
+from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.errors import ModelUnavailable
-from atelier.families.sdxl import attention
-from atelier.families.sdxl.conditions import Conditions, PromptConditions, stack
+from atelier.core.geometry import Size
+from atelier.families import sdxl
+from atelier.families.sdxl.conditions import Conditions, PromptConditions
+from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_controlnet
-from atelier.models.hashes import weights_hash
 
-#: A context (about 25 MB at SDXL's size) is forgotten when so many calls did without it, and can be told again.
-_FORGOTTEN_AFTER_CALLS = 16
-#: Passes whose rows are kept packed from step to step: a batch's, through two ControlNets.
-_MAX_PACKED = 2
+#: A context (about 25 MB at SDXL's size) is evicted after this many calls without it; it can be sent again.
+_EVICTED_AFTER_CALLS = 16
+#: Number of passes whose stacked conditions are kept for the next step: those of one batch with two ControlNets.
+_MAX_STACKED = 2
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    #: [1, channels, h, w]
+class _Prepared:
+    """A context as the model reads it in every step."""
+
+    #: Embedding of the control image, [1, channels, h, w].
     embedding: torch.Tensor
-    prompts: tuple[PromptConditions, ...]
-    #: (height, width) of the picture
-    size: tuple[int, int]
+    prompts: Mapping[Role, PromptConditions]
+    size: Size
 
 
 def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
-    """All of the catalogue's, warm at the sizes their base models draw by default. Raises ModelUnavailable."""
+    """All ControlNets of a catalogue, warmed up at their base models' default sizes. Raises ModelUnavailable."""
     controlnets = ControlNets(catalogue.controlnets, placement)
     for entry in catalogue.controlnets:
         controlnets.warm_up(entry.id, catalogue.model(entry.base).defaults.size)
@@ -49,81 +51,73 @@ def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
 
 
 class ControlNets:
-    """Not thread-safe: made and used in one thread."""
+    """The ControlNets of a replica and the contexts they have prepared. Not thread-safe: used from one thread."""
 
     def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
-        """Raises ModelUnavailable if files are missing or one is no ControlNet of SDXL's plain kind."""
+        """Raises ModelUnavailable if files are missing or a model is not one of SDXL's plain ControlNets."""
         controlnets = {entry.id: _load(entry, placement) for entry in entries}
         self._weights_hashes = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
         self._host = ModelHost(controlnets)
         self._placement = placement
-        self._opened: dict[ContextId, _Opened] = {}
-        #: By context the number of the last call that needed it.
+        self._prepared: dict[ContextId, _Prepared] = {}
+        #: Number of the last call that used each context.
         self._last_call: dict[ContextId, int] = {}
         self._num_calls = 0
-        self._packed: LRUCache[tuple[tuple[ControlRow, ...], int], tuple[Conditions, torch.Tensor]] = LRUCache(
-            _MAX_PACKED
+        self._stacked: LRUCache[tuple[tuple[ControlRow, ...], int], tuple[Conditions, torch.Tensor]] = LRUCache(
+            _MAX_STACKED
         )
 
     def unknown(self, rows: Iterable[ControlRow]) -> tuple[ContextId, ...]:
-        """The contexts of the rows that have not been told, or are forgotten."""
-        return tuple(dict.fromkeys(row.context_id for row in rows if row.context_id not in self._opened))
+        """The contexts of the rows that were never prepared, or were evicted."""
+        return tuple(dict.fromkeys(row.context_id for row in rows if row.context_id not in self._prepared))
 
     @torch.inference_mode()
-    def open(self, context: ControlContext) -> None:
-        """Embed the control image and prepare the prompts, once for all steps."""
+    def prepare(self, context: ControlContext) -> None:
+        """Embed the control image and prepare the prompts, once for all steps of a request."""
         image = torch.tensor(context.control_image).permute(2, 0, 1)[None]
         image = image.to(self._placement.device, self._placement.dtype) / 255
+        height, width, _ = context.control_image.shape
         with self._host.acquire(context.controlnet) as controlnet:
             self._last_call[context.context_id] = self._num_calls
-            self._opened[context.context_id] = _Opened(
+            self._prepared[context.context_id] = _Prepared(
                 embed_control_image(controlnet, image),
-                tuple(attention.prompt_conditions(controlnet, text, self._placement) for text in context.texts),
-                context.control_image.shape[:2],
+                {
+                    role: sdxl.prompt_conditions(controlnet, embeds, self._placement)
+                    for role, embeds in context.embeds.items()
+                },
+                Size(width=width, height=height),
             )
 
     @torch.inference_mode()
     def residuals(self, call: ControlCall) -> Residuals:
-        """Raises KeyError if a context was not opened."""
+        """The residuals of a call's rows. Raises KeyError if a context is not prepared."""
         self._num_calls += 1
         self._last_call.update((row.context_id, self._num_calls) for row in call.rows)
-        self._forget()
+        self._evict()
         width, num_rows = call.width or len(call.rows), len(call.rows)
-        passes = []
         with self._host.acquire(call.controlnet) as controlnet:
-            for start in range(0, num_rows, width):
-                of_pass = slice(start, start + width)
-                rows = _filled(call.rows[of_pass], width)
-                model_input = torch.stack(_filled(call.model_input[of_pass].unbind(), width))
-                timesteps = torch.stack(_filled(call.timesteps[of_pass].unbind(), width))
-                passes.append(
-                    residuals(
-                        controlnet,
-                        model_input.to(self._placement.dtype),
-                        timesteps,
-                        *self._pack(rows, call.num_tokens),
-                        _scales(controlnet, rows, like=model_input),
-                    )
-                )
-        made = Residuals.joined(passes).select(slice(num_rows))
-        return replace(made, weights_hash=self._weights_hashes[call.controlnet])
+            passes = [
+                self._pass(controlnet, call, slice(start, start + width), width)
+                for start in range(0, num_rows, width)
+            ]
+        joined = Residuals.joined(passes).select(slice(num_rows))
+        return replace(joined, weights_hash=self._weights_hashes[call.controlnet])
 
     def warm_up(self, controlnet_id: str, size: Size) -> None:
-        """One call of the shape that most requests have: two rows of one text."""
+        """Run one call of the shape that most requests have: two rows with prompts of one chunk."""
         with self._host.acquire(controlnet_id) as controlnet:
-            config = controlnet.config
-        pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        text = TextEmbeds(
-            prompt_embeds=np.zeros((TOKENS_PER_CHUNK, config.cross_attention_dim), dtype=np.float32),
-            pooled_prompt_embeds=np.zeros(pooled_width, dtype=np.float32),
+            num_channels, embeds = controlnet.config.in_channels, sdxl.zero_embeds(controlnet)
+        image = np.zeros((size.height, size.width, 3), dtype=np.uint8)
+        context = ControlContext.of(controlnet_id, image, {"positive": embeds})
+        row = ControlRow(
+            context_id=context.context_id, role="positive", controlnet_conditioning_scale=1.0, guess_mode=False
         )
-        context = ControlContext.of(controlnet_id, np.zeros((size.height, size.width, 3), dtype=np.uint8), [text])
-        self.open(context)
-        shape = (2, config.in_channels, size.height // PIXELS_PER_LATENT, size.width // PIXELS_PER_LATENT)
+        self.prepare(context)
+        shape = (2, num_channels, size.latent_height, size.latent_width)
         self.residuals(
             ControlCall(
                 controlnet=controlnet_id,
-                rows=(ControlRow(context.context_id, 0, 1.0, False),) * 2,
+                rows=(row, row),
                 model_input=torch.zeros(shape, device=self._placement.device),
                 timesteps=torch.zeros(2, device=self._placement.device),
                 num_tokens=TOKENS_PER_CHUNK,
@@ -131,37 +125,51 @@ class ControlNets:
             )
         )
 
-    def _forget(self) -> None:
-        oldest = self._num_calls - _FORGOTTEN_AFTER_CALLS
+    def _pass(self, controlnet: ControlNetModel, call: ControlCall, part: slice, width: int) -> Residuals:
+        """The residuals of some rows of a call, padded to the width."""
+        rows = _padded(call.rows[part], width)
+        model_input = torch.stack(_padded(call.model_input[part].unbind(), width))
+        timesteps = torch.stack(_padded(call.timesteps[part].unbind(), width))
+        return residuals(
+            controlnet,
+            model_input.to(self._placement.dtype),
+            timesteps,
+            *self._stack(rows, call.num_tokens),
+            _scales(controlnet, rows, like=model_input),
+        )
+
+    def _evict(self) -> None:
+        oldest = self._num_calls - _EVICTED_AFTER_CALLS
         for context_id in [context_id for context_id, last in self._last_call.items() if last < oldest]:
-            del self._opened[context_id], self._last_call[context_id]
-            self._packed.clear()
+            del self._prepared[context_id], self._last_call[context_id]
+            self._stacked.clear()
 
-    def _pack(self, rows: tuple[ControlRow, ...], num_tokens: int) -> tuple[Conditions, torch.Tensor]:
-        if (rows, num_tokens) not in self._packed:
-            opened = [self._opened[row.context_id] for row in rows]
-            prompts = [context.prompts[row.text] for context, row in zip(opened, rows, strict=True)]
-            embedding = torch.cat([context.embedding for context in opened])
-            sizes = [context.size for context in opened]
-            self._packed[rows, num_tokens] = stack(prompts, sizes, num_tokens=num_tokens), embedding
-        return self._packed[rows, num_tokens]
+    def _stack(self, rows: tuple[ControlRow, ...], num_tokens: int) -> tuple[Conditions, torch.Tensor]:
+        """The conditions and the control images' embeddings of rows."""
+        if (rows, num_tokens) not in self._stacked:
+            contexts = [self._prepared[row.context_id] for row in rows]
+            prompts = [context.prompts[row.role] for context, row in zip(contexts, rows, strict=True)]
+            embedding = torch.cat([context.embedding for context in contexts])
+            conditions = sdxl.stack(prompts, [context.size for context in contexts], num_tokens=num_tokens)
+            self._stacked[rows, num_tokens] = conditions, embedding
+        return self._stacked[rows, num_tokens]
 
 
-def _filled(rows: tuple[T, ...], width: int) -> tuple[T, ...]:
-    """With copies of the last one up to the width."""
+def _padded(rows: tuple[T, ...], width: int) -> tuple[T, ...]:
+    """The rows, followed by copies of the last one up to the width."""
     return rows + rows[-1:] * (width - len(rows))
 
 
 def _scales(controlnet: ControlNetModel, rows: Sequence[ControlRow], like: torch.Tensor) -> torch.Tensor | None:
-    """[skips + 1, rows], None if all are one."""
+    """The scales of all layers and rows, [skips + 1, rows]; None if all are 1."""
     if all(row.controlnet_conditioning_scale == 1 and not row.guess_mode for row in rows):
         return None
     num_skips = len(controlnet.controlnet_down_blocks)
-    of_rows = [
+    scales = [
         scales_of_layers(row.controlnet_conditioning_scale, num_skips=num_skips, guess_mode=row.guess_mode)
         for row in rows
     ]
-    return torch.stack(of_rows, dim=1).to(like)
+    return torch.stack(scales, dim=1).to(like)
 
 
 def _load(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
@@ -172,9 +180,9 @@ def _load(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
         or config.controlnet_conditioning_channel_order != "rgb"
         or config.global_pool_conditions
     ):
-        raise ModelUnavailable(f"ControlNet {entry.id!r} is not of SDXL's plain kind.")
+        raise ModelUnavailable(f"ControlNet {entry.id!r} is not one of SDXL's plain ControlNets.")
     try:
-        attention.install(controlnet)
+        sdxl.install(controlnet)
     except ValueError as error:
         raise ModelUnavailable(f"ControlNet {entry.id!r}: {error}.") from error
     return controlnet.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Depth from one picture, by any of transformers' depth estimators (DPT, Depth Anything, GLPN, …)."""
+"""Depth maps from one image, by any depth estimator of transformers (DPT, Depth Anything, GLPN, …)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,38 @@ import numpy.typing as npt
 import torch
 
 from atelier.catalogue.entries import AnnotatorEntry
+from atelier.control.drawing import grey_image
 from atelier.core.control import ControlImage
-from atelier.models.loading import Placement, load_depth_estimator
 from atelier.models.hashes import weights_hash
+from atelier.models.loading import Placement, load_depth_estimator
 
 
 class DepthEstimator:
-    """Not thread-safe: used from one thread."""
+    """A model that draws depth maps. Not thread-safe: used from one thread."""
 
     def __init__(self, entry: AnnotatorEntry, placement: Placement) -> None:
+        """Raises ModelUnavailable if files are missing."""
         self._processor, self._model = load_depth_estimator(entry, placement)
         self._placement = placement
-        self.weights_hash = weights_hash(self._model)
+        self.weights = {entry.id: weights_hash(self._model)}
+
+    def draw(self, pixels: ControlImage) -> ControlImage:
+        """The depth map of an image [height, width, 3]."""
+        return depth_map(self.inverse_depth(pixels))
 
     @torch.inference_mode()
     def inverse_depth(self, pixels: ControlImage) -> npt.NDArray[np.float32]:
-        """[height, width] of a picture [height, width, 3], in the model's own unit; large is near."""
+        """Inverse depth [height, width] of an image [height, width, 3] in the model's own unit; large is near."""
         inputs = self._processor(pixels, return_tensors="pt").to(self._placement.device, self._placement.dtype)
         predicted = self._processor.post_process_depth_estimation(
             self._model(**inputs), target_sizes=[pixels.shape[:2]]
         )
         depth: npt.NDArray[np.float32] = predicted[0]["predicted_depth"].float().cpu().numpy()
         return depth
+
+
+def depth_map(inverse_depth: npt.NDArray[np.generic]) -> ControlImage:
+    """Inverse depth [height, width] of any unit as a map: the nearest point is white, the farthest black."""
+    values = inverse_depth.astype(np.float32)
+    span = max(float(values.max() - values.min()), 1e-6)
+    return grey_image(np.round(255 * (values - values.min()) / span))

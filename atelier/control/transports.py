@@ -1,7 +1,7 @@
-"""How a Denoiser reaches ControlNets: one Protocol, and the order in which transports stand in for each other.
+"""The ways from a Denoiser to ControlNets: one Protocol, and the order in which transports replace each other.
 
-Every transport ends in the same `ControlNets.residuals`, so the picture is the same by each of them. Here is the one
-inside the process; `same_node` has the one over shared memory, and `deployments` the one over a Serve handle.
+Every transport ends in the same `ControlNets.residuals`, so each gives the same image. The transport inside a process
+is here, the one over shared memory in `same_node`, and the one over a Serve handle in `deployments.residuals`.
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ from atelier.core.errors import ReplicaLost
 
 logger = logging.getLogger(__name__)
 
-#: Waits for the answers to a step's calls, in their order. Raises TransportFailed.
+#: Waits for the residuals of a step's calls and returns them in the calls' order. Raises TransportFailed.
 Wait = Callable[[], list[Residuals]]
 
-#: A transport that failed is not asked again for so long: steps wait for a dead replica once, not each of them.
-_REST_S = 5.0
+#: A transport that failed is skipped for this long, so that not every step waits for a dead replica.
+_SKIP_FAILED_S = 5.0
 
 
 class TransportFailed(Exception):
-    """Nobody answered within the deadline, or the replica is gone."""
+    """No response within the deadline, or the replica is gone."""
 
 
 class Transport(Protocol):
+    """A way from a Denoiser to ControlNets."""
+
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Send the calls of a step on their way; `contexts` has those of all its rows. Raises TransportFailed."""
+        """Send the calls of a step; `contexts` holds the contexts of all their rows. Raises TransportFailed."""
         ...
 
 
 class InProcess:
-    """The weights are in this process: exact, without a hop, and the Denoiser pays their memory."""
+    """The transport to ControlNets in the Denoiser's own process: no hop, but it needs memory for their weights."""
 
     def __init__(self, controlnets: ControlNets) -> None:
         self._controlnets = controlnets
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        answers = []
+        """Compute the residuals at once."""
+        results = []
         for call in calls:
             for context_id in self._controlnets.unknown(call.rows):
-                self._controlnets.open(contexts[context_id])
-            answers.append(self._controlnets.residuals(call))
-        return lambda: answers
+                self._controlnets.prepare(contexts[context_id])
+            results.append(self._controlnets.residuals(call))
+        return lambda: results
 
 
 class InOrder:
-    """Transports in the order in which they are asked; the next stands in where one fails, also within a step."""
+    """Transports in the order in which they are tried; where one fails, the next takes over, even within a step."""
 
     def __init__(
         self,
@@ -62,34 +65,34 @@ class InOrder:
     ) -> None:
         self._transports = transports
         self._on_failure = on_failure
-        self._rests_until_s: dict[TransportName, float] = {}
+        self._skipped_until_s: dict[TransportName, float] = {}
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Raises ReplicaLost when no transport is left, here or while waiting; at once while all of them rest."""
+        """Raises ReplicaLost, here or while waiting, when no transport is left or all are skipped."""
         now_s = time.monotonic()
-        awake = [name for name in self._transports if self._rests_until_s.get(name, 0) <= now_s]
-        return self._start(awake, calls, contexts)
+        names = [name for name in self._transports if self._skipped_until_s.get(name, 0) <= now_s]
+        return self._start(names, calls, contexts)
 
     def _start(self, names: Sequence[TransportName], calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         if not names:
             raise ReplicaLost("No ControlNet replica answers.")
         name, *others = names
 
-        def stand_in(error: TransportFailed) -> Wait:
+        def fall_back(error: TransportFailed) -> Wait:
             logger.warning("control transport %s failed", name, exc_info=error)
             self._on_failure(name)
-            self._rests_until_s[name] = time.monotonic() + _REST_S
+            self._skipped_until_s[name] = time.monotonic() + _SKIP_FAILED_S
             return self._start(others, calls, contexts)
 
         try:
             wait = self._transports[name].start(calls, contexts)
         except TransportFailed as error:
-            return stand_in(error)
+            return fall_back(error)
 
-        def wait_or_stand_in() -> list[Residuals]:
+        def wait_or_fall_back() -> list[Residuals]:
             try:
                 return wait()
             except TransportFailed as error:
-                return stand_in(error)()
+                return fall_back(error)()
 
-        return wait_or_stand_in
+        return wait_or_fall_back

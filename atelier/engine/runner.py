@@ -12,23 +12,23 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.entries import ModelEntry
-from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.control.transports import InOrder, Transport
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.errors import ModelUnavailable
+from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.core.sampling import Sampling
 from atelier.engine.control import StepControl, contexts_of
-from atelier.families.sdxl.unet import decode_half, encode_half
 from atelier.engine.packing import Packed, pack
 from atelier.engine.request import ActiveRequest, Arrival, Kept
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.step import advance, guide, numbers_of_step
 from atelier.families.sdxl import attention
 from atelier.families.sdxl.conditions import PromptConditions
+from atelier.families.sdxl.unet import decode_half, encode_half
+from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
-from atelier.models.hashes import weights_hash
 
 _NO_CONTROLNETS = InOrder({})
 

@@ -12,9 +12,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 
-from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.core.conditioning import TextEmbeds
 from atelier.core.denoising import DenoiseRequest
+from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.engine.schedules import new_scheduler
 
 

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 
 from atelier.catalogue.entries import ModelEntry
-from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.core.conditioning import Floats
-from atelier.models.loading import Placement, load_vae
+from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.models.hashes import weights_hash
+from atelier.models.loading import Placement, load_vae
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 

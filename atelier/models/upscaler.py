@@ -13,9 +13,9 @@ from PIL import Image
 from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.upscaling import BICUBIC, FOLD_PX
 from atelier.imaging.tiles import Tile, tiles
-from atelier.models.loading import Placement, load_upscaler
-from atelier.models.hashes import weights_hash
 from atelier.models.esrgan import Network
+from atelier.models.hashes import weights_hash
+from atelier.models.loading import Placement, load_upscaler
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3 or 4]
 

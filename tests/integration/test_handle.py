@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from random import Random
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,12 +77,24 @@ def test_a_handle_is_told_what_made_pictures_larger(address: str) -> None:
     assert [answer["upscaler"] for answer in told] == [None, "tiny-x4"]
 
 
+def test_an_upscaled_image_is_stored_behind_the_url_a_handle_asks_for(address: str) -> None:
+    atelier = serve.get_app_handle("atelier")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 24), "orange").save(file, "PNG")
+    asked = {"image": file.getvalue(), "scale": 2, "response_format": "url", "output_format": "webp"}
+    answer = atelier.upscale.remote(asked).result(timeout_s=60)
+    assert "image" not in answer
+    stored = httpx2.get(address + answer["url"])
+    assert (stored.status_code, stored.headers["content-type"]) == (200, answer["media_type"])
+    assert Image.open(io.BytesIO(stored.content)).size == (32, 48)
+
+
 def test_latents_and_pixels_by_handle(address: str) -> None:
-    """The Autoencoder is there for other apps too."""
+    """Other applications may use the Autoencoder, too."""
     assert address
     autoencoder = serve.get_deployment_handle("Autoencoder", "atelier")
     grey = np.full((1, 64, 96, 3), 245, dtype=np.uint8)
-    encoded = autoencoder.encode.remote("tiny-sdxl", grey).result(timeout_s=60)
+    encoded = autoencoder.encode_latents.remote("tiny-sdxl", grey).result(timeout_s=60)
     assert encoded.mean.shape == encoded.std.shape == (1, 4, 8, 12)
-    again = autoencoder.decode.remote("tiny-sdxl", encoded.mean).result(timeout_s=60)
+    again = autoencoder.decode_latents.remote("tiny-sdxl", encoded.mean).result(timeout_s=60)
     assert np.abs(again.pixels.astype(int) - grey).mean() < 5

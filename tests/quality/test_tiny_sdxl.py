@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
+from atelier.api.request_id import new_request_id
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.params import GenerateParams, parse
 from atelier.pipeline.pipeline import Pipeline
@@ -62,7 +63,7 @@ async def test_a_picture_is_that_of_diffusers_pipeline(
     pipeline: Pipeline, diffusers_pipeline: StableDiffusionXLPipeline, fields: dict[str, object]
 ) -> None:
     params = parse(GenerateParams, {"prompt": "a large red circle on the left, white background", **fields})
-    result = await pipeline.generate(params)
+    result = await pipeline.generate(new_request_id(), params)
     size, n = result.plan.size, len(result.pictures)
     theirs = diffusers_pipeline(
         params.prompt,

@@ -1,37 +1,59 @@
-"""A pipeline whose latents can be looked at, and diffusers' to compare them with."""
+"""Final latents of a pipeline's requests, and diffusers' to compare them with."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from atelier.api.request_id import new_request_id
+from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
-from atelier.core.denoising import Denoised, DenoiseRequest
+from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.core.params import GenerateParams, parse
 from atelier.core.sampling import SamplerName
 from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.stages import Stages
 
-#: Relative, in the final latents.
+#: Largest relative difference of final latents.
 BOUND = 5e-4
 
 
-class WatchedPipeline(Pipeline):
-    """Keeps the final latents by request, in the order in which they were done."""
+class _WatchedStages:
+    """Stages that keep the final latents of each first seed, in the order in which they were done."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
         self.latents: dict[int, Floats] = {}
 
-    async def _denoise(self, request: DenoiseRequest, hear: Hear | None) -> Denoised:
-        denoised = await super()._denoise(request, hear)
-        self.latents[request.seeds[0]] = denoised.latents
-        return denoised
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stages, name)
+
+    @asynccontextmanager
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
+        async def watched(events: AsyncIterator[StepEvent | Denoised]) -> AsyncIterator[StepEvent | Denoised]:
+            async for event in events:
+                if isinstance(event, Denoised):
+                    self.latents[request.pass_.seeds[0]] = event.latents
+                yield event
+
+        async with self._stages.denoise(request) as events:
+            yield watched(events)
+
+
+class WatchedPipeline(Pipeline):
+    """A pipeline whose final latents can be looked at, by first seed."""
+
+    def __init__(self, stages: Stages, catalogue: Catalogue, *, max_pixel_steps: int) -> None:
+        watched = _WatchedStages(stages)
+        super().__init__(cast(Stages, watched), catalogue, max_pixel_steps=max_pixel_steps)
+        self.latents = watched.latents
 
 
 def png(picture: Image.Image) -> bytes:
@@ -41,7 +63,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 async def pixels_of(pipeline: Pipeline, fields: Mapping[str, object]) -> npt.NDArray[np.uint8]:
-    result = await pipeline.generate(parse(GenerateParams, fields))
+    result = await pipeline.generate(new_request_id(), parse(GenerateParams, fields))
     return np.asarray(Image.open(io.BytesIO(result.pictures[0].data)))
 
 

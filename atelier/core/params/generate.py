@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
@@ -114,6 +115,12 @@ class GenerateParams(Params):
         None, gt=0, le=3600, description="Seconds after which the request is cancelled with an error.", exclude=True
     )
 
+    not_built: ClassVar[Mapping[str, Sequence[object]]] = {
+        "clip_skip": (0,),
+        "loras": ([],),
+        "ip_adapter": ([],),
+        "priority": ("standard",),
+    }
     #: Whether a request without an init_image must have a prompt.
     _needs_prompt: ClassVar[bool] = True
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar, get_args
+from typing import ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from atelier.core.errors import AtelierError, InvalidParameter, NotSupported, UnknownParameter
 
 MAX_NAME_CHARS = 200
-
-#: Fields that are not built yet, each with the values that ask for what happens anyway.
-_NOT_BUILT: Mapping[str, tuple[object, ...]] = {
-    "clip_skip": (0,),
-    "loras": ([],),
-    "ip_adapter": ([],),
-    "priority": ("standard",),
-}
 
 
 class Params(BaseModel):
@@ -26,6 +18,9 @@ class Params(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
+
+    #: Names that will be fields, each with the values that ask for what happens anyway.
+    not_built: ClassVar[Mapping[str, Sequence[object]]] = {}
 
 
 P = TypeVar("P", bound=Params)
@@ -40,8 +35,8 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
         InvalidParameter: a value of the wrong type or out of range; `param` names the field.
     """
     given = {name: value for name, value in fields.items() if value is not None}
-    for name, harmless in _NOT_BUILT.items():
-        if name in given and name not in kind.model_fields:
+    for name, harmless in kind.not_built.items():
+        if name in given:
             refuse_unless_harmless(name, given.pop(name), harmless)
     try:
         return kind.model_validate(given)

@@ -13,8 +13,8 @@ from transformers import CLIPTokenizer
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
-from atelier.models.loading import Placement, load_text_encoders
 from atelier.models.hashes import weights_hash
+from atelier.models.loading import Placement, load_text_encoders
 
 #: Longer texts are refused: the UNet attends to every token in every step.
 MAX_CHUNKS = 8

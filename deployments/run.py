@@ -1,4 +1,4 @@
-"""`python -m deployments.local CONFIG`: the graph on this machine, and what to try when it is ready."""
+"""`python -m deployments.run CONFIG`: run the graph on this machine, and print a first request when it is ready."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import urllib.request
 _ADDRESS = "http://127.0.0.1:8000"
 _POLL_S = 0.25
 
-_WHAT_TO_TRY = f"""
+_WELCOME = f"""
 Atelier is ready at {_ADDRESS} (documentation: {_ADDRESS}/docs). Try, in another terminal:
 
   curl -s {_ADDRESS}/v1/images/generations -H 'content-type: application/json' \\
     -d '{{"prompt": "a red circle on the left, white background", "response_format": "url"}}'
 
-and open the url it answers. Other prompts it understands: "a small yellow star at the top and a large blue ring
-at the bottom, black background". Ctrl-C stops the graph.
+and open the url in the response. Another prompt: "a small yellow star at the top and a large blue ring at the bottom,
+black background". Ctrl-C stops the graph.
 """
 
 
 def main() -> int:
-    # Also where a shell started this in the background and so ignores SIGINT, which `serve run` would inherit.
+    """Run until Ctrl-C or the end of `serve run`; returns its exit status."""
+    # A shell that starts this in the background ignores SIGINT, and `serve run` would inherit that.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     config = sys.argv[1]
@@ -36,7 +37,7 @@ def main() -> int:
         while graph.poll() is None and not _is_ready():
             time.sleep(_POLL_S)
         if graph.poll() is None:
-            sys.stdout.write(_WHAT_TO_TRY)
+            sys.stdout.write(_WELCOME)
             sys.stdout.flush()
         return graph.wait()
     except KeyboardInterrupt:

@@ -1,0 +1,64 @@
+"""The denoising stage: an engine, and the events of one request as an asynchronous stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.control.transports import Transport
+from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.errors import AtelierError
+from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
+from atelier.engine.request import Event
+from atelier.engine.runner import load_runners
+from atelier.models.hashes import place_hash
+from atelier.models.loading import Placement
+
+
+def new_engine(
+    catalogue: Catalogue,
+    placement: Placement,
+    settings: EngineSettings,
+    *,
+    transport: Callable[[], Transport],
+    observe: Callable[[StepReport], None] = lambda _: None,
+) -> Engine:
+    """An engine with every model of the catalogue. Raises ModelUnavailable.
+
+    `transport` is called in the engine's thread, because ControlNets in the same process run there.
+    """
+
+    def load() -> Runners:
+        return load_runners(catalogue.models, placement, transport())
+
+    place = place_hash(placement, num_threads=settings.num_threads, width=settings.exact_width)
+    return Engine(load, settings, place=place, observe=observe)
+
+
+@asynccontextmanager
+async def event_stream(engine: Engine, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
+    """Submit a request and iterate over its events, `Denoised` last; leaving the context cancels the request.
+
+    Raises QueueFull if the engine is full; the iterator raises the error that ends the request.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def emit(event: Event) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+    engine.submit(request, emit)
+    try:
+        yield _until_end(events)
+    finally:
+        engine.cancel(request.request_id)
+
+
+async def _until_end(events: asyncio.Queue[Event]) -> AsyncIterator[StepEvent | Denoised]:
+    while not isinstance(event := await events.get(), Denoised):
+        if isinstance(event, AtelierError):
+            raise event
+        yield event
+    yield event

@@ -1,0 +1,84 @@
+"""The image stages: latents to images and back, control maps, and upscaling; each in its runtime's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.control.annotators import Annotators
+from atelier.core.conditioning import Floats
+from atelier.core.control import Annotation, ControlImage
+from atelier.core.origin import Origin
+from atelier.local.runtime import Runtime
+from atelier.models.autoencoder import Autoencoder
+from atelier.models.upscaler import Upscalers, UpscaleTask
+from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, Pixels, Upscaled
+
+
+class AutoencoderStage:
+    """The VAE of every model."""
+
+    def __init__(self, autoencoders: Mapping[str, Autoencoder], runtime: Runtime) -> None:
+        """`autoencoders` are those of every model by its id, loaded in the runtime's thread."""
+        self._autoencoders = autoencoders
+        self._runtime = runtime
+
+    @classmethod
+    def load(cls, catalogue: Catalogue, runtime: Runtime) -> AutoencoderStage:
+        """Load the VAE of every model. Raises ModelUnavailable."""
+        models, placement = catalogue.models, runtime.placement
+        return cls(runtime.thread.run(lambda: {entry.id: Autoencoder(entry, placement) for entry in models}), runtime)
+
+    async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
+        """Encode images [images, height, width, 3] by the model's VAE."""
+        mean, std = await self._runtime.thread.run_async(lambda: self._autoencoders[model].encode_latents(pixels))
+        return EncodedLatents(mean, std, self._origin(model))
+
+    async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
+        """Decode latents [images, 4, h, w] by the model's VAE."""
+        pixels = await self._runtime.thread.run_async(lambda: self._autoencoders[model].decode_latents(latents))
+        return DecodedLatents(pixels, self._origin(model))
+
+    def _origin(self, model: str) -> Origin:
+        return self._runtime.origin({f"{model}/vae": self._autoencoders[model].weights_hash})
+
+
+class AnnotatorStage:
+    """Everything that draws control maps."""
+
+    def __init__(self, annotators: Annotators, runtime: Runtime) -> None:
+        """`annotators` were loaded in the runtime's thread."""
+        self._annotators = annotators
+        self._runtime = runtime
+
+    @classmethod
+    def load(cls, catalogue: Catalogue, runtime: Runtime) -> AnnotatorStage:
+        """Load the models that draw control maps. Raises ModelUnavailable."""
+        return cls(runtime.thread.run(lambda: Annotators(catalogue.annotators, runtime.placement)), runtime)
+
+    async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
+        """Draw the control map of an image [height, width, 3]. Raises NotSupported if no model draws this kind."""
+        control_image = await self._runtime.thread.run_async(lambda: self._annotators.annotate(annotation, pixels))
+        return Annotated(control_image, self._runtime.origin(self._annotators.weights(annotation.kind)))
+
+
+class UpscalerStage:
+    """Every upscaler of the catalogue."""
+
+    def __init__(self, upscalers: Upscalers, runtime: Runtime) -> None:
+        """`upscalers` were loaded in the runtime's thread."""
+        self._upscalers = upscalers
+        self._runtime = runtime
+
+    @classmethod
+    def load(cls, catalogue: Catalogue, runtime: Runtime) -> UpscalerStage:
+        """Load every upscaler whose weights are here. Raises ModelUnavailable if a file is corrupt."""
+        return cls(runtime.thread.run(lambda: Upscalers(catalogue.upscalers, runtime.placement)), runtime)
+
+    async def upscale(self, tasks: Sequence[UpscaleTask]) -> list[Upscaled]:
+        """Resize images, those of one upscaler in shared passes; other calls run between passes."""
+        results = await self._runtime.thread.run_in_steps(self._upscalers.upscale(tasks))
+        return [
+            Upscaled(pixels, upscaler, self._runtime.origin(self._upscalers.weights(upscaler)))
+            for pixels, upscaler in results
+        ]

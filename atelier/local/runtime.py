@@ -1,0 +1,34 @@
+"""The runtime of a stage: the thread, device and precision that its models run in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atelier.core.origin import Origin
+from atelier.models.hashes import place_hash
+from atelier.models.loading import Placement
+from atelier.models.thread import ModelThread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The thread that runs a stage's models, and where their weights lie."""
+
+    placement: Placement
+    thread: ModelThread
+    #: Hash of everything outside the weights that results depend on.
+    place: str
+
+    @classmethod
+    def start(cls, name: str, placement: Placement, *, num_threads: int) -> Runtime:
+        """Start the thread; on the CPU its calls use `num_threads` OpenMP threads."""
+        return cls(
+            placement=placement,
+            thread=ModelThread(name, num_threads=num_threads),
+            place=place_hash(placement, num_threads=num_threads, width=1),
+        )
+
+    def origin(self, weights: Mapping[str, str]) -> Origin:
+        """The origin of a result that was made here with these weights."""
+        return Origin(self.place, weights)

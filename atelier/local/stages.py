@@ -1,0 +1,105 @@
+"""The stages of one process: every model of a catalogue, called directly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.control.controlnets import load_controlnets
+from atelier.control.transports import InProcess
+from atelier.core.conditioning import Floats, Prompts
+from atelier.core.control import Annotation, ControlImage
+from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.geometry import Size
+from atelier.core.sampling import Reproducibility
+from atelier.engine.engine import EngineSettings
+from atelier.local.denoising import event_stream, new_engine
+from atelier.local.images import AnnotatorStage, AutoencoderStage, UpscalerStage
+from atelier.local.runtime import Runtime
+from atelier.local.texts import TextEncoderStage
+from atelier.models.loading import Placement
+from atelier.models.upscaler import UpscaleTask
+from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
+
+CPU = Placement("cpu", "float32")
+#: The engine's settings in the default graph.
+DEFAULT_SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=8)
+
+_STALL_S = 120.0
+
+
+class LocalStages:
+    """`atelier.pipeline.stages.Stages` in this process: one thread for the engine and one for all other models."""
+
+    def __init__(
+        self, catalogue: Catalogue, *, placement: Placement = CPU, settings: EngineSettings = DEFAULT_SETTINGS
+    ) -> None:
+        """Load and warm up every model, in seconds or minutes. Raises ModelUnavailable."""
+        self._runtime = runtime = Runtime.start("models", placement, num_threads=1)
+        self._text_encoder = TextEncoderStage.load(catalogue, runtime)
+        self._annotator = AnnotatorStage.load(catalogue, runtime)
+        self._autoencoder = AutoencoderStage.load(catalogue, runtime)
+        self._upscaler = UpscalerStage.load(catalogue, runtime)
+        self.engine = new_engine(
+            catalogue, placement, settings, transport=lambda: InProcess(load_controlnets(catalogue, placement))
+        )
+
+    def close(self) -> None:
+        """Stop the engine after the step in progress."""
+        self.engine.close()
+
+    async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
+        return await self._text_encoder.encode_texts(model, prompts, reproducibility)
+
+    async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
+        return await self._autoencoder.encode_latents(model, pixels)
+
+    async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
+        return await self._annotator.annotate(annotation, pixels)
+
+    def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:
+        return event_stream(self.engine, request)
+
+    async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
+        return await self._autoencoder.decode_latents(model, latents)
+
+    async def upscale(
+        self,
+        upscaler: str | None,
+        pixels: Pixels,
+        size: Size,
+        reproducibility: Reproducibility,  # noqa: ARG002 every image is upscaled alone here
+    ) -> Upscaled:
+        [upscaled] = await self._upscaler.upscale([UpscaleTask(upscaler, pixels, size)])
+        return upscaled
+
+    async def metrics_text(self) -> str:
+        status = self.engine.status()
+        return (
+            f"atelier_denoiser_steps_total {status.num_steps}\n"
+            f"atelier_denoiser_waiting_requests {status.num_waiting}\n"
+            f"atelier_denoiser_active_requests {status.num_running}\n"
+        )
+
+    async def check_ready(self) -> bool:
+        """Whether both threads are alive and no model call or step has run for longer than two minutes."""
+        try:
+            self._runtime.thread.check(stall_s=_STALL_S)
+            self.engine.check(stall_s=_STALL_S)
+        except (RuntimeError, TimeoutError):
+            return False
+        return True
+
+
+@asynccontextmanager
+async def local_stages(
+    catalogue: Catalogue, *, placement: Placement = CPU, settings: EngineSettings = DEFAULT_SETTINGS
+) -> AsyncIterator[LocalStages]:
+    """Load every model of the catalogue into this process. Raises ModelUnavailable."""
+    stages = await asyncio.to_thread(LocalStages, catalogue, placement=placement, settings=settings)
+    try:
+        yield stages
+    finally:
+        await asyncio.to_thread(stages.close)

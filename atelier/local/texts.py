@@ -1,0 +1,105 @@
+"""The text stage: prompts to a conditioning, with every text cached and encoded in as few calls as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.conditioning import Conditioning, Prompts, Text, TextEmbeds
+from atelier.core.sampling import Reproducibility
+from atelier.families.family import TextEncoders, family_of
+from atelier.local.runtime import Runtime
+from atelier.pipeline.stages import EncodedTexts
+
+DEFAULT_MAX_CACHED_TEXTS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class TextKey:
+    """A text to encode: the key of its embeddings in the cache."""
+
+    model: str
+    text: Text
+    #: Part of the key because texts of `exact` requests are encoded alone, which may change the last bits.
+    reproducibility: Reproducibility
+
+
+#: Encodes texts of any models; embeddings are in the order of the keys.
+EncodeTexts = Callable[[Sequence[TextKey]], Awaitable[list[TextEmbeds]]]
+
+
+class TextEncoderStage:
+    """The text encoders of every model, and a cache of the embeddings they made."""
+
+    def __init__(
+        self,
+        encoders: Mapping[str, TextEncoders],
+        runtime: Runtime,
+        *,
+        max_cached_texts: int = DEFAULT_MAX_CACHED_TEXTS,
+    ) -> None:
+        """`encoders` are those of every model by its id, loaded in the runtime's thread."""
+        self._encoders = encoders
+        self._runtime = runtime
+        self._cache: LRUCache[TextKey, TextEmbeds] = LRUCache(max_cached_texts)
+
+    @classmethod
+    def load(
+        cls, catalogue: Catalogue, runtime: Runtime, *, max_cached_texts: int = DEFAULT_MAX_CACHED_TEXTS
+    ) -> TextEncoderStage:
+        """Load the text encoders of every model. Raises ModelUnavailable."""
+
+        def load() -> dict[str, TextEncoders]:
+            return {
+                entry.id: family_of(entry.family).load_text_encoders(entry, runtime.placement)
+                for entry in catalogue.models
+            }
+
+        return cls(runtime.thread.run(load), runtime, max_cached_texts=max_cached_texts)
+
+    async def encode_texts(
+        self,
+        model: str,
+        prompts: Prompts,
+        reproducibility: Reproducibility,
+        *,
+        encode: EncodeTexts | None = None,
+    ) -> EncodedTexts:
+        """The conditioning of a request's prompts; `encode` may batch its texts with those of other requests.
+
+        Raises InvalidParameter if a text is longer than the encoders read.
+        """
+        texts = [prompts.positive] if prompts.negative is None else [prompts.positive, prompts.negative]
+        keys = [TextKey(model, text, reproducibility) for text in texts]
+        positive, *negative = await self._encode_cached(keys, encode or self.encode)
+        conditioning = Conditioning(positive=positive, negative=negative[0] if negative else None)
+        weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
+        return EncodedTexts(conditioning, self._runtime.origin(weights))
+
+    async def encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
+        """Encode texts without the cache: in one call per model, but each text of an `exact` request alone."""
+        return await self._runtime.thread.run_async(lambda: self._encode_now(keys))
+
+    async def _encode_cached(self, keys: Sequence[TextKey], encode: EncodeTexts) -> list[TextEmbeds]:
+        embeds = {key: self._cache[key] for key in keys if key in self._cache}
+        missing = [key for key in dict.fromkeys(keys) if key not in embeds]
+        for key in missing:
+            self._encoders[key.model].check_length(key.text)
+        if missing:
+            made = dict(zip(missing, await encode(missing), strict=True))
+            self._cache.update(made)
+            embeds |= made
+        return [embeds[key] for key in keys]
+
+    def _encode_now(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
+        calls: dict[TextKey | str, list[TextKey]] = {}
+        for key in dict.fromkeys(keys):
+            calls.setdefault(key if key.reproducibility == "exact" else key.model, []).append(key)
+        embeds: dict[TextKey, TextEmbeds] = {}
+        for call in calls.values():
+            encoded = self._encoders[call[0].model].encode([key.text for key in call])
+            embeds.update(zip(call, encoded, strict=True))
+        return [embeds[key] for key in keys]

@@ -1,0 +1,26 @@
+"""The handles of the graph's deployments, as one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray.serve.handle import DeploymentHandle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphHandles:
+    """The deployments that the pipeline calls.
+
+    `graph.build` makes it from bound deployments; Serve replaces each by its handle before a replica receives it.
+    """
+
+    text_encoder: DeploymentHandle
+    annotator: DeploymentHandle
+    denoiser: DeploymentHandle
+    autoencoder: DeploymentHandle
+    upscaler: DeploymentHandle
+
+    @property
+    def all(self) -> tuple[DeploymentHandle, ...]:
+        """Every handle, in the order of the fields."""
+        return self.text_encoder, self.annotator, self.denoiser, self.autoencoder, self.upscaler
