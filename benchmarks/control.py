@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
+from atelier.control.wire import Ask, Reply, reply_to
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -32,7 +33,6 @@ from atelier.control.controlnets import ControlNets, load_controlnets
 from atelier.control.residuals import Residuals
 from atelier.control.same_node import SameNode, SameNodeServer
 from atelier.control.transports import InProcess, Transport
-from atelier.control.wire import Ask, Reply, reply_to
 from atelier.core.conditioning import Conditioning, Text
 from atelier.core.control import CANNY_THRESHOLDS, Control
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
@@ -40,9 +40,9 @@ from atelier.core.sampling import Sampling
 from atelier.engine.engine import Engine, EngineSettings
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
-from atelier.models.loading import Placement
-from atelier.models.hashes import place_hash
 from atelier.families.sdxl.text import TextEncoders
+from atelier.models.hashes import place_hash
+from atelier.models.loading import Placement
 from atelier.models.thread import ModelThread
 from benchmarks.results import record
 from deployments.residuals import OverHandle

@@ -27,9 +27,9 @@ from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
 from atelier.families.sdxl.attention import keys_values
-from atelier.models.loading import Placement, load_unet
-from atelier.models.hashes import place_hash
 from atelier.families.sdxl.text import TextEncoders
+from atelier.models.hashes import place_hash
+from atelier.models.loading import Placement, load_unet
 from benchmarks.results import record
 
 _CPU = Placement("cpu", "float32")

@@ -32,8 +32,8 @@ class ReplicaOptions(Options):
     stall_s: float = Field(
         120.0,
         gt=0,
-        description="Seconds after which a model call or a step counts as hung. The health check then fails, and Serve "
-        "replaces the replica.",
+        description="Seconds after which a model call or a step counts as hung. The health check then fails, and "
+        "Serve replaces the replica.",
     )
 
 
@@ -77,9 +77,9 @@ class DenoiserOptions(ReplicaOptions):
     control_transports: tuple[TransportName, ...] = Field(
         ("in_process",),
         min_length=1,
-        description="How ControlNets are reached, in this order; the next transport takes over where one fails. With "
-        "`in_process` every Denoiser keeps their weights. With `same_node` or `handle` ControlNet replicas keep them, "
-        "and every step costs a hop.",
+        description="How ControlNets are reached, in this order; the next one takes over where one fails. With "
+        "`in_process` every Denoiser keeps their weights. With `same_node` or `handle` ControlNet replicas keep "
+        "them, and every step costs a hop.",
     )
     control_deadline_s: float = Field(
         2.0,

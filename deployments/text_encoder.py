@@ -37,7 +37,8 @@ class TextEncoder(Replica):
         return await self._stage.encode_texts(model, prompts, reproducibility, encode=self._encode)
 
     async def _encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
-        return await asyncio.gather(*(self._encode_batch(key) for key in keys))
+        embeds: list[TextEmbeds] = await asyncio.gather(*(self._encode_batch(key) for key in keys))
+        return embeds
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=_BATCH_WAIT_S)
     async def _encode_batch(self, keys: list[TextKey]) -> list[TextEmbeds]:

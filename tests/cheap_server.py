@@ -13,10 +13,11 @@ import uvicorn
 
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import read_catalogue
-from atelier.catalogue.entries import ModelEntry, Size
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.geometry import Size
+from atelier.local import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
-from tests.local_stages import LocalStages
 
 _MAX_PIXEL_STEPS = 64 * 64 * 2
 

@@ -1,9 +1,10 @@
-"""One world for all tests: the zoo's model, once in this process and once on one Ray cluster."""
+"""Fixtures for all tests: the zoo's models and the small random ones, each loaded once in this process."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +13,15 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
-from tests.local_stages import LocalStages
+from atelier.local import DEFAULT_SETTINGS, LocalStages
+from tests.small_models import small_catalogue as small_catalogue
 
-# A second team of OpenMP threads in the process makes the engine's wait asleep: its steps take twice as long.
+# With a second team of OpenMP threads in the process the engine's threads sleep between calls, and its steps take
+# twice as long.
 torch.set_num_threads(1)
+
+#: Calls of `exact` requests with four rows instead of eight take half the time.
+_SETTINGS = replace(DEFAULT_SETTINGS, exact_width=4)
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +31,14 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="session")
 def local_stages(catalogue: Catalogue) -> Iterator[LocalStages]:
-    stages = LocalStages(catalogue)
+    stages = LocalStages(catalogue, settings=_SETTINGS)
+    yield stages
+    stages.close()
+
+
+@pytest.fixture(scope="session")
+def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
+    """The stages of the small random models."""
+    stages = LocalStages(small_catalogue, settings=_SETTINGS)
     yield stages
     stages.close()

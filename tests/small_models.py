@@ -85,7 +85,11 @@ def _write_parts(unet: UNet2DConditionModel, zoo_folder: Path, folder: Path) -> 
 def _write_controlnet(unet: UNet2DConditionModel, kind: str, folder: Path) -> ControlNetEntry:
     """A ControlNet whose output convolutions, which training starts from zero, are random."""
     controlnet = ControlNetModel.from_unet(unet, conditioning_channels=3)
-    outputs = (controlnet.controlnet_down_blocks, controlnet.controlnet_cond_embedding.conv_out)
+    outputs = (
+        controlnet.controlnet_down_blocks,
+        controlnet.controlnet_mid_block,
+        controlnet.controlnet_cond_embedding.conv_out,
+    )
     for parameter in itertools.chain.from_iterable(module.parameters() for module in outputs):
         torch.nn.init.normal_(parameter, std=0.3)
     controlnet.save_pretrained(folder)

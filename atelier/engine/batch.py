@@ -1,4 +1,4 @@
-"""Requests that share UNet calls, and the key that tells who may."""
+"""Requests that share UNet calls, and the key that decides which may."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atelier.core.denoising import DenoiseRequest, RequestId
+from atelier.core.geometry import Size
 from atelier.engine.packing import Packed, pack
-from atelier.engine.request import ActiveRequest
+from atelier.engine.request import RunningRequest
+from atelier.families.family import Family
 
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """Rows share a UNet call if and only if their keys agree."""
+    """Rows share a UNet call if and only if their keys are equal."""
 
     model: str
-    height: int
-    width: int
-    #: Prompt chunks of an `exact` request, whose bits depend on them; None for `fast` ones of any length.
+    size: Size
+    #: Prompt chunks of an `exact` request, because its bits depend on them; None for `fast` requests of any length.
     exact_chunks: int | None
 
     @classmethod
     def of(cls, request: DenoiseRequest) -> BatchKey:
-        is_exact = request.reproducibility == "exact"
-        return cls(request.model, request.height, request.width, request.num_chunks if is_exact else None)
+        """The key of a request's rows."""
+        is_exact = request.pass_.reproducibility == "exact"
+        return cls(request.pass_.model, request.pass_.size, request.num_chunks if is_exact else None)
 
 
 class Batch:
-    """The requests of one key, and their rows for as long as nobody joins or leaves."""
+    """The running requests of one key. Their rows are packed once for as long as no request joins or leaves."""
 
-    def __init__(self, key: BatchKey, *, exact_width: int) -> None:
+    def __init__(self, key: BatchKey, family: Family, *, exact_width: int) -> None:
         self.key = key
-        self.requests: list[ActiveRequest] = []
+        self.requests: list[RunningRequest] = []
+        self._family = family
         self._width = None if key.exact_chunks is None else exact_width
         self._packed: Packed | None = None
 
@@ -41,7 +44,7 @@ class Batch:
 
     @property
     def num_padding_rows(self) -> int:
-        """Copies that fill the last call of `exact` requests to its width."""
+        """Number of copies that pad the last call of `exact` requests to its fixed width."""
         return -self.num_rows % self._width if self._width else 0
 
     @property
@@ -50,17 +53,18 @@ class Batch:
             self._packed = self.pack(self.requests)
         return self._packed
 
-    def pack(self, requests: Sequence[ActiveRequest]) -> Packed:
-        """The rows of some of the requests, as this batch calls the UNet."""
-        return pack(requests, width=self._width)
+    def pack(self, requests: Sequence[RunningRequest]) -> Packed:
+        """Pack some of the requests for calls of this batch's width."""
+        return pack(requests, self._family, width=self._width)
 
-    def join(self, request: ActiveRequest) -> None:
+    def join(self, request: RunningRequest) -> None:
+        """Add a request, from the next step on."""
         self.requests.append(request)
         self._packed = None
 
     def leave(self, request_id: RequestId) -> bool:
-        """Whether the request was here."""
-        staying = [r for r in self.requests if r.arrival.request.request_id != request_id]
+        """Remove a request; returns whether it was in this batch."""
+        staying = [request for request in self.requests if request.submitted.request_id != request_id]
         if len(staying) == len(self.requests):
             return False
         self.requests, self._packed = staying, None

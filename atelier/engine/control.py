@@ -1,27 +1,28 @@
-"""ControlNets in a step: which rows they act on, and their residuals added where they belong."""
+"""ControlNets in a step: the rows that each one acts on, and where its residuals are added."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from atelier.control.calls import Contexts, ControlCall, ControlContext, ControlRow
 from atelier.control.residuals import Residuals
-from atelier.core.conditioning import TextEmbeds
+from atelier.core.conditioning import Role, TextEmbeds
 from atelier.core.control import Control
 from atelier.engine.packing import Call
-from atelier.engine.request import ActiveRequest
-from atelier.families.sdxl.unet import Encoded
+from atelier.engine.request import RunningRequest
+from atelier.families.family import Encoded
 
 
 @dataclass(frozen=True, slots=True)
-class _Touch:
-    """A control acting on a row of a UNet call."""
+class _ActingControl:
+    """A control that acts on a row of a UNet call."""
 
+    #: Index of the row in the call.
     row: int
-    #: Its index in the batch.
+    #: Index of the row's request in the batch.
     request: int
     #: Index of the control in its request.
     position: int
@@ -31,80 +32,90 @@ class _Touch:
 
 @dataclass(frozen=True, slots=True)
 class StepControl:
-    """What ControlNets do to one UNet call."""
+    """The calls of ControlNets that belong to one UNet call, one call per ControlNet."""
 
     calls: list[ControlCall]
+    #: The contexts of all requests of the batch.
     contexts: Contexts
-    #: Of each call
-    _touches: list[list[_Touch]]
+    #: The controls behind the rows of each call.
+    _acting: list[list[_ActingControl]]
 
     @classmethod
     def of(
         cls,
-        requests: Sequence[ActiveRequest],
+        requests: Sequence[RunningRequest],
         call: Call,
         model_input: torch.Tensor,
         timesteps: torch.Tensor,
         *,
         width: int | None,
     ) -> StepControl:
-        """One call for each ControlNet, from the rows' [rows, 4, h, w] and [rows]."""
-        by_controlnet: dict[str, list[_Touch]] = {}
-        for touch in _touches(requests, call):
-            by_controlnet.setdefault(touch.control.controlnet, []).append(touch)
+        """Prepare the calls, from the `model_input` [rows, 4, h, w] and `timesteps` [rows] of the UNet call.
+
+        `width` is the number of rows of every call of a ControlNet, if it is fixed.
+        """
+        by_controlnet: dict[str, list[_ActingControl]] = {}
+        for acting in _acting_controls(requests, call):
+            by_controlnet.setdefault(acting.control.controlnet, []).append(acting)
         calls = []
-        for controlnet, touches in by_controlnet.items():
-            rows = _rows([touch.row for touch in touches], model_input)
+        for controlnet, controls in by_controlnet.items():
+            rows = _row_index([acting.row for acting in controls], model_input)
             calls.append(
                 ControlCall(
                     controlnet=controlnet,
-                    rows=tuple(touch.control_row for touch in touches),
+                    rows=tuple(acting.control_row for acting in controls),
                     model_input=model_input[rows],
                     timesteps=timesteps[rows],
-                    num_tokens=call.conditions.prompt_bias.shape[-1],
+                    num_tokens=call.conditions.num_tokens,
                     width=width,
                 )
             )
         contexts = {context.context_id: context for request in requests for context in request.control_contexts}
         return cls(calls, contexts, list(by_controlnet.values()))
 
-    def add(self, residuals: Sequence[Residuals], encoded: Encoded, requests: Sequence[ActiveRequest]) -> None:
-        """Add the answers to `calls`, a row's in the order of its request's controls, and note who made them."""
-        for of_call, touches in zip(residuals, self._touches, strict=True):
-            for touch in touches:
-                requests[touch.request].weights[touch.control.controlnet] = of_call.weights_hash
-        for position in sorted({touch.position for touches in self._touches for touch in touches}):
-            for of_call, touches in zip(residuals, self._touches, strict=True):
-                chosen = [index for index, touch in enumerate(touches) if touch.position == position]
+    def add(self, residuals: Sequence[Residuals], encoded: Encoded, requests: Sequence[RunningRequest]) -> None:
+        """Add the residuals of `calls` to the encoded rows, and record the ControlNets' weights in their requests.
+
+        The residuals of a row are added in the order of its request's controls, because sums depend on the order.
+        """
+        answered = list(zip(residuals, self._acting, strict=True))
+        for of_call, controls in answered:
+            for acting in controls:
+                requests[acting.request].weights[acting.control.controlnet] = of_call.weights_hash
+        for position in sorted({acting.position for controls in self._acting for acting in controls}):
+            for of_call, controls in answered:
+                chosen = [index for index, acting in enumerate(controls) if acting.position == position]
                 if chosen:
-                    rows = _rows([touches[index].row for index in chosen], encoded.hidden_states)
-                    of_call.select(_rows(chosen, encoded.hidden_states)).add_to(encoded, rows)
+                    rows = _row_index([controls[index].row for index in chosen], encoded.hidden_states)
+                    of_call.select(_row_index(chosen, encoded.hidden_states)).add_to(encoded, rows)
 
 
-def contexts_of(controls: Sequence[Control], texts: Sequence[TextEmbeds]) -> tuple[ControlContext, ...]:
-    """What each control has to be told once."""
-    return tuple(ControlContext.of(control.controlnet, control.control_image, texts) for control in controls)
+def control_contexts(controls: Sequence[Control], embeds: Mapping[Role, TextEmbeds]) -> tuple[ControlContext, ...]:
+    """The contexts of a request's controls, in their order."""
+    return tuple(ControlContext.of(control.controlnet, control.control_image, embeds) for control in controls)
 
 
-def _touches(requests: Sequence[ActiveRequest], call: Call) -> list[_Touch]:
-    touches = []
-    for row, owner in enumerate(call.owners):
-        request = requests[owner.request]
-        has_prompt = owner.prompt == len(request.prompts) - 1
-        for position, control in enumerate(request.arrival.request.controls):
+def _acting_controls(requests: Sequence[RunningRequest], call: Call) -> list[_ActingControl]:
+    """The controls that act on each row in its present step; those in guess mode act on positive rows only."""
+    acting = []
+    for row, ref in enumerate(call.refs):
+        request = requests[ref.request]
+        for position, control in enumerate(request.request.controls):
             acts = control.acts_at(request.step_index, len(request.schedule.steps))
-            if acts and (has_prompt or not control.guess_mode):
-                context_id = request.control_contexts[position].context_id
+            if acts and (ref.role == "positive" or not control.guess_mode):
                 control_row = ControlRow(
-                    context_id, owner.prompt, control.controlnet_conditioning_scale, control.guess_mode
+                    request.control_contexts[position].context_id,
+                    ref.role,
+                    control.controlnet_conditioning_scale,
+                    control.guess_mode,
                 )
-                touches.append(_Touch(row, owner.request, position, control, control_row))
-    return touches
+                acting.append(_ActingControl(row, ref.request, position, control, control_row))
+    return acting
 
 
-def _rows(values: list[int], like: torch.Tensor) -> slice | torch.Tensor:
-    """An index of rows; of neighbours a slice, which copies nothing."""
-    first, last = values[0], values[-1]
-    if values == list(range(first, last + 1)):
+def _row_index(rows: list[int], like: torch.Tensor) -> slice | torch.Tensor:
+    """An index of rows for tensors on the device of `like`; consecutive rows are a slice, which copies nothing."""
+    first, last = rows[0], rows[-1]
+    if rows == list(range(first, last + 1)):
         return slice(first, last + 1)
-    return torch.tensor(values, device=like.device)
+    return torch.tensor(rows, device=like.device)

@@ -1,7 +1,7 @@
-"""The denoising engine: an inbox, one thread with the step loop, events out.
+"""The denoising engine: a queue of waiting requests, one thread with the step loop, and events out.
 
-Knows nothing of Ray, HTTP or asyncio: requests come in by `submit`, events leave through each request's
-own `emit`, called in the engine's thread. It never retries a request.
+Requests enter by `submit`; events leave by each request's own `emit`, which is called in the engine's thread. The
+engine knows nothing of Ray, HTTP or asyncio, and never retries a request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atelier.core.errors import AtelierError, GenerationFailed, QueueFull
 from atelier.core.origin import Origin
 from atelier.engine.batch import Batch, BatchKey
 from atelier.engine.policy import admissible, next_key
-from atelier.engine.request import Arrival, Emit, Event
+from atelier.engine.request import Emit, Event, Submitted
 from atelier.engine.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -33,39 +33,43 @@ _IDLE_WAIT_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
+    """Counts of an engine at one moment."""
+
     num_waiting: int
-    num_active: int
-    #: UNet steps since the start, however many requests shared one.
+    num_running: int
+    #: Steps since the start; a step that several requests share counts once.
     num_steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one step of the loop was like."""
+    """The measurements of one step of the loop."""
 
     num_requests: int
     num_rows: int
-    #: Copies beside them that filled a call of `exact` requests to its width.
+    #: Number of copies that padded a call of `exact` requests to its fixed width.
     num_padding_rows: int
     num_waiting: int
     step_s: float
-    #: From the end of the step before; None after a pause without work.
+    #: Time since the end of the previous step; None after an idle pause.
     gap_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
+    """Settings of an engine, the same for all its models."""
+
     num_threads: int
-    #: Requests the inbox holds.
+    #: Maximum number of waiting requests.
     max_waiting: int
-    #: Rows of requests that share a UNet call.
+    #: Maximum number of rows that share a UNet call.
     max_rows: int
     #: Rows of every UNet call of `exact` requests.
     exact_width: int
 
 
 class Engine:
-    """Starts its thread when made and returns when every model is loaded and warm."""
+    """Denoises requests in its own thread, batching their steps."""
 
     def __init__(
         self,
@@ -74,25 +78,32 @@ class Engine:
         *,
         place: str,
         observe: Callable[[StepReport], None] = lambda _: None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`load` and everything after it runs in the engine's own thread; its error is raised here. `place` is the
-        results' origin."""
+        """Start the thread, and return when every model is loaded and warm.
+
+        `load` runs in the engine's thread, and its error is raised here. `place` becomes the `Origin.place` of
+        results. `observe` is called after every step, in the engine's thread. `now_s` is the clock of reports and of
+        `check`.
+        """
         self._load = load
         self._settings = settings
         self._place = place
         self._observe = observe
+        self._now_s = now_s
         self._batches: dict[BatchKey, Batch] = {}
-        #: For each batch the number of its last step.
+        #: Number of the last step of each batch.
         self._last_step: dict[BatchKey, int] = {}
         self._changed = threading.Condition()
         # Shared with the callers' threads, under `_changed`:
-        self._inbox: deque[Arrival] = deque()
-        self._in_work: set[RequestId] = set()
+        self._waiting: deque[Submitted] = deque()
+        self._running: set[RequestId] = set()
         self._cancelled: set[RequestId] = set()
         self._is_open = True
         self._num_steps = 0
-        self._last_beat_s = time.monotonic()
-        #: End of the last step; None after a pause without work.
+        #: Start of the loop's present iteration.
+        self._last_beat_s = now_s()
+        #: End of the last step; None after an idle pause.
         self._last_end_s: float | None = None
         self._loaded = threading.Event()
         self._load_error: BaseException | None = None
@@ -103,40 +114,41 @@ class Engine:
             raise self._load_error
 
     def submit(self, request: DenoiseRequest, emit: Emit) -> None:
-        """Put a request into the inbox; `emit` gets its events, `Denoised` or an error last.
+        """Queue a request. `emit` receives its events; the last one is `Denoised` or an error.
 
         Raises:
-            QueueFull: the inbox is at its bound.
+            QueueFull: `max_waiting` requests are waiting.
         """
         with self._changed:
-            if len(self._inbox) >= self._settings.max_waiting:
+            if len(self._waiting) >= self._settings.max_waiting:
                 raise QueueFull
-            self._inbox.append(Arrival(request, emit))
+            self._waiting.append(Submitted(request, emit))
             self._changed.notify()
 
     def cancel(self, request_id: RequestId) -> None:
-        """Stop before the next step; no event follows. A request that has ended is left alone."""
+        """Remove a request before the next step; it emits no further event. Does nothing if it has finished."""
         with self._changed:
-            self._inbox = deque(arrival for arrival in self._inbox if arrival.request.request_id != request_id)
-            if request_id in self._in_work:
+            self._waiting = deque(submitted for submitted in self._waiting if submitted.request_id != request_id)
+            if request_id in self._running:
                 self._cancelled.add(request_id)
 
     def status(self) -> EngineStatus:
+        """The engine's counts now."""
         with self._changed:
             return EngineStatus(
-                num_waiting=len(self._inbox), num_active=len(self._in_work), num_steps=self._num_steps
+                num_waiting=len(self._waiting), num_running=len(self._running), num_steps=self._num_steps
             )
 
     def check(self, *, stall_s: float) -> None:
-        """Raises RuntimeError if the thread has ended or the loop has stood still for `stall_s`."""
+        """Raises RuntimeError if the thread has ended, or if the loop has made no progress for `stall_s` seconds."""
         if not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
-        silent_s = time.monotonic() - self._last_beat_s
+        silent_s = self._now_s() - self._last_beat_s
         if silent_s > stall_s:
-            raise RuntimeError(f"the step loop has stood still for {silent_s:.0f} s")
+            raise RuntimeError(f"the step loop has made no progress for {silent_s:.0f} s")
 
     def close(self) -> None:
-        """Stop the loop after the step in progress."""
+        """Stop the loop after the step in progress. Requests that have not finished emit no further event."""
         with self._changed:
             self._is_open = False
             self._changed.notify()
@@ -152,43 +164,45 @@ class Engine:
         finally:
             self._loaded.set()
         while self._is_open:
-            self._last_beat_s = time.monotonic()
-            self._drop_cancelled()
+            self._last_beat_s = self._now_s()
+            self._remove_cancelled()
             self._admit()
             batch = self._next_batch()
             if batch is not None:
                 self._step(batch)
                 self._retire(batch)
 
-    def _drop_cancelled(self) -> None:
+    def _remove_cancelled(self) -> None:
         with self._changed:
             cancelled, self._cancelled = self._cancelled, set()
         for request_id in cancelled:
-            self._forget(request_id)
+            self._remove(request_id)
 
     def _admit(self) -> None:
-        """Take in all that fit their batches; waits a little when there is nothing to do."""
+        """Admit the waiting requests that fit their batches; if there is no work, wait a moment for some."""
         with self._changed:
-            if not self._inbox and not self._batches:
+            if not self._waiting and not self._batches:
                 self._last_end_s = None
                 self._changed.wait(_IDLE_WAIT_S)
-            arrivals = admissible(
-                self._inbox,
+            admitted = admissible(
+                self._waiting,
                 {key: batch.num_rows for key, batch in self._batches.items()},
-                key_of=lambda arrival: BatchKey.of(arrival.request),
-                rows_of=lambda arrival: arrival.request.num_rows,
+                key_of=lambda submitted: BatchKey.of(submitted.request),
+                rows_of=lambda submitted: submitted.request.num_rows,
                 max_rows=self._settings.max_rows,
             )
-            self._inbox = deque(arrival for arrival in self._inbox if arrival not in arrivals)
-            self._in_work.update(arrival.request.request_id for arrival in arrivals)
-        for arrival in arrivals:
-            with self._isolated(arrival):
-                request = self._runners[arrival.request.model].admit(arrival)
-                self._batch_of(BatchKey.of(arrival.request)).join(request)
+            self._waiting = deque(submitted for submitted in self._waiting if submitted not in admitted)
+            self._running.update(submitted.request_id for submitted in admitted)
+        for submitted in admitted:
+            with self._isolated(submitted):
+                key = BatchKey.of(submitted.request)
+                request = self._runners[key.model].admit(submitted)
+                self._batch_of(key).join(request)
 
     def _batch_of(self, key: BatchKey) -> Batch:
         if key not in self._batches:
-            self._batches[key] = Batch(key, exact_width=self._settings.exact_width)
+            family = self._runners[key.model].family
+            self._batches[key] = Batch(key, family, exact_width=self._settings.exact_width)
             self._last_step[key] = self._num_steps - 1
         return self._batches[key]
 
@@ -197,17 +211,17 @@ class Engine:
         return None if key is None else self._batches[key]
 
     def _step(self, batch: Batch) -> None:
-        started_s = time.monotonic()
+        start_s = self._now_s()
         num_requests, num_rows, num_padding_rows = len(batch.requests), batch.num_rows, batch.num_padding_rows
         runner = self._runners[batch.key.model]
         try:
             runner.step(batch.requests, batch.packed)
         except Exception:
-            logger.exception("a step failed; its requests take it one by one", extra={"key": batch.key})
+            logger.exception("step failed; retrying its requests one at a time", extra={"key": batch.key})
             for request in list(batch.requests):
-                with self._isolated(request.arrival):
+                with self._isolated(request.submitted):
                     runner.step([request], batch.pack([request]))
-        ended_s = time.monotonic()
+        end_s = self._now_s()
         self._num_steps += 1
         if batch.key in self._last_step:
             self._last_step[batch.key] = self._num_steps
@@ -216,46 +230,49 @@ class Engine:
                 num_requests=num_requests,
                 num_rows=num_rows,
                 num_padding_rows=num_padding_rows,
-                num_waiting=len(self._inbox),
-                step_s=ended_s - started_s,
-                gap_s=None if self._last_end_s is None else started_s - self._last_end_s,
+                num_waiting=len(self._waiting),
+                step_s=end_s - start_s,
+                gap_s=None if self._last_end_s is None else start_s - self._last_end_s,
             )
         )
-        self._last_end_s = ended_s
+        self._last_end_s = end_s
 
     def _retire(self, batch: Batch) -> None:
+        """Emit the events of the step, and finish the requests that took their last one."""
         for request in list(batch.requests):
-            arrival = request.arrival
-            with self._isolated(arrival):
+            with self._isolated(request.submitted):
                 if not request.is_finite:
                     raise ArithmeticError("the latents are not finite")
-                if (event := request.event()) is not None:
-                    arrival.emit(event)
+                if (event := request.step_event()) is not None:
+                    request.submitted.emit(event)
                 if request.is_finished:
-                    self._end(arrival, Denoised(request.latents.cpu().numpy(), Origin(self._place, request.weights)))
+                    origin = Origin(self._place, request.weights)
+                    self._finish(request.submitted, Denoised(request.latents.cpu().numpy(), origin))
 
     @contextmanager
-    def _isolated(self, arrival: Arrival) -> Iterator[None]:
-        """The step loop's boundary: whatever goes wrong inside ends this request and no other."""
+    def _isolated(self, submitted: Submitted) -> Iterator[None]:
+        """The error boundary of the step loop: an error inside finishes this request and no other."""
         try:
             yield
         except Exception as error:
-            request_id = arrival.request.request_id
-            logger.exception("request failed", extra={"request_id": request_id})
+            logger.exception("request failed", extra={"request_id": submitted.request_id})
             if not isinstance(error, AtelierError):
-                error = GenerationFailed(f"Request {request_id} failed: {error}")
-            self._end(arrival, error)
+                error = GenerationFailed(f"Request {submitted.request_id} failed: {error}")
+            self._finish(submitted, error)
 
-    def _end(self, arrival: Arrival, event: Event) -> None:
-        self._forget(arrival.request.request_id)
+    def _finish(self, submitted: Submitted, event: Event) -> None:
+        """Remove a request and emit its last event."""
+        self._remove(submitted.request_id)
         try:
-            arrival.emit(event)
+            submitted.emit(event)
         except Exception:
-            logger.exception("nobody takes the result", extra={"request_id": arrival.request.request_id})
+            logger.exception(
+                "the client left before the result was ready", extra={"request_id": submitted.request_id}
+            )
 
-    def _forget(self, request_id: RequestId) -> None:
+    def _remove(self, request_id: RequestId) -> None:
         with self._changed:
-            self._in_work.discard(request_id)
+            self._running.discard(request_id)
         for key, batch in list(self._batches.items()):
             if batch.leave(request_id) and not batch.requests:
                 del self._batches[key], self._last_step[key]

@@ -1,6 +1,7 @@
 """The constant part of requests that share UNet calls, as tensors.
 
-Every tensor has a known axis: images, or rows (what the UNet sees; an image with guidance owns two).
+Every tensor has a known first axis: images or rows. Rows are what the UNet reads; an image with guidance owns two of
+them, one per role of its prompts.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from atelier.engine.request import ActiveRequest
-from atelier.families.sdxl.conditions import Conditions, stack
+from atelier.core.conditioning import Role
+from atelier.engine.request import RunningRequest
+from atelier.families.family import Conditions, Family
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose row it is."""
+class RowRef:
+    """The request and the prompt that a row belongs to."""
 
-    #: Index of the request, and of the prompt among its prompts.
+    #: Index of the request in the batch.
     request: int
-    prompt: int
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,10 @@ class Call:
     """The rows of one UNet call."""
 
     conditions: Conditions
-    #: [rows], index of each row's image
+    #: Index of each row's image in the batch, [rows].
     image: torch.Tensor
-    #: Of the first rows; those behind them only fill the call up.
-    owners: tuple[Owner, ...]
+    #: References of the real rows; rows after them are padding.
+    refs: tuple[RowRef, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +41,35 @@ class Packed:
     """The constant part of a batch."""
 
     calls: tuple[Call, ...]
-    #: [images], index of the row with the image's prompt, and of the one without; the same where there is no guidance
-    text_row: torch.Tensor
-    uncond_row: torch.Tensor
+    #: Index of each image's row with the positive prompt and with the negative one, [images]; equal without guidance.
+    positive_row: torch.Tensor
+    negative_row: torch.Tensor
     #: [images, 1, 1, 1]
     guidance_scale: torch.Tensor
-    #: Images whose guidance is rescaled, and by how much.
+    #: Rescale factors by the index of the image; images that are not rescaled are left out.
     guidance_rescale: dict[int, float]
     #: Rows of every model call, if their number is fixed.
     width: int | None
 
 
-def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
-    """Lay out the rows; calls have `width` rows each, filled up with copies, or hold all rows if it is None."""
-    prompts = [prompt for request in requests for prompt in request.prompts]
+def pack(requests: Sequence[RunningRequest], family: Family, *, width: int | None) -> Packed:
+    """Lay out the rows of the requests.
+
+    With a `width` every call has that many rows, padded with copies of the last one; without, one call has all rows.
+    """
     layout = _layout(requests)
-    num_rows = len(layout.image_of_row)
-    of_prompt = [request.arrival.request for request in requests for _ in request.prompts]
-    sizes = [(request.height, request.width) for request in of_prompt]
-    stacked, device = stack(prompts, sizes), requests[0].latents.device
-    rows_of_call = width or num_rows
-    rows = [*range(num_rows), *[num_rows - 1] * (-num_rows % rows_of_call)]
-    calls = []
-    for start in range(0, len(rows), rows_of_call):
-        of_call = rows[start : start + rows_of_call]
-        prompt_index = torch.tensor([layout.prompt_of_row[row] for row in of_call], device=device)
-        image_index = torch.tensor([layout.image_of_row[row] for row in of_call], device=device)
-        owners = tuple(layout.owner[start : start + rows_of_call])
-        calls.append(Call(stacked.select(prompt_index), image_index, owners))
-    of_image = [request.arrival.request for request in requests for _ in request.generators]
-    scales = [request.guidance_scale for request in of_image]
+    device = requests[0].latents.device
+    passes = [request.request.pass_ for request in requests for _ in range(request.num_images)]
+    scales = [image_pass.guidance_scale for image_pass in passes]
     return Packed(
-        calls=tuple(calls),
-        text_row=torch.tensor(layout.text_row, device=device),
-        uncond_row=torch.tensor(layout.uncond_row, device=device),
+        calls=_calls(requests, layout, family, width=width),
+        positive_row=torch.tensor(layout.positive_row, device=device),
+        negative_row=torch.tensor(layout.negative_row, device=device),
         guidance_scale=torch.tensor(scales, device=device).view(-1, 1, 1, 1),
         guidance_rescale={
-            image: request.guidance_rescale
-            for image, request in enumerate(of_image)
-            if request.is_guided and request.guidance_rescale > 0
+            image: image_pass.guidance_rescale
+            for image, image_pass in enumerate(passes)
+            if image_pass.is_guided and image_pass.guidance_rescale > 0
         },
         width=width,
     )
@@ -85,25 +77,48 @@ def pack(requests: Sequence[ActiveRequest], *, width: int | None) -> Packed:
 
 @dataclass(slots=True)
 class _Layout:
-    owner: list[Owner] = field(default_factory=list)
+    """Indices of the rows' requests, prompts and images, and of the images' rows."""
+
+    ref_of_row: list[RowRef] = field(default_factory=list)
     prompt_of_row: list[int] = field(default_factory=list)
     image_of_row: list[int] = field(default_factory=list)
-    text_row: list[int] = field(default_factory=list)
-    uncond_row: list[int] = field(default_factory=list)
+    positive_row: list[int] = field(default_factory=list)
+    negative_row: list[int] = field(default_factory=list)
 
 
-def _layout(requests: Sequence[ActiveRequest]) -> _Layout:
-    """Request by request, in each prompt by prompt, in each image by image."""
+def _layout(requests: Sequence[RunningRequest]) -> _Layout:
+    """Rows are ordered by request, then by prompt, then by image."""
     layout = _Layout()
     num_prompts = num_images = 0
     for request_index, request in enumerate(requests):
-        first_row = len(layout.image_of_row)
-        for prompt_index in range(len(request.prompts)):
-            layout.owner += [Owner(request_index, prompt_index)] * request.num_images
+        rows: dict[Role, range] = {}
+        for role in request.prompts:
+            first_row = len(layout.ref_of_row)
+            rows[role] = range(first_row, first_row + request.num_images)
+            layout.ref_of_row += [RowRef(request_index, role)] * request.num_images
             layout.prompt_of_row += [num_prompts] * request.num_images
             layout.image_of_row += range(num_images, num_images + request.num_images)
             num_prompts += 1
-        layout.uncond_row += range(first_row, first_row + request.num_images)
-        layout.text_row += range(len(layout.image_of_row) - request.num_images, len(layout.image_of_row))
+        layout.positive_row += rows["positive"]
+        layout.negative_row += rows.get("negative", rows["positive"])
         num_images += request.num_images
     return layout
+
+
+def _calls(
+    requests: Sequence[RunningRequest], layout: _Layout, family: Family, *, width: int | None
+) -> tuple[Call, ...]:
+    prompts = [prompt for request in requests for prompt in request.prompts.values()]
+    sizes = [request.request.pass_.size for request in requests for _ in request.prompts]
+    stacked, device = family.stack(prompts, sizes), requests[0].latents.device
+    num_rows = len(layout.ref_of_row)
+    width = width or num_rows
+    rows = [*range(num_rows), *[num_rows - 1] * (-num_rows % width)]
+    calls = []
+    for start in range(0, len(rows), width):
+        call_rows = rows[start : start + width]
+        prompt_index = torch.tensor([layout.prompt_of_row[row] for row in call_rows], device=device)
+        image_index = torch.tensor([layout.image_of_row[row] for row in call_rows], device=device)
+        refs = tuple(layout.ref_of_row[start : start + width])
+        calls.append(Call(stacked.select(prompt_index), image_index, refs))
+    return tuple(calls)

@@ -1,4 +1,4 @@
-"""Which batch takes the next step, and who may join it. Plain values in and out; knows no tensors."""
+"""Decides which batch takes the next step, and which waiting requests join it. Plain values, no tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def next_key(last_step: Mapping[K, int]) -> K | None:
-    """The key that has waited longest since its last step, so that every request moves equally often."""
+    """The key with the longest time since its last step, so that batches take turns; None if there is no key."""
     return min(last_step, key=lambda key: last_step[key], default=None)
 
 
@@ -24,9 +24,9 @@ def admissible(
 ) -> Sequence[R]:
     """The waiting requests that fit their batches, first come first served within each key.
 
-    `num_rows` tells how many rows of each key are in work. A request wider than `max_rows` gets a batch of its own.
+    `num_rows` is the number of running rows of each key. A request wider than `max_rows` gets a batch of its own.
     """
-    taken: list[R] = []
+    admitted: list[R] = []
     rows, full = dict(num_rows), set[K]()
     for request in waiting:
         key = key_of(request)
@@ -35,5 +35,5 @@ def admissible(
             full.add(key)
             continue
         rows[key] = total
-        taken.append(request)
-    return taken
+        admitted.append(request)
+    return admitted

@@ -1,64 +1,76 @@
-"""A request in the batch, from admission to its last step."""
+"""A request on its way through the engine: waiting, then running until its last step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from atelier.control.calls import ControlContext
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.conditioning import Role
+from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
-from atelier.families.sdxl.conditions import PromptConditions
+from atelier.families.family import PromptConditions
 
-#: An error ends the stream as `Denoised` does.
+#: An error ends the stream of events, as `Denoised` does.
 Event = StepEvent | Denoised | AtelierError
+#: Receives the events of a request, in the engine's thread.
 Emit = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
-    """A request in the inbox, with where its events go."""
+class Submitted:
+    """A request as it was submitted, and the function that receives its events."""
 
     request: DenoiseRequest
     emit: Emit
 
+    @property
+    def request_id(self) -> RequestId:
+        return self.request.request_id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What inpainting leaves as it was; it goes through the noise levels with the rest."""
+class InpaintState:
+    """The part of the images that inpainting keeps; before each step it has the noise level of the latents."""
 
-    #: Each [images, 4, h, w].
+    #: Latents of the init image and their noise, each [images, 4, h, w].
     x0: torch.Tensor
     noise: torch.Tensor
-    #: [h, w]; 1 is painted anew, 0 kept.
+    #: [h, w]; 1 is painted anew, 0 is kept.
     mask: torch.Tensor
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class ActiveRequest:
-    """An admitted request: its state at a step boundary, and what never changes."""
+class RunningRequest:
+    """A request in the batch, from admission to its last step: its constants, and its state at a step boundary."""
 
-    arrival: Arrival
+    submitted: Submitted
     schedule: Schedule
-    #: With guidance the unconditional one first.
-    prompts: tuple[PromptConditions, ...]
-    #: One per image; what it gives next is the next step's noise.
+    #: One prompt per role; with guidance the negative one is first.
+    prompts: Mapping[Role, PromptConditions]
+    #: One generator per image. The next numbers that it draws are the noise of the next step.
     generators: tuple[torch.Generator, ...]
     #: [images, 4, h, w], float32
     latents: torch.Tensor
-    #: The predictions of x₀ of the last two steps, as the latents; zeros before there are any.
+    #: Predictions of x₀ in the last step and in the one before, [images, 4, h, w]; zeros where there was no step.
     denoised_1: torch.Tensor
     denoised_2: torch.Tensor
-    kept: Kept | None = None
-    #: Of the request's controls, in their order.
+    inpaint: InpaintState | None = None
+    #: One context per control of the request, in their order.
     control_contexts: tuple[ControlContext, ...] = ()
-    #: Hashes of the models that took part so far.
+    #: Hashes of the models that have taken part so far, by their names.
     weights: dict[str, str] = field(default_factory=dict)
+    #: Number of steps done.
     step_index: int = 0
+    #: Whether the latents hold neither infinities nor NaN.
     is_finite: bool = True
+
+    @property
+    def request(self) -> DenoiseRequest:
+        return self.submitted.request
 
     @property
     def num_images(self) -> int:
@@ -72,28 +84,31 @@ class ActiveRequest:
     def is_finished(self) -> bool:
         return self.step_index == len(self.schedule.steps)
 
-    def event(self) -> StepEvent | None:
-        """What is told of the step just done, if anybody listens."""
-        request, total = self.arrival.request, len(self.schedule.steps)
+    def step_event(self) -> StepEvent | None:
+        """The event of the step just done; None if the request asks for none."""
+        request, total = self.request, len(self.schedule.steps)
         marks = [round(total * mark / (request.num_previews + 1)) for mark in range(1, request.num_previews + 1)]
         if self.step_index in marks:
             return StepEvent(self.step_index, total, self.denoised_1.cpu().numpy())
-        return StepEvent(self.step_index, total) if request.wants_steps else None
+        return StepEvent(self.step_index, total) if request.report_steps else None
 
-    def keep_what_is_not_painted(self) -> None:
-        """Put the kept part back at the noise level that the latents are at now."""
-        if self.kept is None:
+    def restore_kept_part(self) -> None:
+        """Reset what the mask keeps to the init image at the present noise level. Does nothing without a mask."""
+        if self.inpaint is None:
             return
         alpha, sigma = (
             (1.0, 0.0) if self.is_finished else self.schedule.steps[self.step_index, [ALPHA, SIGMA]].tolist()
         )
-        kept = alpha * self.kept.x0 + sigma * self.kept.noise
-        self.latents = torch.where(self.kept.mask > 0, self.latents, kept)
+        kept = alpha * self.inpaint.x0 + sigma * self.inpaint.noise
+        self.latents = torch.where(self.inpaint.mask > 0, self.latents, kept)
 
-    def noise(self) -> torch.Tensor:
-        """Standard noise for this step, as the latents; zeros if the step adds none."""
+    def draw_noise(self) -> torch.Tensor:
+        """Draw standard noise for the next step, [images, 4, h, w]. A step that adds no noise draws none: zeros."""
         if self.schedule.steps[self.step_index, S] == 0:
             return torch.zeros_like(self.latents)
-        shape = (1, *self.latents.shape[1:])
-        drawn = torch.cat([torch.randn(shape, generator=generator) for generator in self.generators])
-        return drawn.to(self.latents.device)
+        return draw_noise(self.generators, self.latents.shape[1:]).to(self.latents.device)
+
+
+def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> torch.Tensor:
+    """Draw standard noise [images, *shape] on the CPU, one image after the other, as diffusers does."""
+    return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])

@@ -1,8 +1,8 @@
 """Every sampler as coefficients of one formula, x' = a·x + b0·D + b1·D₋₁ + b2·D₋₂ + s·noise.
 
-x = α·x₀ + σ·ε are the latents before a step, D the prediction of x₀ made in it, D₋₁ and D₋₂ those of the two
-steps before, noise standard normal. Pure float64 arithmetic over the steps of a schedule; where the levels α and σ
-come from is `schedules`' concern. λ = ln(α/σ) and h = λ' − λ; a prime marks the level that a step goes to.
+x = α·x₀ + σ·ε are the latents before a step, D is the prediction of x₀ made in it, D₋₁ and D₋₂ are the predictions of
+the two steps before, and noise is standard normal. A prime marks the level that a step goes to; λ = ln(α/σ) and
+h = λ' − λ. These functions are pure float64 arithmetic over the steps of a schedule; `schedules` provides the levels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]  # [steps]
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """Noise levels around every step."""
+    """Noise levels before and after every step; latents at a level are α·x₀ + σ·ε."""
 
     alpha: Array
     sigma: Array
@@ -30,7 +30,7 @@ class Levels:
 
     @property
     def h(self) -> Array:
-        """Infinite for a step that ends without noise."""
+        """λ' − λ; infinite for a step that ends without noise."""
         with np.errstate(divide="ignore"):
             return np.log(self.next_alpha / self.next_sigma) - self.lambdas
 
@@ -41,6 +41,8 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
+    """The coefficients of the formula for every step."""
+
     a: Array
     b0: Array
     b1: Array
@@ -49,21 +51,21 @@ class Coefficients:
 
 
 def ddim(levels: Levels, *, eta: float) -> Coefficients:
-    """Song et al. 2021, eq. 12 and 16.
+    """DDIM: Song et al. 2021, eq. 12 and 16.
 
-    With α = 1 it is Euler's method on the probability flow for η = 0 (Karras et al. 2022, algorithm 1 without
-    churn), and the ancestral Euler sampler for η = 1.
+    With α = 1 it is Euler's method on the probability flow for η = 0 (Karras et al. 2022, algorithm 1 without churn)
+    and the ancestral Euler sampler for η = 1.
     """
     alpha, sigma, next_alpha, next_sigma = levels.alpha, levels.sigma, levels.next_alpha, levels.next_sigma
-    kept = np.maximum(sigma**2 - (alpha * next_sigma / next_alpha) ** 2, 0)
-    s = eta * next_sigma / sigma * np.sqrt(kept)
+    removed = np.maximum(sigma**2 - (alpha * next_sigma / next_alpha) ** 2, 0)
+    s = eta * next_sigma / sigma * np.sqrt(removed)
     a = np.sqrt(next_sigma**2 - s**2) / sigma
     zero = np.zeros_like(a)
     return Coefficients(a=a, b0=next_alpha - alpha * a, b1=zero, b2=zero, s=s)
 
 
 def dpmpp_2m(levels: Levels) -> Coefficients:
-    """DPM-Solver++(2M): Lu et al. 2022b, algorithm 2; the first and the last step are of first order."""
+    """DPM-Solver++(2M): Lu et al. 2022b, algorithm 2. The first and the last step are of first order."""
     return _second_order(levels, a=levels.next_sigma / levels.sigma, weight=-levels.next_alpha * np.expm1(-levels.h))
 
 
@@ -98,10 +100,10 @@ def lcm(levels: Levels, *, timesteps: Array, timestep_scaling: float) -> Coeffic
 
 
 def heun(levels: Levels) -> Coefficients:
-    """Karras et al. 2022, algorithm 1 without churn, for α = 1; every step but the last takes two ticks.
+    """Heun's method: Karras et al. 2022, algorithm 1 without churn, for α = 1.
 
-    The first tick is Euler's. The second sees x̂ at the next level, recovers the x it came from out of x̂ and D₋₁,
-    and with r = σ'/σ the mean of both slopes comes to x' = x̂ + (1 − r)/2r · (D − D₋₁).
+    Every step but the last takes two ticks. The first is Euler's, to x̂. The second reads x̂ and recovers x from x̂ and
+    D₋₁; with r = σ'/σ, the mean of both slopes leads to x' = x̂ + (1 − r)/2r · (D − D₋₁).
     """
     r = levels.next_sigma / levels.sigma
     a, b0, b1 = r.copy(), 1 - r, np.zeros_like(r)
@@ -117,8 +119,8 @@ def heun(levels: Levels) -> Coefficients:
 def unipc(levels: Levels) -> Coefficients:
     """UniPC of order 2 with B₂(h): Zhao et al. 2023, algorithms 1 to 3 and eq. 5, 9.
 
-    The corrector of a step belongs to the tick that follows it, when D is known there. It starts from the same
-    latents as the predictor, so what it changes is a combination of D, D₋₁ and D₋₂ alone, added to x.
+    The corrector of a step needs D at the level that the step goes to, so it is applied in the following step. It
+    starts from the same latents as the predictor; therefore it adds to x only a combination of D, D₋₁ and D₋₂.
     """
     num_steps = len(levels.alpha)
     lambdas, h = levels.lambdas, levels.h
@@ -138,7 +140,7 @@ def unipc(levels: Levels) -> Coefficients:
 
 
 def _corrector(lambdas: Array, h: float, k: int) -> tuple[float, float, float]:
-    """Shares of D, D₋₁ and D₋₂ in what correcting the step before tick `k` adds, over that step's weight."""
+    """Weights of D, D₋₁ and D₋₂ in the correction of step `k − 1`, relative to the weight of D in that step."""
     if k == 1:
         return 0.5, -0.5, 0.0
     reach = (lambdas[k - 2] - lambdas[k - 1]) / h

@@ -1,6 +1,7 @@
-"""One step of every request of a batch, whatever their samplers, schedules and places in them.
+"""One step of every request of a batch, whatever their samplers, schedules and positions in them.
 
-Sums and products only, so that a row's bits do not depend on its place in a vector.
+It takes only sums and products of vectors over images, so that the bits of an image do not depend on its position in
+the batch.
 """
 
 from __future__ import annotations
@@ -11,42 +12,47 @@ import numpy as np
 import torch
 
 from atelier.engine.packing import Packed
-from atelier.engine.request import ActiveRequest
+from atelier.engine.request import RunningRequest
 from atelier.engine.schedules import B0, B1, B2, C_OUT, C_SKIP, A, S
 
 
-def numbers_of_step(requests: Sequence[ActiveRequest]) -> torch.Tensor:
-    """The schedule's numbers for the step that each image is at, [11, images, 1, 1, 1]."""
-    rows = [request.schedule.steps[request.step_index] for request in requests for _ in request.generators]
+def numbers_of_step(requests: Sequence[RunningRequest]) -> torch.Tensor:
+    """The columns of `Schedule.steps` for the present step of each image, [11, images, 1, 1, 1]."""
+    rows = [request.schedule.steps[request.step_index] for request in requests for _ in range(request.num_images)]
     numbers = torch.from_numpy(np.stack(rows, axis=1).astype(np.float32))
     return numbers[..., None, None, None].to(requests[0].latents.device)
 
 
-def guide(model_output: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w), [rows, …] to [images, …].
+def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
-    An image without guidance has one row, and gets it back as it is.
+    Takes `noise_pred` of the rows, [rows, 4, h, w], and returns the guided one of the images, [images, 4, h, w]. An
+    image without guidance has one row, which is returned unchanged.
     """
-    text, uncond = model_output[packed.text_row], model_output[packed.uncond_row]
-    guided = uncond + packed.guidance_scale * (text - uncond)
+    noise_pred_text, noise_pred_uncond = noise_pred[packed.positive_row], noise_pred[packed.negative_row]
+    guided = noise_pred_uncond + packed.guidance_scale * (noise_pred_text - noise_pred_uncond)
     for image, guidance_rescale in packed.guidance_rescale.items():
-        guided[image] = _rescale(guided[image], text[image], guidance_rescale)
+        guided[image] = _rescale(guided[image], noise_pred_text[image], guidance_rescale)
     return guided
 
 
-def _rescale(guided: torch.Tensor, text: torch.Tensor, guidance_rescale: float) -> torch.Tensor:
+def _rescale(guided: torch.Tensor, noise_pred_text: torch.Tensor, guidance_rescale: float) -> torch.Tensor:
     """Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15 and 16."""
-    return guidance_rescale * (guided * (text.std() / guided.std())) + (1 - guidance_rescale) * guided
+    rescaled = guided * (noise_pred_text.std() / guided.std())
+    return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
 
 
 def advance(
-    requests: Sequence[ActiveRequest], numbers: torch.Tensor, latents: torch.Tensor, model_output: torch.Tensor
+    requests: Sequence[RunningRequest], numbers: torch.Tensor, latents: torch.Tensor, noise_pred: torch.Tensor
 ) -> None:
-    """The formula of `samplers`, from latents and guided model output [images, 4, h, w] to new latents for all."""
+    """Apply the formula of `samplers` and store every request's new state.
+
+    `latents` and the guided `noise_pred` are those of all images, [images, 4, h, w].
+    """
     denoised_1 = torch.cat([request.denoised_1 for request in requests])
     denoised_2 = torch.cat([request.denoised_2 for request in requests])
-    noise = torch.cat([request.noise() for request in requests])
-    denoised = numbers[C_SKIP] * latents + numbers[C_OUT] * model_output
+    noise = torch.cat([request.draw_noise() for request in requests])
+    denoised = numbers[C_SKIP] * latents + numbers[C_OUT] * noise_pred
     latents = (
         numbers[A] * latents
         + numbers[B0] * denoised
@@ -62,5 +68,5 @@ def advance(
         request.latents, request.denoised_1 = latents[images], denoised[images]
         request.is_finite = all(is_finite[images])
         request.step_index += 1
-        request.keep_what_is_not_painted()
+        request.restore_kept_part()
         first = images.stop

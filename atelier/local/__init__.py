@@ -15,10 +15,11 @@ this package and `deployments` import both the pipeline and the engine.
 from atelier.local.denoising import event_stream, new_engine
 from atelier.local.images import AnnotatorStage, AutoencoderStage, UpscalerStage
 from atelier.local.runtime import Runtime
-from atelier.local.stages import LocalStages, local_stages
+from atelier.local.stages import DEFAULT_SETTINGS, LocalStages, local_stages
 from atelier.local.texts import TextEncoderStage, TextKey
 
 __all__ = [
+    "DEFAULT_SETTINGS",
     "AnnotatorStage",
     "AutoencoderStage",
     "LocalStages",

@@ -1,4 +1,4 @@
-"""The VAE as two functions: pixels to latents, latents to pixels."""
+"""The VAE as two functions: from pixels to latents, and from latents to pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Floats
-from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.models.hashes import weights_hash
 from atelier.models.loading import Placement, load_vae
 
@@ -19,17 +18,21 @@ class Autoencoder:
     """The VAE of one model. Not thread-safe: used from one thread."""
 
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
+        """Load, and warm up at the model's default size. Raises ModelUnavailable if files are missing or corrupt."""
         self._vae = load_vae(entry, placement)
         self._placement = placement
         self.weights_hash = weights_hash(self._vae, settings=self._vae.config)
         size = entry.defaults.size
-        channels: int = self._vae.config.latent_channels
-        shape = (1, channels, size.height // PIXELS_PER_LATENT, size.width // PIXELS_PER_LATENT)
-        self.encode(self.decode(np.zeros(shape, dtype=np.float32)))
+        shape = (1, self._vae.config.latent_channels, size.latent_height, size.latent_width)
+        self.encode_latents(self.decode_latents(np.zeros(shape, dtype=np.float32)))
 
     @torch.inference_mode()
-    def encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the posterior, each [images, 4, h/8, w/8], as the UNet scales them."""
+    def encode_latents(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        """Encode images [images, height, width, 3], whose sides are multiples of 8.
+
+        Returns mean and standard deviation of the posterior, each [images, 4, height / 8, width / 8], in the scale of
+        the UNet's latents.
+        """
         images = torch.tensor(pixels).permute(0, 3, 1, 2)
         images = images.to(self._placement.device, self._placement.dtype) / 127.5 - 1
         posterior = self._vae.encode(images).latent_dist
@@ -37,10 +40,10 @@ class Autoencoder:
         return (posterior.mean * scale).float().cpu().numpy(), (posterior.std * scale).float().cpu().numpy()
 
     @torch.inference_mode()
-    def decode(self, latents: Floats) -> Pixels:
-        """Final latents [images, 4, h/8, w/8] to pixels, rounded as diffusers' `VaeImageProcessor` does.
+    def decode_latents(self, latents: Floats) -> Pixels:
+        """Decode latents [images, 4, height / 8, width / 8], rounding pixels as diffusers' `VaeImageProcessor` does.
 
-        One image at a time, so that the bits of an image do not depend on how many come with it.
+        Images are decoded one at a time, so that the bits of an image do not depend on how many there are.
         """
         scaled = torch.tensor(latents, device=self._placement.device, dtype=self._placement.dtype)
         scaled = scaled / self._vae.config.scaling_factor

@@ -1,6 +1,7 @@
-"""The two networks of Real-ESRGAN, with the module names of its published files, made from such a file's keys.
+"""The two networks of Real-ESRGAN, with the module names of its published files.
 
-RRDBNet: Wang et al. 2018, "ESRGAN", §3.1. SRVGGNetCompact: Wang et al. 2021, "Real-ESRGAN", and its repository.
+`network_from` recognises a file's network by its keys. RRDBNet: Wang et al. 2018, "ESRGAN", §3.1. SRVGGNetCompact:
+Wang et al. 2021, "Real-ESRGAN", and its repository.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import torch
 from torch.nn import Conv2d, LeakyReLU, Module, ModuleList, PReLU, Sequential
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
-#: Share of a residual that is added in RRDBNet.
-_RESIDUAL = 0.2
+#: Scale of the residual branches of RRDBNet.
+_RESIDUAL_SCALE = 0.2
 
 
 class Network(Module):
-    """RGB in 0 … 1, [pictures, 3, h, w], to the same `scale` times larger."""
+    """An upscaling network: maps RGB in 0 … 1, [images, 3, h, w], to [images, 3, scale · h, scale · w]."""
 
     scale: int
 
 
 class _DenseBlock(Module):
-    """Five convolutions, each reading all before it."""
+    """Five convolutions, each of which reads the input and the outputs of all earlier ones."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -34,25 +35,30 @@ class _DenseBlock(Module):
         self._activation = LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        known = x
+        features = x
         for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
-            known = torch.cat([known, self._activation(convolution(known))], dim=1)
-        dense: torch.Tensor = self.conv5(known)
-        return x + _RESIDUAL * dense
+            features = torch.cat([features, self._activation(convolution(features))], dim=1)
+        residual: torch.Tensor = self.conv5(features)
+        return x + _RESIDUAL_SCALE * residual
 
 
 class _ResidualInResidual(Module):
+    """Three dense blocks in a residual branch."""
+
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
         self.rdb1, self.rdb2, self.rdb3 = (_DenseBlock(features, growth) for _ in range(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
-        return x + _RESIDUAL * deep
+        residual: torch.Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
+        return x + _RESIDUAL_SCALE * residual
 
 
 class RRDBNet(Network):
-    """Four times larger inside; for a scale of 2 or 1 it first folds the picture into channels."""
+    """ESRGAN's network of residual-in-residual dense blocks.
+
+    It upscales four times; for a scale of 2 or 1 it first folds 2 × 2 or 4 × 4 pixels into channels.
+    """
 
     def __init__(self, *, scale: int, features: int, growth: int, num_blocks: int) -> None:
         super().__init__()
@@ -68,12 +74,15 @@ class RRDBNet(Network):
         x = x + self.conv_body(self.body(x))
         for convolution in (self.conv_up1, self.conv_up2):
             x = self._activation(convolution(interpolate(x, scale_factor=2, mode="nearest")))
-        enlarged: torch.Tensor = self.conv_last(self._activation(self.conv_hr(x)))
-        return enlarged
+        upscaled: torch.Tensor = self.conv_last(self._activation(self.conv_hr(x)))
+        return upscaled
 
 
 class SRVGGNetCompact(Network):
-    """Plain convolutions at the small size; the result is added to the enlarged picture."""
+    """Real-ESRGAN's compact network: plain convolutions at the input's size, then a pixel shuffle.
+
+    The result is added to the input, upscaled by nearest neighbour.
+    """
 
     def __init__(self, *, scale: int, features: int, num_convolutions: int) -> None:
         super().__init__()
@@ -90,22 +99,25 @@ class SRVGGNetCompact(Network):
         return pixel_shuffle(detail, self.scale) + interpolate(x, scale_factor=self.scale, mode="nearest")
 
 
-def network_of(weights: Mapping[str, torch.Tensor]) -> Network:
-    """The network that a file's keys and shapes belong to, with its weights.
+def network_from(weights: Mapping[str, torch.Tensor]) -> Network:
+    """Build the network that these weights belong to, and load them.
 
     Raises:
-        ValueError: they are neither RRDBNet's nor SRVGGNetCompact's.
+        ValueError: the keys and shapes are neither those of RRDBNet nor of SRVGGNetCompact.
     """
     try:
         network = _empty_network(weights)
         network.load_state_dict(dict(weights))
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"neither RRDBNet's nor SRVGGNetCompact's weights: {error}") from error
+        raise ValueError(f"the weights belong neither to RRDBNet nor to SRVGGNetCompact: {error}") from error
     return network
 
 
 def _empty_network(weights: Mapping[str, torch.Tensor]) -> Network:
-    """As large as these weights. Raises KeyError where they lack one that tells."""
+    """Build a network of the size of these weights.
+
+    Raises KeyError if a weight that determines the size is missing.
+    """
     if "conv_first.weight" in weights:
         features, channels = weights["conv_first.weight"].shape[:2]
         fold = math.isqrt(channels // 3)

@@ -1,4 +1,4 @@
-"""What the bits of a model call depend on besides its input, as short hashes."""
+"""Short hashes of everything that the bits of a model call depend on besides its input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _LIBRARIES = ("diffusers", "numpy", "opencv-python-headless", "pillow", "torch",
 
 
 def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
-    """Of device model, precision, libraries, threads and the rows of a call."""
+    """Hash of everything outside the weights that bits depend on.
+
+    These are device model, precision, library versions, threads, rows per call (`width`) and attention backend.
+    """
     is_gpu = placement.device != "cpu"
     parts = {
         "device": torch.cuda.get_device_name() if is_gpu else torch.backends.cpu.get_cpu_capability(),
@@ -29,9 +32,12 @@ def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
 
 
 def weights_hash(*modules: torch.nn.Module, settings: Mapping[str, object] | None = None) -> str:
-    """Of the names and values of their tensors in the precision they run in, whatever files they came from, and of
-    the settings beside them that decide what comes out."""
-    digest = hashlib.sha256(_told(settings or {}).encode())
+    """Hash of the modules' parameters and buffers, by name and in the precision they run in, and of `settings`.
+
+    The files that the weights came from and their layout in memory do not change it. Settings whose names begin with
+    an underscore are skipped: diffusers records file names and versions in them.
+    """
+    digest = hashlib.sha256(_settings_json(settings or {}).encode())
     for module in modules:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode())
@@ -39,6 +45,5 @@ def weights_hash(*modules: torch.nn.Module, settings: Mapping[str, object] | Non
     return digest.hexdigest()[:16]
 
 
-def _told(settings: Mapping[str, object]) -> str:
-    """What begins with an underscore tells of files and versions."""
+def _settings_json(settings: Mapping[str, object]) -> str:
     return json.dumps({name: settings[name] for name in sorted(settings) if not name.startswith("_")}, default=str)

@@ -1,4 +1,4 @@
-"""The modules of a replica, leased for a call at a time so that what is loaded can change between steps."""
+"""The loaded modules of a replica, leased for one call at a time so that they can change between steps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ M = TypeVar("M", bound=torch.nn.Module)
 
 
 class ModelHost(Generic[M]):
-    """Owns the modules; whoever runs one holds a lease and keeps nothing of it."""
+    """Owns the modules of a replica. Callers lease a module for a call and keep no reference to it."""
 
     def __init__(self, modules: Mapping[str, M]) -> None:
         self._modules = dict(modules)
 
     @contextmanager
     def acquire(self, model: str) -> Iterator[M]:
-        """The module of that id in the catalogue, for as long as the context is open."""
+        """Lease the module with this catalogue id while the context is open."""
         yield self._modules[model]

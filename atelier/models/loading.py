@@ -1,4 +1,8 @@
-"""Modules from the catalogue's files: safetensors only, on a stated device in a stated precision."""
+"""Load modules from the files of catalogue entries.
+
+Weights are read from safetensors only, never from pickles. Every function raises ModelUnavailable if a file is
+missing or corrupt.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,14 @@ from transformers import (
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
-from atelier.models.esrgan import Network, network_of
+from atelier.models.esrgan import Network, network_from
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a replica keeps its modules."""
+    """Device and precision of a replica's modules."""
 
     device: str
     dtype_name: DtypeName
@@ -43,14 +47,17 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoderModules:
+    """SDXL's two text encoders, CLIP ViT-L and OpenCLIP ViT-bigG, each with its tokenizer."""
+
     tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
     encoder: CLIPTextModel
     encoder_2: CLIPTextModelWithProjection
 
 
 def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
+    """Load a model's UNet."""
     files = entry.files
-    with _explained(entry.id, files):
+    with _explained_errors(entry.id, files):
         unet = UNet2DConditionModel.from_pretrained(
             files.source,
             subfolder="unet",
@@ -63,8 +70,9 @@ def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
 
 
 def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
+    """Load a ControlNet."""
     files = entry.files
-    with _explained(entry.id, files):
+    with _explained_errors(entry.id, files):
         controlnet = ControlNetModel.from_pretrained(
             files.source,
             revision=files.revision,
@@ -76,9 +84,9 @@ def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetM
 
 
 def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[BaseImageProcessor, PreTrainedModel]:
-    """What prepares pictures for it, and the model."""
+    """Load the image processor and the model of a depth estimator."""
     files = entry.files
-    with _explained(entry.id, files):
+    with _explained_errors(entry.id, files):
         processor = AutoImageProcessor.from_pretrained(files.source, revision=files.revision)
         model: PreTrainedModel = AutoModelForDepthEstimation.from_pretrained(
             files.source,
@@ -91,18 +99,19 @@ def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[B
 
 
 def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
-    """None if its file is not there."""
+    """Load an upscaling network; None if its file does not exist."""
     if not entry.has_weights:
         return None
     try:
-        network = network_of(load_file(entry.file))
+        network = network_from(load_file(entry.file))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelUnavailable(f"Upscaler {entry.id!r}: cannot load {entry.file} ({error}).") from error
     return network.to(placement.device, placement.dtype).eval()
 
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
-    with _explained(entry.id, entry.files):
+    """Load a model's scheduler config; Euler is the scheduler that SDXL's published config names."""
+    with _explained_errors(entry.id, entry.files):
         scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(
             entry.files.source, subfolder="scheduler", revision=entry.files.revision
         )
@@ -110,8 +119,9 @@ def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
 
 
 def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
+    """Load the VAE that an entry names in `vae`, or else the model's own."""
     files = entry.vae or entry.files
-    with _explained(entry.id, files):
+    with _explained_errors(entry.id, files):
         vae = AutoencoderKL.from_pretrained(
             files.source,
             subfolder=None if entry.vae else "vae",
@@ -123,9 +133,10 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     return vae.to(placement.device).eval()
 
 
-def load_text_encoders(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
+def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
+    """Load a model's two text encoders and tokenizers."""
     files = entry.files
-    with _explained(entry.id, files):
+    with _explained_errors(entry.id, files):
         encoder, encoder_2 = (
             kind.from_pretrained(
                 files.source,
@@ -152,8 +163,8 @@ def load_text_encoders(entry: ModelEntry, placement: Placement) -> TextEncoderMo
 
 
 @contextmanager
-def _explained(model: str, files: Files) -> Iterator[None]:
-    """Turn what loaders raise into an error that says what to do."""
+def _explained_errors(model: str, files: Files) -> Iterator[None]:
+    """Turn errors of the loading libraries into ModelUnavailable, with advice."""
     if files.folder is not None and not files.folder.is_dir():
         raise ModelUnavailable(
             f"Model {model!r}: the folder {files.folder} does not exist. Correct `files.folder` in the "

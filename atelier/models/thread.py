@@ -1,6 +1,6 @@
-"""One dedicated thread for a model: load, warm up and run all happen there.
+"""A dedicated thread per model, in which it is loaded, warmed up and run.
 
-A model first run in one thread and then in another is 2.3 × slower on the CPU (measured), because OpenMP
+A model that is first run in one thread and then in another is 2.3 times slower on the CPU (measured), because OpenMP
 keeps a pool of workers per calling thread.
 """
 
@@ -24,44 +24,50 @@ class _End(Generic[T]):
 
 
 def result_of(steps: Generator[None, None, T]) -> T:
-    """What a generator returns, without its pauses."""
+    """Run a generator to its end without pausing, and return its result."""
     while (end := _next(steps)) is None:
         pass
     return end.result
 
 
 class ModelThread:
-    """Runs calls one after the other in its own thread, with a fixed number of OpenMP threads."""
+    """A thread that runs calls one after the other, with a fixed number of OpenMP threads."""
 
-    def __init__(self, name: str, *, num_threads: int) -> None:
+    def __init__(self, name: str, *, num_threads: int, now_s: Callable[[], float] = time.monotonic) -> None:
+        """`now_s` is the clock that `check` measures stalls by."""
         self._executor = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(num_threads,))
+        self._now_s = now_s
         self._busy_since_s: float | None = None
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Queue a call behind those submitted before."""
         return self._executor.submit(self._timed, call)
 
     def run(self, call: Callable[[], T]) -> T:
-        """Run and wait; for constructors."""
+        """Run a call and block until it returns; for constructors."""
         return self.submit(call).result()
 
     async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call without blocking the event loop."""
         return await asyncio.wrap_future(self.submit(call))
 
     async def run_in_steps(self, steps: Generator[None, None, T]) -> T:
-        """The result of a generator that pauses: others' calls come in between, and none follows when who waits is
-        cancelled."""
+        """Run a generator to its end and return its result, letting other calls run at each `yield`.
+
+        No further step runs once the caller is cancelled.
+        """
         while (end := await self.run_async(lambda: _next(steps))) is None:
             pass
         return end.result
 
     def check(self, *, stall_s: float) -> None:
-        """Raises TimeoutError if the call in progress has been running for longer than `stall_s`."""
-        since = self._busy_since_s
-        if since is not None and time.monotonic() - since > stall_s:
+        """Raises TimeoutError if the call in progress has been running for more than `stall_s` seconds."""
+        since_s = self._busy_since_s
+        if since_s is not None and self._now_s() - since_s > stall_s:
             raise TimeoutError(f"a model call has been running for over {stall_s} s")
 
     def _timed(self, call: Callable[[], T]) -> T:
-        self._busy_since_s = time.monotonic()
+        self._busy_since_s = self._now_s()
         try:
             return call()
         finally:
@@ -69,7 +75,7 @@ class ModelThread:
 
 
 def _next(steps: Generator[None, None, T]) -> _End[T] | None:
-    """One more step; a StopIteration cannot go through a future."""
+    """Run a generator to its next `yield`; its result at the end. A future cannot carry StopIteration."""
     try:
         next(steps)
     except StopIteration as stop:

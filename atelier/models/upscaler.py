@@ -1,4 +1,7 @@
-"""Upscalers: a network over the tiles of a picture, a few at a time: memory does not grow with the picture."""
+"""Upscalers: networks that run over the tiles of images.
+
+A call has few tiles, so that memory does not grow with the image.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 
 from atelier.catalogue.entries import UpscalerEntry
+from atelier.core.geometry import Size
 from atelier.core.upscaling import BICUBIC, FOLD_PX
 from atelier.imaging.tiles import Tile, tiles
 from atelier.models.esrgan import Network
@@ -19,61 +23,64 @@ from atelier.models.loading import Placement, load_upscaler
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3 or 4]
 
-#: Of the small picture. The overlap is what a network of the published depth still sees of its surroundings.
+#: Tile side and overlap, in input pixels. The overlap covers the receptive field of the published networks.
 _TILE_PX, _OVERLAP_PX = 192, 24
-#: Tiles of one pass.
+#: Tiles per call of a network.
 _BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Enlargement:
-    """A picture and the size it is to have."""
+class UpscaleTask:
+    """An image to resize, and its new size."""
 
-    #: The upscaler's id; None is bicubic.
-    name: str | None
+    #: Id of the upscaler; None resizes bicubically.
+    upscaler: str | None
     #: [height, width, 3 or 4]
     pixels: Pixels
-    width: int
-    height: int
+    size: Size
 
 
 class Upscalers:
-    """All of a graph's. Not thread-safe: used from one thread."""
+    """All upscalers of a graph. Not thread-safe: used from one thread."""
 
     def __init__(self, entries: Sequence[UpscalerEntry], placement: Placement) -> None:
-        """Raises ModelUnavailable if a file is broken; one that is not there is done without."""
+        """Load every upscaler whose weight file exists; the others fall back to bicubic.
+
+        Raises ModelUnavailable if a weight file is corrupt.
+        """
         networks = {entry.id: load_upscaler(entry, placement) for entry in entries}
         self._upscalers = {
             name: Upscaler(network, placement) for name, network in networks.items() if network is not None
         }
 
-    def weights(self, name: str) -> dict[str, str]:
-        """The hash of an upscaler's; none of `BICUBIC`."""
-        return {name: self._upscalers[name].weights_hash} if name in self._upscalers else {}
+    def weights(self, upscaler: str) -> dict[str, str]:
+        """Hash of the upscaler's weights by its id; empty for `BICUBIC`."""
+        return {upscaler: self._upscalers[upscaler].weights_hash} if upscaler in self._upscalers else {}
 
-    def upscale(self, tasks: Sequence[Enlargement]) -> Generator[None, None, list[tuple[Pixels, str]]]:
-        """The pictures at their other sizes, with the upscaler's id or `BICUBIC` for each; pauses after each pass.
+    def upscale(self, tasks: Sequence[UpscaleTask]) -> Generator[None, None, list[tuple[Pixels, str]]]:
+        """Upscale images that share a network in one batch, then resize them to the requested sizes.
 
-        By the network, pictures of one upscaler together, then resampled; their alpha is resampled.
+        Returns for each task the image, [height, width, 3 or 4], and the id of the upscaler that made it, or
+        `BICUBIC`. Alpha is resized separately. Yields after each call of a network.
         """
-        large = [np.ascontiguousarray(task.pixels[..., :3]) for task in tasks]
-        names = [task.name if task.name in self._upscalers else BICUBIC for task in tasks]
+        upscaled = [np.ascontiguousarray(task.pixels[..., :3]) for task in tasks]
+        names = [task.upscaler if task.upscaler in self._upscalers else BICUBIC for task in tasks]
         for name, upscaler in self._upscalers.items():
-            of_name = [index for index, other in enumerate(names) if other == name]
-            enlarged = yield from upscaler.enlarge([large[index] for index in of_name])
-            for index, picture in zip(of_name, enlarged, strict=True):
-                large[index] = picture
-        return [(_resampled(*of_task), of_task[2]) for of_task in zip(large, tasks, names, strict=True)]
+            chosen = [index for index, other in enumerate(names) if other == name]
+            images = yield from upscaler.upscale([upscaled[index] for index in chosen])
+            for index, image in zip(chosen, images, strict=True):
+                upscaled[index] = image
+        return [(_resized(image, task, name), name) for image, task, name in zip(upscaled, tasks, names, strict=True)]
 
 
 def is_small(pixels: Pixels) -> bool:
-    """Whether a pass has room for other pictures' tiles beside this one's."""
+    """Whether the image [height, width, channels] has so few tiles that others fit into the same call."""
     rows, columns = (list(tiles(side, tile=_TILE_PX, overlap=_OVERLAP_PX)) for side in pixels.shape[:2])
     return len(rows) * len(columns) < _BATCH
 
 
 class Upscaler:
-    """One network over the tiles of pictures."""
+    """One upscaling network, run over the tiles of images."""
 
     def __init__(self, network: Network, placement: Placement, *, tile_px: int = _TILE_PX) -> None:
         self._network = network
@@ -81,77 +88,76 @@ class Upscaler:
         self._placement = placement
         self._tile_px = tile_px
 
-    def enlarge(self, pictures: Sequence[Pixels]) -> Generator[None, None, list[Pixels]]:
-        """Pictures [height, width, 3], as many times larger as the network makes them.
+    def upscale(self, images: Sequence[Pixels]) -> Generator[None, None, list[Pixels]]:
+        """Upscale images [height, width, 3] by the network's scale.
 
-        Tiles of all share passes; it pauses after each.
+        Tiles of all images are batched together. Yields after each call of the network.
         """
         scale = self._network.scale
-        padded = [_folded(picture) for picture in pictures]
-        enlarged = [
-            np.empty((picture.shape[0] * scale, picture.shape[1] * scale, 3), dtype=np.uint8) for picture in padded
-        ]
+        padded = [_padded(image) for image in images]
+        upscaled = [np.empty((image.shape[0] * scale, image.shape[1] * scale, 3), dtype=np.uint8) for image in padded]
         for batch in self._batches(padded):
-            seen = np.stack([padded[of][_seen(row), _seen(column)] for of, row, column in batch])
-            for (of, row, column), made in zip(batch, self._pass(seen), strict=True):
-                enlarged[of][_kept(row, scale), _kept(column, scale)] = made[
-                    _inside(row, scale), _inside(column, scale)
-                ]
+            inputs = np.stack([padded[index][_read(row), _read(column)] for index, row, column in batch])
+            for (index, row, column), output in zip(batch, self._call(inputs), strict=True):
+                kept = output[_kept_of_output(row, scale), _kept_of_output(column, scale)]
+                upscaled[index][_written(row, scale), _written(column, scale)] = kept
             yield
         return [
-            large[: picture.shape[0] * scale, : picture.shape[1] * scale]
-            for large, picture in zip(enlarged, pictures, strict=True)
+            large[: image.shape[0] * scale, : image.shape[1] * scale]
+            for large, image in zip(upscaled, images, strict=True)
         ]
 
-    def _batches(self, pictures: Sequence[Pixels]) -> Iterator[list[tuple[int, Tile, Tile]]]:
-        """Tiles of one size: index of the picture, rows, columns."""
+    def _batches(self, images: Sequence[Pixels]) -> Iterator[list[tuple[int, Tile, Tile]]]:
+        """Batches of tiles of one size, each tile as the index of its image, its rows and its columns."""
         by_size: dict[tuple[int, int], list[tuple[int, Tile, Tile]]] = {}
-        for index, picture in enumerate(pictures):
-            for row in tiles(picture.shape[0], tile=self._tile_px, overlap=_OVERLAP_PX):
-                for column in tiles(picture.shape[1], tile=self._tile_px, overlap=_OVERLAP_PX):
+        for index, image in enumerate(images):
+            for row in tiles(image.shape[0], tile=self._tile_px, overlap=_OVERLAP_PX):
+                for column in tiles(image.shape[1], tile=self._tile_px, overlap=_OVERLAP_PX):
                     size = row.end - row.start, column.end - column.start
                     by_size.setdefault(size, []).append((index, row, column))
-        for of_size in by_size.values():
-            for start in range(0, len(of_size), _BATCH):
-                yield of_size[start : start + _BATCH]
+        for same_size in by_size.values():
+            for start in range(0, len(same_size), _BATCH):
+                yield same_size[start : start + _BATCH]
 
     @torch.inference_mode()
-    def _pass(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """[tiles, h, w, 3] to the same, larger."""
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    def _call(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Run the network on tiles [tiles, h, w, 3]; returns [tiles, scale · h, scale · w, 3]."""
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         x = x.to(self._placement.device, self._placement.dtype) / 255
-        made = self._network(x).clamp(0, 1)
+        upscaled = self._network(x).clamp(0, 1)
         rounded: npt.NDArray[np.uint8] = (
-            (made.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            (upscaled.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         )
         return rounded
 
 
-def _resampled(large: Pixels, task: Enlargement, made_by: str) -> Pixels:
-    resampled, size = Image.fromarray(large), (task.width, task.height)
-    if resampled.size != size:
-        resampling = Image.Resampling.BICUBIC if made_by == BICUBIC else Image.Resampling.LANCZOS
-        resampled = resampled.resize(size, resampling)
+def _resized(image: Pixels, task: UpscaleTask, upscaler: str) -> Pixels:
+    """Resize to the task's size, after a network with Lanczos, and add the task's alpha channel if it has one."""
+    resized, size = Image.fromarray(image), (task.size.width, task.size.height)
+    if resized.size != size:
+        resampling = Image.Resampling.BICUBIC if upscaler == BICUBIC else Image.Resampling.LANCZOS
+        resized = resized.resize(size, resampling)
     if task.pixels.shape[2] == 4:
-        resampled.putalpha(Image.fromarray(task.pixels[..., 3]).resize(size, Image.Resampling.BICUBIC))
-    return np.asarray(resampled)
+        resized.putalpha(Image.fromarray(task.pixels[..., 3]).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(resized)
 
 
-def _folded(pixels: Pixels) -> Pixels:
-    """Filled up: every tile begins at a multiple of `FOLD_PX`, or it would be folded differently."""
+def _padded(pixels: Pixels) -> Pixels:
+    """Pad both sides to multiples of `FOLD_PX`, because tiles that begin elsewhere would fold differently."""
     height, width, _ = pixels.shape
     return np.pad(pixels, ((0, -height % FOLD_PX), (0, -width % FOLD_PX), (0, 0)), mode="edge")
 
 
-def _seen(tile: Tile) -> slice:
+def _read(tile: Tile) -> slice:
+    """The positions of the input image that the network reads."""
     return slice(tile.start, tile.end)
 
 
-def _kept(tile: Tile, scale: int) -> slice:
-    """In the large picture."""
+def _written(tile: Tile, scale: int) -> slice:
+    """The positions of the output image that the tile determines."""
     return slice(tile.kept_start * scale, tile.kept_end * scale)
 
 
-def _inside(tile: Tile, scale: int) -> slice:
-    """The same in the tile."""
+def _kept_of_output(tile: Tile, scale: int) -> slice:
+    """The same positions, counted from the start of the tile's own output."""
     return slice((tile.kept_start - tile.start) * scale, (tile.kept_end - tile.start) * scale)

@@ -17,8 +17,8 @@ from atelier.core.control import Control
 from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.engine.engine import Engine
-from atelier.models.autoencoder import Autoencoder
 from atelier.families.sdxl.text import TextEncoders
+from atelier.models.autoencoder import Autoencoder
 from tests.local_stages import CPU, new_engine, run_together
 
 _PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, black background", "")

@@ -14,8 +14,8 @@ from PIL import Image
 from atelier.api.request_id import new_request_id
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.params import GenerateParams, parse
+from atelier.local import LocalStages
 from atelier.pipeline.pipeline import Pipeline
-from tests.local_stages import LocalStages
 from zoo import report
 from zoo.vae import reconstruction_psnr_db
 
@@ -64,15 +64,16 @@ async def test_a_picture_is_that_of_diffusers_pipeline(
 ) -> None:
     params = parse(GenerateParams, {"prompt": "a large red circle on the left, white background", **fields})
     result = await pipeline.generate(new_request_id(), params)
-    size, n = result.plan.size, len(result.pictures)
+    [drawn] = result.plan.passes
+    n = len(result.pictures)
     theirs = diffusers_pipeline(
         params.prompt,
         prompt_2=params.prompt_2,
         negative_prompt=params.negative_prompt,
-        width=size.width,
-        height=size.height,
-        num_inference_steps=result.plan.sampling.num_inference_steps,
-        guidance_scale=result.plan.guidance_scale,
+        width=drawn.size.width,
+        height=drawn.size.height,
+        num_inference_steps=drawn.sampling.num_inference_steps,
+        guidance_scale=drawn.guidance_scale,
         num_images_per_prompt=n,
         generator=[torch.Generator("cpu").manual_seed(params.seed + i) for i in range(n)],
         output_type="np",

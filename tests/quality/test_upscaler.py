@@ -11,7 +11,7 @@ from PIL import Image
 from atelier.catalogue.catalogue import Catalogue
 from atelier.models.thread import result_of
 from atelier.models.upscaler import Enlargement, Upscalers
-from tests.local_stages import CPU
+from tests.small_models import CPU
 from zoo.report import held_out_descriptions
 from zoo.scenes import arrange, draw
 

@@ -1,0 +1,18 @@
+"""SDXL behind the Protocol `atelier.families.family.Family`; this module is its implementation."""
+
+from atelier.families.sdxl.attention import install, prompt_conditions
+from atelier.families.sdxl.conditions import stack
+from atelier.families.sdxl.embeds import zero_embeds
+from atelier.families.sdxl.text import load_text_encoders
+from atelier.families.sdxl.unet import decode_half, encode_half, encode_rows
+
+__all__ = [
+    "decode_half",
+    "encode_half",
+    "encode_rows",
+    "install",
+    "load_text_encoders",
+    "prompt_conditions",
+    "stack",
+    "zero_embeds",
+]

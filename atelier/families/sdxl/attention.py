@@ -1,8 +1,8 @@
-"""Attention of packed rows: each attends to its own prompt, whose keys and values were made once.
+"""Attention of packed rows: each row attends to its own prompt.
 
-They do not change from step to step, so a request pays for them at admission and every step is cheaper for it
-(benchmarks/engine.py). There is one processor for every layer: whatever else a
-row brings to attention belongs into it.
+The keys and values of a prompt are the same in every step, so they are computed once, at admission: this saves 7 % of
+a UNet call of the zoo's model (benchmarks/engine.py). Every layer has the same processor, the one place where a row's
+conditions meet attention.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from diffusers.models.attention_processor import Attention
 
 from atelier.core.conditioning import TextEmbeds
 from atelier.families.sdxl.conditions import KeysValues, PromptConditions
+from atelier.families.sdxl.embeds import check_widths
 from atelier.models.loading import Placement
 
 
 class RowAttention:
-    """The attention processor of one layer; `cross_index` counts the cross-attention layers, None in the others."""
+    """The attention processor of one layer."""
 
     def __init__(self, cross_index: int | None) -> None:
+        """`cross_index` is the layer's index among the cross-attention layers; None for self-attention."""
         self._cross_index = cross_index
 
     def __call__(
@@ -32,7 +34,7 @@ class RowAttention:
         *,
         prompt: KeysValues,
     ) -> torch.Tensor:
-        """`hidden_states` and the result [rows, tokens, width]; `attention_mask` is a bias [rows, 1, 77 · chunks]."""
+        """Attend from `hidden_states` [rows, tokens, width]; `attention_mask` is a bias [rows, 1, 77 · chunks]."""
         query: torch.Tensor = attn.to_q(hidden_states)
         if self._cross_index is None:
             key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
@@ -49,7 +51,7 @@ class RowAttention:
 
 
 def install(model: UNet2DConditionModel | ControlNetModel) -> None:
-    """Give every attention layer the processor. Raises ValueError if one is not SDXL's plain attention."""
+    """Set the processor of every attention layer. Raises ValueError if a layer is not SDXL's plain attention."""
     num_cross_layers = 0
     for name, layer in _layers(model):
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
@@ -68,12 +70,16 @@ def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: to
 
 
 def prompt_conditions(
-    model: UNet2DConditionModel | ControlNetModel, text: TextEmbeds, placement: Placement
+    model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbeds, placement: Placement
 ) -> PromptConditions:
-    """A text as every step reads it."""
-    embeds = torch.tensor(text.prompt_embeds, device=placement.device, dtype=placement.dtype)
-    pooled = torch.tensor(text.pooled_prompt_embeds, device=placement.device, dtype=placement.dtype)
-    return PromptConditions(keys_values(model, embeds[None]), len(embeds), pooled)
+    """Prepare a prompt for all steps of a request.
+
+    Raises ValueError if the embeddings do not have the model's widths.
+    """
+    check_widths(model, embeds)
+    prompt_embeds = torch.tensor(embeds.prompt_embeds, device=placement.device, dtype=placement.dtype)
+    pooled = torch.tensor(embeds.pooled_prompt_embeds, device=placement.device, dtype=placement.dtype)
+    return PromptConditions(keys_values(model, prompt_embeds[None]), len(prompt_embeds), pooled)
 
 
 def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, Attention]]:

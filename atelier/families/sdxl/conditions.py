@@ -1,4 +1,7 @@
-"""What steers packed rows besides their latents; constant over the steps."""
+"""The conditions of packed rows: everything besides latents and timesteps that the UNet reads.
+
+They stay the same over all steps of a request.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,22 @@ from dataclasses import dataclass
 
 import torch
 
-#: Added to the attention score of what a row must not see; its softmax is exactly zero (diffusers' value).
+from atelier.core.geometry import Size
+
+#: Bias added to the attention scores of padding tokens; their softmax is exactly zero (diffusers' value).
 MASKED = -10_000.0
 
 
 @dataclass(frozen=True, slots=True)
 class KeysValues:
-    """What every cross-attention layer of a model reads of prompts, in the order of the model's modules."""
+    """Keys and values of prompts for every cross-attention layer, in the order of the model's modules."""
 
-    #: Per layer [prompts or rows, 77 · chunks, width of the layer]
+    #: One tensor per layer, [prompts or rows, 77 · chunks, width of the layer].
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
 
     def select(self, rows: torch.Tensor) -> KeysValues:
+        """The rows at these indices, in their order."""
         return KeysValues(tuple(keys[rows] for keys in self.keys), tuple(values[rows] for values in self.values))
 
 
@@ -27,8 +33,9 @@ class KeysValues:
 class PromptConditions:
     """One prompt as a model reads it; all images of a request share it."""
 
-    #: Of one prompt: [1, 77 · chunks, width of the layer]
+    #: Keys and values of this prompt alone, [1, 77 · chunks, width of the layer].
     keys_values: KeysValues
+    #: Length of the prompt including padding to whole chunks, 77 · chunks.
     num_tokens: int
     #: [1280]
     pooled_prompt_embeds: torch.Tensor
@@ -36,15 +43,23 @@ class PromptConditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
+    """The conditions of the rows of a UNet call."""
+
     prompt: KeysValues
-    #: [rows, 1, 77 · chunks]; 0 where a row has a token of its own, `MASKED` elsewhere
+    #: Attention bias, [rows, 1, 77 · chunks]: 0 for a row's own tokens, `MASKED` for padding.
     prompt_bias: torch.Tensor
     #: [rows, 1280]
     pooled_prompt_embeds: torch.Tensor
     #: [rows, 6]
     add_time_ids: torch.Tensor
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that every prompt is padded to."""
+        return self.prompt_bias.shape[-1]
+
     def select(self, rows: torch.Tensor) -> Conditions:
+        """The rows at these indices, in their order."""
         return Conditions(
             prompt=self.prompt.select(rows),
             prompt_bias=self.prompt_bias[rows],
@@ -53,12 +68,10 @@ class Conditions:
         )
 
 
-def stack(
-    prompts: Sequence[PromptConditions], sizes: Sequence[tuple[int, int]], *, num_tokens: int | None = None
-) -> Conditions:
-    """Conditions with a row per prompt and the (height, width) of its picture.
+def stack(prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tokens: int | None = None) -> Conditions:
+    """Stack prompts into conditions with one row per prompt; row i belongs to an image of `sizes[i]`.
 
-    Shorter prompts are filled up to the longest, or to `num_tokens`, and masked.
+    Shorter prompts are padded to the longest one, or to `num_tokens`, and their padding is masked.
     """
     lengths = torch.tensor([prompt.num_tokens for prompt in prompts])
     num_tokens = num_tokens or int(lengths.max())
@@ -72,19 +85,19 @@ def stack(
         ),
         prompt_bias=bias[:, None],
         pooled_prompt_embeds=pooled,
-        add_time_ids=torch.tensor([_time_ids(size) for size in sizes]).to(pooled),
+        add_time_ids=torch.tensor([_add_time_ids(size) for size in sizes]).to(pooled),
     )
 
 
-def _padded(of_prompts: Sequence[tuple[torch.Tensor, ...]], num_tokens: int) -> tuple[torch.Tensor, ...]:
-    """Per layer one tensor [prompts, num_tokens, width], with zeros at the ends of the shorter."""
+def _padded(prompts: Sequence[tuple[torch.Tensor, ...]], num_tokens: int) -> tuple[torch.Tensor, ...]:
+    """One tensor [prompts, num_tokens, width] per layer; shorter prompts end in zeros."""
     return tuple(
         torch.cat([torch.nn.functional.pad(prompt, (0, 0, 0, num_tokens - prompt.shape[1])) for prompt in layer])
-        for layer in zip(*of_prompts, strict=True)
+        for layer in zip(*prompts, strict=True)
     )
 
 
-def _time_ids(size: tuple[int, int]) -> list[float]:
+def _add_time_ids(size: Size) -> list[float]:
     """(orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels (Podell et al. 2023, §2.2)."""
-    height, width = map(float, size)
+    height, width = float(size.height), float(size.width)
     return [height, width, 0.0, 0.0, height, width]

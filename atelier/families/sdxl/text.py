@@ -1,6 +1,6 @@
-"""SDXL's two text encoders as one function from texts to embeds.
+"""SDXL's two text encoders as one function from texts to embeddings.
 
-A text longer than the 75 tokens of one chunk becomes several chunks, encoded one by one and joined.
+A text longer than one chunk's 75 tokens is split into several chunks, which are encoded separately and concatenated.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.models.hashes import weights_hash
-from atelier.models.loading import Placement, load_text_encoders
+from atelier.models.loading import Placement, load_text_encoder_modules
 
-#: Longer texts are refused: the UNet attends to every token in every step.
+#: Longer texts are rejected, because the UNet attends to every token in every step.
 MAX_CHUNKS = 8
 
-Chunk = list[int]  # 77 token ids: begin, up to 75 of the text, end, padding
+Chunk = list[int]  # 77 token ids: begin, up to 75 tokens of the text, end, padding
 
 
 class TextEncoders:
-    """Both encoders of one model. Not thread-safe: used from one thread."""
+    """Both text encoders of one model. Not thread-safe: used from one thread."""
 
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
-        self._modules = load_text_encoders(entry, placement)
+        """Load and warm up. Raises ModelUnavailable if files are missing or corrupt."""
+        self._modules = load_text_encoder_modules(entry, placement)
         self._device = placement.device
         vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._modules.tokenizers]
         self.weights_hash = weights_hash(
@@ -46,37 +47,49 @@ class TextEncoders:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[Text]) -> list[TextEmbeds]:
-        """Penultimate hidden states of both encoders, and the second's pooled output of the first chunk.
+        """Encode texts in one batch; the embeddings are in the order of the texts.
 
-        Source: Podell et al. 2023, §2.1; diffusers `StableDiffusionXLPipeline.encode_prompt`.
+        `prompt_embeds` are the penultimate hidden states of both encoders, concatenated; `pooled_prompt_embeds` are
+        the second encoder's pooled output for the first chunk. Source: Podell et al. 2023, §2.1; diffusers'
+        `StableDiffusionXLPipeline.encode_prompt`.
         """
-        modules = self._modules
-        tokenizer, tokenizer_2 = modules.tokenizers
+        tokenizer, tokenizer_2 = self._modules.tokenizers
         chunks = [_chunks(tokenizer, text.prompt) for text in texts]
         chunks_2 = [_chunks(tokenizer_2, text.prompt_2) for text in texts]
-        for first_of_text, second_of_text in zip(chunks, chunks_2, strict=True):
-            missing = len(first_of_text) - len(second_of_text)
-            first_of_text += _chunks(tokenizer, "") * -missing
-            second_of_text += _chunks(tokenizer_2, "") * missing
-        first = modules.encoder(self._ids(chunks), output_hidden_states=True)
-        second = modules.encoder_2(self._ids(chunks_2), output_hidden_states=True)
-        prompt_embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1).float().cpu()
-        pooled = second.text_embeds.float().cpu()
-        num_chunks = [len(of_text) for of_text in chunks]
+        for text_chunks, text_chunks_2 in zip(chunks, chunks_2, strict=True):
+            missing = len(text_chunks) - len(text_chunks_2)
+            text_chunks += _chunks(tokenizer, "") * -missing
+            text_chunks_2 += _chunks(tokenizer_2, "") * missing
+        num_chunks = [len(text_chunks) for text_chunks in chunks]
+        prompt_embeds, pooled = self._encode_chunks(chunks, chunks_2)
         return [
             TextEmbeds(
-                prompt_embeds=embeds.flatten(0, 1).numpy(),
-                pooled_prompt_embeds=pools[0].numpy(),
+                prompt_embeds=text_embeds.flatten(0, 1).numpy(),
+                pooled_prompt_embeds=text_pooled[0].numpy(),
                 num_tokens=len(_token_ids(tokenizer, text.prompt)),
             )
-            for text, embeds, pools in zip(
+            for text, text_embeds, text_pooled in zip(
                 texts, prompt_embeds.split(num_chunks), pooled.split(num_chunks), strict=True
             )
         ]
 
+    def _encode_chunks(
+        self, chunks: list[list[Chunk]], chunks_2: list[list[Chunk]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states [chunks, 77, 2048] and pooled output [chunks, 1280] of the chunks of all texts."""
+        first = self._modules.encoder(self._ids(chunks), output_hidden_states=True)
+        second = self._modules.encoder_2(self._ids(chunks_2), output_hidden_states=True)
+        prompt_embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return prompt_embeds.float().cpu(), second.text_embeds.float().cpu()
+
     def _ids(self, chunks: list[list[Chunk]]) -> torch.Tensor:
-        """All chunks of all texts, [chunks, 77]."""
-        return torch.tensor([chunk for of_text in chunks for chunk in of_text], device=self._device)
+        """The chunks of all texts as one tensor, [chunks, 77]."""
+        return torch.tensor([chunk for text_chunks in chunks for chunk in text_chunks], device=self._device)
+
+
+def load_text_encoders(entry: ModelEntry, placement: Placement) -> TextEncoders:
+    """Load a model's text encoders. Raises ModelUnavailable if files are missing or corrupt."""
+    return TextEncoders(entry, placement)
 
 
 def _token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
@@ -85,7 +98,7 @@ def _token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
 
 
 def _chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
-    """At least one chunk, also of an empty prompt."""
+    """The chunks of a prompt; an empty prompt has one."""
     ids, length = _token_ids(tokenizer, prompt), tokenizer.model_max_length
     pieces = [ids[start : start + length - 2] for start in range(0, max(1, len(ids)), length - 2)]
     framed = [[tokenizer.bos_token_id, *piece, tokenizer.eos_token_id] for piece in pieces]

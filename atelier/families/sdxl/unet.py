@@ -1,7 +1,7 @@
-"""The UNet's forward pass in two halves, to the end of the middle block and from there.
+"""The UNet's forward pass in two halves, split after the middle block.
 
-Equal to `unet.forward` of diffusers bit for bit (tests/unit/families/test_unet.py); between the two the residuals of
-ControlNets are added, whose encoders are run by the same `encode`.
+Together they equal `UNet2DConditionModel.forward` of diffusers bit for bit (tests/unit/families/test_unet.py). The
+residuals of ControlNets are added between them. A ControlNet is a copy of the first half, so both run `encode_rows`.
 """
 
 from __future__ import annotations
@@ -17,34 +17,64 @@ from atelier.families.sdxl.conditions import Conditions
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Rows at the end of the middle block."""
+    """Packed rows after the middle block."""
 
     #: [rows, channels, h, w]
     hidden_states: torch.Tensor
-    #: [rows, time embedding]
+    #: Embedding of timestep, size and pooled prompt, [rows, width].
     emb: torch.Tensor
-    #: What was passed on the way, in its order; the decoder takes it from the end.
+    #: Outputs of the first convolution and of every layer of the down blocks, in their order; the decoder half reads
+    #: them from the end.
     skips: tuple[torch.Tensor, ...]
 
 
-def encode(
+def encode_half(
+    unet: UNet2DConditionModel, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+) -> Encoded:
+    """Run the UNet to the end of its middle block, on `model_input` [rows, 4, h, w] at `timesteps` [rows]."""
+    return encode_rows(unet, unet.conv_in(model_input), timesteps, conditions)
+
+
+def encode_rows(
     model: UNet2DConditionModel | ControlNetModel,
     hidden_states: torch.Tensor,
     timesteps: torch.Tensor,
     conditions: Conditions,
 ) -> Encoded:
-    """`hidden_states` [rows, channels, h, w] as they come from the first convolution, at `timesteps` [rows]."""
+    """Run the down blocks and the middle block of a UNet or a ControlNet.
+
+    `hidden_states` [rows, channels, h, w] are the output of the first convolution; `timesteps` has the shape [rows].
+    """
     emb = _time_embedding(model, timesteps, conditions)
     skips = [hidden_states]
     for block in model.down_blocks:
-        attention = attention_arguments(conditions) if isinstance(block, CrossAttnDownBlock2D) else {}
-        hidden_states, of_block = block(hidden_states=hidden_states, temb=emb, **attention)
-        skips += of_block
-    hidden_states = model.mid_block(hidden_states, emb, **attention_arguments(conditions))
+        attention = _attention_arguments(conditions) if isinstance(block, CrossAttnDownBlock2D) else {}
+        hidden_states, outputs = block(hidden_states=hidden_states, temb=emb, **attention)
+        skips += outputs
+    hidden_states = model.mid_block(hidden_states, emb, **_attention_arguments(conditions))
     return Encoded(hidden_states, emb, tuple(skips))
 
 
-def attention_arguments(conditions: Conditions) -> dict[str, object]:
+def decode_half(unet: UNet2DConditionModel, encoded: Encoded, conditions: Conditions) -> torch.Tensor:
+    """Run the UNet from its middle block to `noise_pred`, [rows, 4, h, w]."""
+    hidden_states, skips = encoded.hidden_states, list(encoded.skips)
+    for block in unet.up_blocks:
+        num_layers = len(block.resnets)
+        skips, block_skips = skips[:-num_layers], skips[-num_layers:]
+        attention = _attention_arguments(conditions) if isinstance(block, CrossAttnUpBlock2D) else {}
+        hidden_states = block(
+            hidden_states=hidden_states,
+            temb=encoded.emb,
+            res_hidden_states_tuple=tuple(block_skips),
+            # Sides that are not a multiple of the UNet's factor are restored to their length before downsampling.
+            upsample_size=skips[-1].shape[2:] if skips else None,
+            **attention,
+        )
+    noise_pred: torch.Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden_states)))
+    return noise_pred
+
+
+def _attention_arguments(conditions: Conditions) -> dict[str, object]:
     return {
         "cross_attention_kwargs": {"prompt": conditions.prompt},
         "encoder_attention_mask": conditions.prompt_bias,
@@ -54,35 +84,9 @@ def attention_arguments(conditions: Conditions) -> dict[str, object]:
 def _time_embedding(
     model: UNet2DConditionModel | ControlNetModel, timesteps: torch.Tensor, conditions: Conditions
 ) -> torch.Tensor:
-    """Of the step, and of size and crop with the pooled prompt (Podell et al. 2023, §2.2)."""
+    """Embed the timestep, the image's size and crop, and the pooled prompt (Podell et al. 2023, §2.2)."""
     pooled = conditions.pooled_prompt_embeds
     emb: torch.Tensor = model.time_embedding(model.time_proj(timesteps).to(pooled.dtype))
     size_and_crop = model.add_time_proj(conditions.add_time_ids.flatten()).view(len(pooled), -1)
     added: torch.Tensor = model.add_embedding(torch.cat([pooled, size_and_crop.to(pooled.dtype)], dim=-1))
     return emb + added
-
-
-def encode_half(
-    unet: UNet2DConditionModel, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
-) -> Encoded:
-    """`model_input` [rows, 4, h, w] at `timesteps` [rows]."""
-    return encode(unet, unet.conv_in(model_input), timesteps, conditions)
-
-
-def decode_half(unet: UNet2DConditionModel, encoded: Encoded, conditions: Conditions) -> torch.Tensor:
-    """What the UNet predicts, [rows, 4, h, w]."""
-    hidden_states, skips = encoded.hidden_states, list(encoded.skips)
-    for block in unet.up_blocks:
-        taken = skips[-len(block.resnets) :]
-        del skips[-len(block.resnets) :]
-        attention = attention_arguments(conditions) if isinstance(block, CrossAttnUpBlock2D) else {}
-        hidden_states = block(
-            hidden_states=hidden_states,
-            temb=encoded.emb,
-            res_hidden_states_tuple=tuple(taken),
-            # Sides that are no multiple of the UNet's factor come back as they were.
-            upsample_size=skips[-1].shape[2:] if skips else None,
-            **attention,
-        )
-    predicted: torch.Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden_states)))
-    return predicted

@@ -10,9 +10,9 @@ from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import Catalogue
+from atelier.local import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
-from tests.local_stages import LocalStages
 
 MAX_BODY_BYTES = 100_000
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from atelier.core.geometry import Size
 from atelier.core.params import GenerateParams
+from atelier.local import LocalStages
 from atelier.pipeline.inputs import Inputs, read_inputs
-from tests.local_stages import LocalStages
 from zoo.scenes import Description, Thing, arrange, draw
 
 _QUICK = {"num_inference_steps": 4, "seed": 3}

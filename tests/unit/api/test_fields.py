@@ -12,7 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.local_stages import LocalStages
+from atelier.local import LocalStages
 
 _QUICK = {"num_inference_steps": 2, "seed": 3}
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from tests.local_stages import LocalStages
+from atelier.local import LocalStages
 from tests.unit.api.conftest import MAX_BODY_BYTES
 
 _PATH = "/v1/images/generations"

@@ -39,7 +39,16 @@ def test_formats_that_are_not_written_are_refused_by_name(fields: dict[str, obje
 
 @pytest.mark.parametrize(
     ("quality", "steps"),
-    [("low", 10), ("auto", 20), ("medium", 20), ("standard", 20), ("high", 30), ("hd", 30), ("xhigh", 40), ("max", 60)],
+    [
+        ("low", 10),
+        ("auto", 20),
+        ("medium", 20),
+        ("standard", 20),
+        ("high", 30),
+        ("hd", 30),
+        ("xhigh", 40),
+        ("max", 60),
+    ],
 )
 def test_quality_sets_the_number_of_steps(catalogue: Catalogue, quality: str, steps: int) -> None:
     assert _params(catalogue, quality=quality).num_inference_steps == steps

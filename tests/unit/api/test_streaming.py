@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from starlette.types import ASGIApp, Message
 
-from tests.local_stages import LocalStages
+from atelier.local import LocalStages
 
 _REQUEST = {"prompt": "a large red circle, white background", "size": "128x96"}
 _OURS = {"seed": 3, "num_inference_steps": 12}
@@ -139,7 +139,7 @@ async def test_who_leaves_stops_the_work_and_no_error_is_logged(
     scope |= {"method": "POST", "scheme": "http", "path": "/v1/images/generations", "query_string": b""}
     scope |= {"headers": headers, "server": ("test", 80), "client": ("x", 1), "root_path": "", "state": {}}
     await asyncio.wait_for(app(scope, receive, send), timeout=20)
-    while local_stages.engine.status().num_active:  # noqa: ASYNC110 the engine tells nobody
+    while local_stages.engine.status().num_running:  # noqa: ASYNC110 the engine tells nobody
         await asyncio.sleep(0.01)
     assert 0 <= local_stages.engine.status().num_steps - before < 60
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
@@ -186,4 +186,4 @@ async def test_leaving_a_stream_stops_the_work(client: openai.AsyncOpenAI, local
     left = local_stages.engine.status().num_steps
     await asyncio.sleep(0.3)
     assert local_stages.engine.status().num_steps <= left + 2
-    assert local_stages.engine.status().num_active == 0
+    assert local_stages.engine.status().num_running == 0

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from atelier.catalogue.catalogue import CatalogueError, read_catalogue
-from atelier.core.geometry import Size
 from atelier.core.errors import ModelNotFound
+from atelier.core.geometry import Size
 
 _MODEL = """models:
   - id: mine

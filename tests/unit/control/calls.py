@@ -1,4 +1,4 @@
-"""Calls to the zoo's ControlNets with contexts of their own."""
+"""Calls to the small ControlNets, each with a context of its own."""
 
 from __future__ import annotations
 
@@ -6,32 +6,45 @@ import numpy as np
 import torch
 
 from atelier.control.calls import Contexts, ControlCall, ControlContext, ControlRow
+from atelier.control.residuals import Residuals
 from atelier.core.conditioning import TextEmbeds
+from tests.small_models import POOLED_WIDTH, TEXT_WIDTHS
 
 
 def new_call(
     *,
     seed: int,
     num_rows: int = 2,
-    controlnet: str = "tiny-canny",
+    controlnet: str = "small-canny",
     width: int | None = None,
     num_tokens: int = 77,
     num_chunks: int = 1,
 ) -> tuple[ControlCall, Contexts]:
-    """Random rows of 12 × 9 latents, all of one random picture and text."""
+    """A call of random rows of 12 × 9 latents, all with the same random control image and prompts."""
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    text = TextEmbeds(
-        prompt_embeds=random.standard_normal((77 * num_chunks, 128), dtype=np.float32),
-        pooled_prompt_embeds=random.standard_normal(64, dtype=np.float32),
+    negative, positive = (
+        TextEmbeds(
+            prompt_embeds=random.standard_normal((77 * num_chunks, sum(TEXT_WIDTHS)), dtype=np.float32),
+            pooled_prompt_embeds=random.standard_normal(POOLED_WIDTH, dtype=np.float32),
+        )
+        for _ in range(2)
     )
     image = random.integers(0, 255, (96, 72, 3), dtype=np.uint8)
-    context = ControlContext.of(controlnet, image, [text])
+    context = ControlContext.of(controlnet, image, {"negative": negative, "positive": positive})
     call = ControlCall(
         controlnet=controlnet,
-        rows=(ControlRow(context.context_id, 0, 0.8, False),) * num_rows,
+        rows=(ControlRow(context.context_id, "positive", 0.8, False),) * num_rows,
         model_input=torch.randn(num_rows, 4, 12, 9, generator=generator),
         timesteps=torch.linspace(10, 900, num_rows),
         num_tokens=num_tokens,
         width=width,
     )
     return call, {context.context_id: context}
+
+
+def are_equal(ours: Residuals, theirs: Residuals) -> bool:
+    """Whether residuals are equal to the bit and made with the same weights."""
+    return ours.weights_hash == theirs.weights_hash != "" and all(
+        torch.equal(a, b)
+        for a, b in zip([*ours.skips, ours.hidden_states], [*theirs.skips, theirs.hidden_states], strict=True)
+    )

@@ -12,14 +12,14 @@ from atelier.families.sdxl.attention import install, keys_values
 from atelier.families.sdxl.conditions import Conditions
 from atelier.families.sdxl.unet import Encoded
 from atelier.models.loading import load_unet
-from tests.local_stages import CPU
+from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 
 
 @pytest.fixture(scope="module")
-def controlnets(catalogue: Catalogue) -> tuple[ControlNetModel, ControlNetModel]:
-    """Twice the same: for diffusers as it is, for us with our attention."""
+def controlnet_pair(small_catalogue: Catalogue) -> tuple[ControlNetModel, ControlNetModel]:
+    """A ControlNet twice: one for diffusers' forward pass, one with our attention."""
     torch.manual_seed(0)
-    unet = load_unet(catalogue.model(None), CPU)
+    unet = load_unet(small_catalogue.model(None), CPU)
     theirs, ours = (ControlNetModel.from_unet(unet, conditioning_channels=3).eval() for _ in range(2))
     for parameter in [*theirs.controlnet_down_blocks.parameters(), *theirs.controlnet_cond_embedding.parameters()]:
         torch.nn.init.normal_(parameter, std=0.2)
@@ -30,15 +30,15 @@ def controlnets(catalogue: Catalogue) -> tuple[ControlNetModel, ControlNetModel]
 
 @pytest.mark.parametrize("guess_mode", [False, True])
 @torch.inference_mode()
-def test_residuals_are_those_of_the_forward_pass(
-    controlnets: tuple[ControlNetModel, ControlNetModel], guess_mode: bool
+def test_residuals_equal_those_of_diffusers_forward_pass(
+    controlnet_pair: tuple[ControlNetModel, ControlNetModel], guess_mode: bool
 ) -> None:
-    theirs, ours = controlnets
+    theirs, ours = controlnet_pair
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, 4, 9, 12, generator=generator)
     image = torch.rand(1, 3, 72, 96, generator=generator)
-    prompt_embeds = torch.randn(2, 77, 128, generator=generator)
-    pooled = torch.randn(2, 64, generator=generator)
+    prompt_embeds = torch.randn(2, 77, sum(TEXT_WIDTHS), generator=generator)
+    pooled = torch.randn(2, POOLED_WIDTH, generator=generator)
     time_ids = torch.tensor([[72.0, 96.0, 0.0, 0.0, 72.0, 96.0]]).expand(2, -1)
     timesteps = torch.tensor([700.0, 3.0])
     skips, mid = theirs(
@@ -64,7 +64,7 @@ def test_residuals_are_those_of_the_forward_pass(
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_residuals_land_on_their_rows() -> None:
+def test_residuals_are_added_to_their_rows() -> None:
     encoded = Encoded(torch.zeros(3, 1, 1, 1), torch.zeros(3, 1), (torch.zeros(3, 1, 1, 1),))
     made = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
     Residuals((made,), 2 * made).add_to(encoded, torch.tensor([2, 0]))

@@ -111,7 +111,9 @@ def test_what_is_not_built_is_refused_as_such(field: str, value: object) -> None
     assert (caught.value.param, caught.value.status) == (field, 501)
 
 
-@pytest.mark.parametrize(("field", "value"), [("sampler", "euler"), ("priority", "standard"), ("reproducibility", "fast")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("sampler", "euler"), ("priority", "standard"), ("reproducibility", "fast")]
+)
 def test_what_happens_anyway_may_be_asked_for(field: str, value: object) -> None:
     assert parse(GenerateParams, {"prompt": "x", field: value}).prompt == "x"
 

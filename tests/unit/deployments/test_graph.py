@@ -5,19 +5,24 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from ray.serve import Application
+from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
 from atelier.catalogue.catalogue import read_catalogue
-from deployments.options import GraphArgs
+from atelier.core.control import TransportName
+from deployments.options import DenoiserOptions, GraphArgs
 from graph import build
 
 _ROOT = Path(__file__).parents[3]
-_NODES = {"Router", "TextEncoder", "ControlNet", "Denoiser", "Autoencoder", "Upscaler"}
+_NODES = {"Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
 
 
 def _config(name: str) -> ServeDeploySchema:
@@ -27,7 +32,7 @@ def _config(name: str) -> ServeDeploySchema:
 def test_the_graph_is_built_without_model_libraries() -> None:
     script = (
         "import sys, graph, deployments.stages\n"
-        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'cv2'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=_ROOT)
@@ -51,11 +56,10 @@ def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:
     }
     assert set(fractions) == _NODES - {"Router"}
     assert all(fraction > 0 for fraction in fractions.values())
-    assert sum(fractions.values()) <= 1
+    assert sum(fractions.values()) == pytest.approx(1)
     args = GraphArgs.model_validate(application.args)
-    assert {args.text_encoder.device, args.controlnet.device, args.denoiser.device, args.autoencoder.device} == {
-        "cuda"
-    }
+    replicas = (args.text_encoder, args.annotator, args.denoiser, args.autoencoder, args.upscaler)
+    assert {options.device for options in replicas} == {"cuda"}
 
 
 def test_half_precision_is_never_on_the_cpu_by_default() -> None:
@@ -67,7 +71,7 @@ def test_serve_can_see_the_type_of_the_arguments() -> None:
     assert inspect.signature(build).parameters["args"].annotation is GraphArgs
 
 
-def test_control_over_another_process_needs_equal_replicas() -> None:
+def test_remote_residuals_need_replicas_with_equal_options() -> None:
     for name, other in (("num_threads", 1), ("dtype", "bfloat16")):
         fields = {"denoiser": {"control_transports": ["handle", "in_process"]}, "controlnet": {name: other}}
         with pytest.raises(ValidationError, match=f"controlnet.{name} is {other}"):
@@ -75,6 +79,46 @@ def test_control_over_another_process_needs_equal_replicas() -> None:
     assert GraphArgs.model_validate({"controlnet": {"num_threads": 1}}).controlnet.num_threads == 1
 
 
-def test_a_misspelt_argument_is_refused() -> None:
+def test_a_misspelt_argument_is_rejected() -> None:
     with pytest.raises(ValidationError, match="num_thread"):
         GraphArgs.model_validate({"denoiser": {"num_thread": 2}})
+
+
+def _names(app: Application) -> set[str]:
+    """The names of an application's deployments."""
+    return {deployment.name for deployment in build_app(app, name="atelier").deployments}
+
+
+def test_the_default_graph_has_no_controlnet_replicas() -> None:
+    assert _names(build(GraphArgs())) == _NODES
+
+
+@pytest.mark.parametrize("transport", ["same_node", "handle"])
+def test_a_remote_transport_adds_controlnet_replicas(transport: TransportName) -> None:
+    args = GraphArgs(denoiser=DenoiserOptions(control_transports=(transport, "in_process")))
+    assert _names(build(args)) == _NODES | {"ControlNet"}
+
+
+def test_serve_replaces_bound_deployments_inside_the_handles() -> None:
+    built = build_app(
+        build(GraphArgs()), name="atelier", make_deployment_handle=lambda deployment, _: deployment.name
+    )
+    [router] = [deployment for deployment in built.deployments if deployment.name == "Router"]
+    _, _, handles = router.init_args
+    assert handles.all == ("TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler")
+
+
+def _options(cls: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields of options, and of the options inside them."""
+    for name, field in cls.model_fields.items():
+        yield f"{cls.__name__}.{name}", field
+        if isinstance(field.default, BaseModel):
+            yield from _options(type(field.default))
+
+
+def test_every_option_has_a_description() -> None:
+    options = dict(_options(GraphArgs))
+    assert len(options) > 30
+    for name, field in options.items():
+        assert field.description is not None, name
+        assert field.description.endswith("."), name

@@ -17,8 +17,8 @@ from atelier.core.sampling import SAMPLERS, SamplerName, Sampling
 from atelier.engine import sequential
 from atelier.engine.engine import Engine
 from atelier.engine.runner import load_runners
-from atelier.models.loading import load_scheduler, load_unet
 from atelier.families.sdxl.text import TextEncoders
+from atelier.models.loading import load_scheduler, load_unet
 from tests.local_stages import CPU, HERE, SETTINGS, run_together
 
 _BOUND = 5e-4

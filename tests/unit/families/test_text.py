@@ -7,7 +7,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter
 from atelier.families.sdxl.text import TextEncoders
-from tests.local_stages import CPU
+from tests.small_models import CPU
 
 
 @pytest.fixture(scope="module")

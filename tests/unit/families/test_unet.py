@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.families.sdxl.unet import decode_half, encode_half
 from atelier.families.sdxl.attention import install, keys_values
 from atelier.families.sdxl.conditions import MASKED, Conditions
+from atelier.families.sdxl.unet import decode_half, encode_half
 from atelier.models.loading import load_unet
-from tests.local_stages import CPU
+from tests.small_models import CPU
 
 
 @pytest.mark.parametrize(("height", "width", "num_chunks"), [(16, 16, 1), (9, 15, 1), (8, 20, 3)])

@@ -7,7 +7,7 @@ import pytest
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.models.autoencoder import Autoencoder
-from tests.local_stages import CPU
+from tests.small_models import CPU
 from zoo.scenes import arrange, draw, random_description
 
 

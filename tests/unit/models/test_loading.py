@@ -9,7 +9,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, ModelEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.models.loading import load_text_encoders, load_unet, load_vae
-from tests.local_stages import CPU
+from tests.small_models import CPU
 
 
 def _elsewhere(catalogue: Catalogue, files: Files) -> ModelEntry:

@@ -15,10 +15,10 @@ from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.imaging.tiles import tiles
 from atelier.models.convert_upscaler import convert
+from atelier.models.esrgan import Network, RRDBNet, SRVGGNetCompact, network_of
 from atelier.models.thread import result_of
 from atelier.models.upscaler import Enlargement, Upscaler, Upscalers, is_small
-from atelier.models.esrgan import Network, RRDBNet, SRVGGNetCompact, network_of
-from tests.local_stages import CPU
+from tests.small_models import CPU
 
 
 def _rrdb_file(*, num_blocks: int, channels: int = 3) -> dict[str, tuple[int, ...]]:

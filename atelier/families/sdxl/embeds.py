@@ -1,0 +1,36 @@
+"""The widths of the text embeddings that a UNet or a ControlNet of SDXL reads."""
+
+from __future__ import annotations
+
+import numpy as np
+from diffusers import ControlNetModel, UNet2DConditionModel
+
+from atelier.core.conditioning import TOKENS_PER_CHUNK, TextEmbeds
+
+_NUM_TIME_IDS = 6
+
+
+def zero_embeds(model: UNet2DConditionModel | ControlNetModel) -> TextEmbeds:
+    """Embeddings of zeros in the model's widths, one chunk long; for warm-up."""
+    width, pooled_width = _widths(model)
+    return TextEmbeds(
+        prompt_embeds=np.zeros((TOKENS_PER_CHUNK, width), dtype=np.float32),
+        pooled_prompt_embeds=np.zeros(pooled_width, dtype=np.float32),
+    )
+
+
+def check_widths(model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbeds) -> None:
+    """Raises ValueError if the embeddings do not have the model's widths."""
+    width, pooled_width = _widths(model)
+    if (embeds.prompt_embeds.shape[1], *embeds.pooled_prompt_embeds.shape) != (width, pooled_width):
+        raise ValueError(
+            f"prompt_embeds {embeds.prompt_embeds.shape} and pooled_prompt_embeds "
+            f"{embeds.pooled_prompt_embeds.shape} do not have the model's widths, {width} and {pooled_width}"
+        )
+
+
+def _widths(model: UNet2DConditionModel | ControlNetModel) -> tuple[int, int]:
+    """Widths of prompt_embeds and pooled_prompt_embeds; 2048 and 1280 for SDXL."""
+    config = model.config
+    time_ids_width = _NUM_TIME_IDS * config.addition_time_embed_dim
+    return config.cross_attention_dim, config.projection_class_embeddings_input_dim - time_ids_width

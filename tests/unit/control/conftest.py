@@ -1,0 +1,14 @@
+"""The small ControlNets, loaded once for the room's tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.control.controlnets import ControlNets
+from tests.small_models import CPU
+
+
+@pytest.fixture(scope="package")
+def controlnets(small_catalogue: Catalogue) -> ControlNets:
+    return ControlNets(small_catalogue.controlnets, CPU)
