@@ -85,7 +85,7 @@ def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
         part.strip()
         for message in messages
         for part in message.split("…")
-        if part.strip(" .,:;'") and part not in joined
+        if part.strip(" .,:;") and part not in joined
     ]
     assert missing == []
 
