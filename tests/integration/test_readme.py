@@ -1,4 +1,4 @@
-"""The README's code does what it says: its Python and shell blocks run, its make targets exist."""
+"""The code blocks of the README and of the pages that it leads to: shell and Python run, make targets exist."""
 
 from __future__ import annotations
 
@@ -18,62 +18,101 @@ from zoo.judge import judge
 from zoo.scenes import Description, Thing
 
 _ROOT = Path(__file__).parents[2]
-_README = (_ROOT / "README.md").read_text()
+_README, _QUICKSTART, _HTTP, _HANDLES = "README.md", "docs/quickstart.md", "docs/http.md", "docs/handles.md"
+_ADDRESS = "http://127.0.0.1:8000"
+_SQUARE = (128, 128)
 
 _BLUE = Thing(colour="blue", shape="circle", place="left")
 _CIRCLE = Description(things=(replace(_BLUE, colour="red"),), background="white")
+_STAR = Description(things=(Thing(colour="red", shape="star", size="large", place="left"),), background="white")
+
+#: The files that the Python blocks of each page write, and the sizes of the images among them.
+_WRITTEN = {
+    _README: {"7.png": _SQUARE, "8.png": _SQUARE, "star.png": _SQUARE},
+    _QUICKSTART: {
+        "star.png": _SQUARE,
+        "blue.png": _SQUARE,
+        "mask.png": _SQUARE,
+        "edited.png": _SQUARE,
+        "along.png": _SQUARE,
+        "large.png": (384, 384),
+        "preview-0.png": _SQUARE,
+        "preview-1.png": _SQUARE,
+        "cross.png": _SQUARE,
+        "triangle.png": _SQUARE,
+    },
+    _HANDLES: {"star.png": _SQUARE, "edges.png": _SQUARE, "large.png": (512, 512), "cross.png": _SQUARE},
+}
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", _README, flags=re.DOTALL)
+def _blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (_ROOT / page).read_text(), flags=re.DOTALL)
 
 
-def _size(file: Path) -> tuple[int, int]:
-    with Image.open(file) as picture:
-        return picture.size
-
-
-def test_the_python_examples_write_their_pictures(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", _WRITTEN)
+def test_python_blocks_write_their_images(
+    page: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for block in _blocks("python"):
-        exec(block.replace("http://127.0.0.1:8000", address), {})
-    written = {file.name: _size(file) for file in tmp_path.iterdir()}
-    assert written == {"7.png": (128, 128), "8.png": (128, 128), "star.png": (128, 128), "along.png": (128, 128)}
+    # The README's blocks stand alone; those of the other pages continue one another.
+    shared: dict[str, object] = {}
+    for block in _blocks(page, "python"):
+        exec(block.replace(_ADDRESS, address), {} if page == _README else shared)
+    written = {}
+    for file in tmp_path.iterdir():
+        with Image.open(file) as image:
+            written[file.name] = image.size
+    assert written == _WRITTEN[page]
+    if page == _QUICKSTART:
+        for name, expected in (("star.png", _STAR), ("blue.png", _coloured(_STAR, "blue"))):
+            assert judge(Image.open(tmp_path / name), expected).is_right
+
+
+def test_every_page_with_python_is_run() -> None:
+    pages = [_ROOT / "README.md", *(_ROOT / "docs").rglob("*.md")]
+    assert {str(page.relative_to(_ROOT)) for page in pages if "```python" in page.read_text()} == set(_WRITTEN)
+    assert {str(page.relative_to(_ROOT)) for page in pages if "```sh" in page.read_text()} == {
+        _README,
+        _QUICKSTART,
+        _HTTP,
+    }
 
 
 def _run(block: str, address: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What each curl answers on a line of its own, the statuses on standard error."""
-    told = r"""curl() { command curl -w '%{stderr}%{http_code}\n%{stdout}\n' "$@"; }"""
-    script = f"{told}\n{block.replace('http://127.0.0.1:8000', address)}"
+    """Run a block; standard output has the answer of each curl on a line of its own, standard error its status."""
+    with_status = r"""curl() { command curl -w '%{stderr}%{http_code}\n%{stdout}\n' "$@"; }"""
+    script = f"{with_status}\n{block.replace(_ADDRESS, address)}"
     return subprocess.run(
         ["bash", "-euc", script], check=True, capture_output=True, text=True, timeout=60, cwd=folder
     )
 
 
-def test_the_first_example_answers_a_url(address: str, tmp_path: Path) -> None:
-    answer = _run(_blocks("sh")[0], address, tmp_path)
+@pytest.mark.parametrize("page", [_README, _QUICKSTART])
+def test_the_first_example_returns_a_url(page: str, address: str, tmp_path: Path) -> None:
+    [block] = _blocks(page, "sh")
+    answer = _run(block, address, tmp_path)
+    assert answer.stderr.split() == ["200"]
     assert json.loads(answer.stdout)["data"][0]["url"].startswith(address)
 
 
-def test_every_line_of_curl_answers(address: str, tmp_path: Path) -> None:
-    ran = _run(_blocks("sh")[1], address, tmp_path)
+def test_every_curl_line_has_its_status(address: str, tmp_path: Path) -> None:
+    [block] = _blocks(_HTTP, "sh")
+    ran = _run(block, address, tmp_path)
     assert ran.stderr.split() == ["403" if " DELETE " in line else "200" for line in _curls()]
     assert judge(Image.open(tmp_path / "circle.png"), _CIRCLE).is_right
     lines = ran.stdout.splitlines()
     assert "event: image_generation.completed" in lines
     answers = [json.loads(line) for line in lines if line.startswith("{")]
-    _, edited, varied, edges, large, told, enhanced, *_ = answers
-    assert judge(_picture(edited["data"][0]["b64_json"]), replace(_CIRCLE, things=(_BLUE,))).is_right
+    _, edited, varied, edges, large, inspected, enhanced, *_ = answers
+    assert judge(_image(edited["data"][0]["b64_json"]), _coloured(_CIRCLE, "blue")).is_right
     assert len(varied["data"]) == 2
     assert edges["kind"] == "canny"
-    assert _picture(large["data"][0]["b64_json"]).size == (256, 256)
-    assert told["parameters"]["seed"] == 7
-    assert _picture(enhanced["image"].partition(",")[2]).size == (512, 512)
+    assert _image(large["data"][0]["b64_json"]).size == (256, 256)
+    assert inspected["parameters"]["seed"] == 7
+    assert _image(enhanced["image"].partition(",")[2]).size == (512, 512)
 
 
-async def test_there_is_a_line_for_every_address(address: str) -> None:
+async def test_there_is_a_curl_line_for_every_address(address: str) -> None:
     async with httpx2.AsyncClient(base_url=address) as client:
         document = (await client.get("/openapi.json")).json()
     served = [
@@ -82,27 +121,34 @@ async def test_there_is_a_line_for_every_address(address: str) -> None:
         for method, operation in methods.items()
         if "501" not in operation["responses"] or "200" in operation["responses"] or method == "delete"
     ]
-    assert [one for one in served if not any(_is_of(line, *one) for line in _curls())] == []
+    assert [one for one in served if not any(_calls(line, *one) for line in _curls())] == []
     assert len(served) == 15
 
 
 def _curls() -> list[str]:
-    return [line for line in _blocks("sh")[1].splitlines() if line.startswith("curl")]
+    return [line for line in _blocks(_HTTP, "sh")[0].splitlines() if line.startswith("curl")]
 
 
-def _is_of(line: str, method: str, path: str) -> bool:
+def _calls(line: str, method: str, path: str) -> bool:
+    """Whether a line of curl calls this address."""
     implied = "POST" if re.search(r" -[dF] ", line) else "GET"
     asked = next(iter(re.findall(r"-X (\w+)", line)), implied)
     place = re.sub(r"{\w+}", "[^ /]+", path)
     return asked == method and re.search(rf"(\$atelier|GET ){place}( |$)", line) is not None
 
 
-def _picture(b64_json: str) -> Image.Image:
+def _image(b64_json: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(b64_json)))
 
 
-def test_the_make_targets_exist() -> None:
-    targets = set(re.findall(r"^make ([\w-]+)", "\n".join(_blocks("console")), flags=re.MULTILINE))
+def _coloured(description: Description, colour: str) -> Description:
+    """The description with its one thing in another colour."""
+    [thing] = description.things
+    return replace(description, things=(replace(thing, colour=colour),))
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^make ([\w-]+)", "\n".join(_blocks(_README, "console")), flags=re.MULTILINE))
     assert targets == {"run", "test", "test-fast", "check", "zoo"}
     for target in targets:
         subprocess.run(["make", "-n", target], check=True, capture_output=True, cwd=_ROOT)

@@ -1,0 +1,264 @@
+"""`python -m docs.generate` writes the pages that repeat what the code declares; `--check` only compares them.
+
+They are made from the params, the options and the errors themselves, so that each field is described in one place. A
+test runs `--check`. All other pages are written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from atelier.api.native.schemas import EnhanceParams
+from atelier.api.openai.schemas import (
+    ImagesEditRequest,
+    ImagesGenerateRequest,
+    ImagesParams,
+    ImagesVariationRequest,
+)
+from atelier.core.control import CONTROL_KINDS
+from atelier.core.errors import AtelierError
+from atelier.core.params import (
+    AnnotateParams,
+    ControlParams,
+    GenerateParams,
+    HiresStep,
+    InspectParams,
+    UpscaleParams,
+    UpscaleStep,
+)
+from atelier.core.sampling import SAMPLERS
+from deployments.options import GraphArgs
+from deployments.settings import Settings
+from docs.tables import default_in_words, field_table, table
+
+_FOLDER = Path(__file__).parent
+_NOTICE = "<!-- Written by `python -m docs.generate`; do not edit by hand. -->"
+_WIDTH = 118
+
+#: A heading, what stands below it, and a table.
+Section = tuple[str, str, str]
+
+
+def main() -> int:
+    """Write the pages, or return 1 and name those that are out of date."""
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    parser.add_argument("--folder", type=Path, default=_FOLDER, help="folder of the pages")
+    arguments = parser.parse_args()
+    stale = []
+    for name, make_page in PAGES.items():
+        file, text = arguments.folder / name, make_page()
+        if not arguments.check:
+            file.write_text(text)
+        elif not file.is_file() or file.read_text() != text:
+            stale.append(name)
+            sys.stderr.write(f"{name} is out of date; run python -m docs.generate\n")
+    return 1 if stale else 0
+
+
+def parameters_page() -> str:
+    """Every field of every request."""
+    return _page(
+        "Parameters",
+        "These are the fields of all requests, over HTTP and [by handle](handles.md). Unknown names are rejected, "
+        "and `null` is the same as an absent field. An image is base64, optionally as a data URL; in a form it is an "
+        "upload, and by handle it may be bytes. In a form, lists and objects are sent as JSON. What the fields do "
+        "together is described in [HTTP](http.md).",
+        [
+            (
+                "Generations",
+                "`POST /v1/images/generations`, edits and variations, and `generate` by handle.",
+                field_table(GenerateParams),
+            ),
+            ("controls", "Each object in the list `controls`.", field_table(ControlParams)),
+            ("hires", "The object `hires`.", field_table(HiresStep)),
+            ("upscale", "The object `upscale`.", field_table(UpscaleStep)),
+            (
+                "OpenAI's words",
+                "These are also read over HTTP and from the mappings that `generate` takes by handle. "
+                "`true_cfg_scale` is another name for `guidance_scale`.",
+                field_table(ImagesParams, _added(ImagesParams, GenerateParams)),
+            ),
+            (
+                "Answers and streams",
+                "These are read over HTTP only.",
+                field_table(ImagesGenerateRequest, _added(ImagesGenerateRequest, ImagesParams)),
+            ),
+            (
+                "Edits",
+                "These are further fields in the form of `POST /v1/images/edits`.",
+                field_table(ImagesEditRequest, _added(ImagesEditRequest, ImagesGenerateRequest)),
+            ),
+            (
+                "Variations",
+                "These fields are new or differ in the form of `POST /v1/images/variations`.",
+                field_table(ImagesVariationRequest, ["image", "prompt", "strength"]),
+            ),
+            ("Upscaling", "`POST /v1/images/upscale`, and `upscale` by handle.", field_table(UpscaleParams)),
+            ("Upscaling to a data URL", "`POST /enhance-media`.", field_table(EnhanceParams)),
+            ("Control maps", "`POST /v1/images/annotate`, and `annotate` by handle.", field_table(AnnotateParams)),
+            ("Metadata", "`POST /v1/images/inspect`.", field_table(InspectParams)),
+            ("Samplers", "The values of `sampler`.", _sampler_table()),
+            ("Control kinds", "The values of `kind`.", _control_kind_table()),
+        ],
+    )
+
+
+def configuration_page() -> str:
+    """Every option of the graph."""
+    groups = {name: kind for name, field in GraphArgs.model_fields.items() if (kind := _model_of(field)) is not None}
+    return _page(
+        "Configuration",
+        "These are the arguments of `graph:build`, given under `args:` in a Serve config such as "
+        "`serve_config.yaml`. Unknown names are rejected. Replicas, resources and autoscaling are Serve's own "
+        "settings, under `deployments:`; see [deploying](deploying.md).",
+        [
+            (
+                "args",
+                "The models that the graph serves, by their ids in the catalogue.",
+                field_table(GraphArgs, [name for name in GraphArgs.model_fields if name not in groups]),
+            ),
+            *((f"args.{name}", _summary(kind), field_table(kind)) for name, kind in groups.items()),
+            (
+                "Environment",
+                "Each Router reads these environment variables when it starts.",
+                _environment_table(),
+            ),
+        ],
+    )
+
+
+def errors_page() -> str:
+    """Every error that a client can meet."""
+    return _page(
+        "Errors",
+        "These are the classes in `atelier.core.errors`; a subclass stands below its base, indented. Over HTTP the "
+        'body is `{"error": {"message", "type", "param", "code"}}`, where `param` names the field that caused the '
+        "error. By handle the class itself is raised. An error that is not retryable has the header "
+        "`x-should-retry: false`. How to catch and retry errors is described in [handles](handles.md#errors).",
+        [
+            (
+                "Classes",
+                "The meaning is also the default message; most errors carry a more precise one.",
+                _error_table(),
+            )
+        ],
+    )
+
+
+#: The functions that make the pages, by the pages' file names.
+PAGES: Mapping[str, Callable[[], str]] = {
+    "parameters.md": parameters_page,
+    "configuration.md": configuration_page,
+    "errors.md": errors_page,
+}
+
+
+def _page(title: str, introduction: str, sections: Iterable[Section]) -> str:
+    parts = [_NOTICE, f"# {title}", _wrapped(introduction)]
+    for heading, text, rows in sections:
+        parts += [f"## {heading}", _wrapped(text), rows]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _added(kind: type[BaseModel], base: type[BaseModel]) -> Sequence[str]:
+    """Names of the fields that a model has beyond those of its base."""
+    return [name for name in kind.model_fields if name not in base.model_fields]
+
+
+def _model_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The model that a field holds, if it holds one."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _summary(kind: type) -> str:
+    """The first line of a class's docstring."""
+    return (kind.__doc__ or "").partition("\n")[0]
+
+
+def _sampler_table() -> str:
+    header = (
+        "sampler",
+        "AUTOMATIC1111's name",
+        "schedules",
+        "most steps",
+        "UNet evaluations per step",
+        "takes `eta`",
+    )
+    return table(
+        header,
+        (
+            (
+                f"`{name}`",
+                sampler.a1111_name,
+                ", ".join(f"`{schedule}`" for schedule in sampler.schedules),
+                str(sampler.max_steps),
+                str(sampler.order),
+                "yes" if sampler.takes_eta else "no",
+            )
+            for name, sampler in SAMPLERS.items()
+        ),
+    )
+
+
+def _control_kind_table() -> str:
+    drawn_by = {"opencv": "OpenCV", "model": "a model in the catalogue's `annotators`"}
+    return table(("kind", "map drawn by"), ((f"`{kind}`", drawn_by[by]) for kind, by in CONTROL_KINDS.items()))
+
+
+def _environment_table() -> str:
+    """The fields of the settings; a default that depends on the machine is described in words."""
+    prefix = Settings.model_config.get("env_prefix", "")
+    schema = Settings.model_json_schema()["properties"]
+    defaults = {
+        name: default_in_words(field["default"]) if "default" in field else "a folder for temporary files"
+        for name, field in schema.items()
+    }
+    return table(
+        ("variable", "default", "description"),
+        (
+            (f"`{prefix}{name}`".upper(), defaults[name], field.description or "")
+            for name, field in Settings.model_fields.items()
+        ),
+    )
+
+
+def _error_table() -> str:
+    header = ("class", "status", "`type`", "`code`", "retryable", "meaning")
+    return table(
+        header,
+        (
+            (
+                f"{'&emsp;' * depth}`{kind.__name__}`",
+                str(kind.status),
+                f"`{kind.type}`",
+                f"`{kind.code}`",
+                "yes" if kind.is_retryable else "no",
+                _summary(kind),
+            )
+            for depth, kind in _tree(AtelierError)
+        ),
+    )
+
+
+def _tree(kind: type[AtelierError], depth: int = 0) -> Iterator[tuple[int, type[AtelierError]]]:
+    """A class and its subclasses with their depths, in the order of their definition."""
+    yield depth, kind
+    for subclass in kind.__subclasses__():
+        yield from _tree(subclass, depth + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

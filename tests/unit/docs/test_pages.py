@@ -1,0 +1,99 @@
+"""Pages agree with the code: generated ones are up to date, links lead somewhere, quoted messages exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atelier.core.errors import NotSupported
+from atelier.core.params import GenerateParams, parse
+
+_ROOT = Path(__file__).parents[3]
+_DOCS = _ROOT / "docs"
+_PAGES = sorted(
+    [*_ROOT.glob("*.md"), *_DOCS.rglob("*.md"), _ROOT / "zoo" / "README.md"], key=lambda page: page.as_posix()
+)
+_GENERATED = ("configuration.md", "errors.md", "parameters.md")
+
+
+def _check(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "docs.generate", "--check", "--folder", str(folder)]
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    checked = _check(_DOCS)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", _GENERATED)
+def test_a_changed_page_is_out_of_date(name: str, tmp_path: Path) -> None:
+    for other in _GENERATED:
+        shutil.copy(_DOCS / other, tmp_path)
+    page = tmp_path / name
+    page.write_text(page.read_text().replace("|", "/", 1))
+    checked = _check(tmp_path)
+    assert (checked.returncode, checked.stderr) == (1, f"{name} is out of date; run python -m docs.generate\n")
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.relative_to(_ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not heading or heading in _headings(file), target
+
+
+def _headings(file: Path) -> set[str]:
+    """The headings of a page as GitHub writes them in links."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_decision_is_listed() -> None:
+    index = (_DOCS / "decisions" / "README.md").read_text()
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", index)
+    written = {page.name for page in (_DOCS / "decisions").glob("*.md")} - {"README.md"}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == written
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    source = "\n".join(
+        file.read_text() for room in ("atelier", "deployments") for file in (_ROOT / room).rglob("*.py")
+    )
+    # Adjacent string literals are one message.
+    joined = re.sub(r'"\s*f?"', "", source)
+    foreign = ("Deployment 'ControlNet' does not exist.", "Extra inputs are not permitted", '{"status":"not ready"}')
+    page = (_DOCS / "troubleshooting.md").read_text().partition("## No message")[0]
+    messages = [
+        message
+        for row in re.findall(r"^\| (`.+?) \|", page, flags=re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", row)
+        if message not in foreign and not message.startswith("GET ")
+    ]
+    assert len(messages) > 20
+    missing = [
+        part.strip()
+        for message in messages
+        for part in message.split("…")
+        if part.strip(" .,:;") and part not in joined
+    ]
+    assert missing == []
+
+
+def test_fields_that_are_not_built_are_those_of_the_page() -> None:
+    page = (_DOCS / "http.md").read_text()
+    listed = re.search(r"known but not built yet \(([^)]+)\)", page)
+    assert listed is not None
+    for name in re.findall(r"`(\w+)`", listed[1]):
+        with pytest.raises(NotSupported):
+            parse(GenerateParams, {"prompt": "a red circle", name: ["something"]})
