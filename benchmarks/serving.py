@@ -117,7 +117,7 @@ class Ceiling:
         taken_s = []
         for _ in range(10):
             start_s = time.perf_counter()
-            self._thread.run(lambda: self._vae.decode(latents))
+            self._thread.run(lambda: self._vae.decode_latents(latents))
             taken_s.append(time.perf_counter() - start_s)
         return statistics.median(taken_s)
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.core.geometry import Size
 from atelier.models.thread import result_of
-from atelier.models.upscaler import Enlargement, Upscalers
+from atelier.models.upscaler import Upscalers, UpscaleTask
 from tests.small_models import CPU
 from zoo.report import held_out_descriptions
 from zoo.scenes import arrange, draw
@@ -26,7 +27,7 @@ def test_it_gains_three_decibels_over_bicubic(catalogue: Catalogue) -> None:
     for description in held_out_descriptions(16):
         large = draw(arrange(description, random, width=256, height=256))
         small = np.asarray(large.resize((64, 64), Image.Resampling.BICUBIC))
-        tasks = [Enlargement(name, small, 256, 256) for name in ("tiny-x4", None)]
+        tasks = [UpscaleTask(name, small, Size(width=256, height=256)) for name in ("tiny-x4", None)]
         (by_network, _), (bicubic, _) = result_of(upscalers.upscale(tasks))
         gains.append(_psnr_db(by_network, np.asarray(large)) - _psnr_db(bicubic, np.asarray(large)))
     assert np.mean(gains) >= 3

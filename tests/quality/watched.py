@@ -20,6 +20,7 @@ from atelier.core.params import GenerateParams, parse
 from atelier.core.sampling import SamplerName
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.stages import Stages
+from tests.diffusers_schedulers import diffusers_scheduler
 
 #: Largest relative difference of final latents.
 BOUND = 5e-4
@@ -76,8 +77,7 @@ def latents_of_diffusers(
     kind: type, components: Mapping[str, Any], sampler: SamplerName, *, seed: int, **settings: object
 ) -> torch.Tensor:
     """Final latents of the diffusers pipeline of that class."""
-    scheduler_class, scheduler_settings = DIFFUSERS[sampler]
-    scheduler = scheduler_class.from_config(components["scheduler"].config, **scheduler_settings)
+    scheduler = diffusers_scheduler(components["scheduler"].config, sampler)
     pipeline = kind(**{**components, "scheduler": scheduler}, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     generator = [torch.Generator("cpu").manual_seed(seed)]

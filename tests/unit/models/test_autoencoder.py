@@ -22,10 +22,10 @@ def test_a_picture_survives_encoding_and_decoding(autoencoder: Autoencoder) -> N
         draw(arrange(random_description(random, num_things=2), random, width=136, height=96)) for _ in range(4)
     ]
     pixels = np.stack([np.asarray(picture) for picture in pictures])
-    mean, std = autoencoder.encode(pixels)
+    mean, std = autoencoder.encode_latents(pixels)
     assert mean.shape == std.shape == (4, 4, 12, 17)
     assert (std > 0).all()
-    decoded = autoencoder.decode(mean)
+    decoded = autoencoder.decode_latents(mean)
     assert decoded.shape == pixels.shape
     error = decoded.astype(np.float32) - pixels
     psnr_db = 10 * np.log10(255**2 / np.square(error).mean(axis=(1, 2, 3)))
@@ -35,5 +35,5 @@ def test_a_picture_survives_encoding_and_decoding(autoencoder: Autoencoder) -> N
 def test_latents_have_about_unit_variance(autoencoder: Autoencoder) -> None:
     random = Random(4)
     scenes = [arrange(random_description(random, num_things=1), random, width=128, height=128) for _ in range(30)]
-    mean, _ = autoencoder.encode(np.stack([np.asarray(draw(scene)) for scene in scenes]))
+    mean, _ = autoencoder.encode_latents(np.stack([np.asarray(draw(scene)) for scene in scenes]))
     assert 0.8 < mean.std() < 1.2

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from importlib.metadata import version
+
+import pytest
 import torch
 
-from atelier.core.origin import Origin, exactness_key
-from atelier.models.hashes import weights_hash
+from atelier.models.hashes import place_hash, weights_hash
+from atelier.models.loading import Placement
 
 
 def _network(seed: int = 0) -> torch.nn.Module:
@@ -36,13 +39,20 @@ def test_settings_make_another_hash_and_places_of_files_do_not() -> None:
     assert two == elsewhere
 
 
-def test_the_exactness_key_knows_places_and_weights() -> None:
-    origins = [
-        [Origin("here", {"a": "1"}), Origin("here")],
-        [Origin("here"), Origin("here", {"a": "1"})],
-        [Origin("here", {"a": "2"}), Origin("here")],
-        [Origin("there", {"a": "1"}), Origin("here")],
+def test_place_hash_depends_on_all_that_bits_depend_on() -> None:
+    float32 = Placement("cpu", "float32")
+    places = [
+        place_hash(float32, num_threads=1, width=4),
+        place_hash(float32, num_threads=2, width=4),
+        place_hash(float32, num_threads=1, width=8),
+        place_hash(Placement("cpu", "bfloat16"), num_threads=1, width=4),
     ]
-    assert len({exactness_key(of_request) for of_request in origins}) == 4
-    assert exactness_key([Origin("x"), Origin("x")]) == exactness_key([Origin("x")])
-    assert exactness_key([Origin("x", {"a": "1", "b": "2"})]) == exactness_key([Origin("x", {"b": "2", "a": "1"})])
+    assert len(set(places)) == 4
+    assert place_hash(float32, num_threads=1, width=4) == places[0]
+
+
+@pytest.mark.parametrize("library", ["diffusers", "numpy", "pillow", "torch", "transformers"])
+def test_place_hash_depends_on_the_version_of_each_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = place_hash(Placement("cpu", "float32"), num_threads=1, width=1)
+    monkeypatch.setattr("atelier.models.hashes.version", lambda name: "0" if name == library else version(name))
+    assert place_hash(Placement("cpu", "float32"), num_threads=1, width=1) != before

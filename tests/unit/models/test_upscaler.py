@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.errors import ModelUnavailable
+from atelier.core.geometry import Size
 from atelier.imaging.tiles import tiles
 from atelier.models.convert_upscaler import convert
-from atelier.models.esrgan import Network, RRDBNet, SRVGGNetCompact, network_of
+from atelier.models.esrgan import Network, RRDBNet, SRVGGNetCompact, network_from
 from atelier.models.thread import result_of
-from atelier.models.upscaler import Enlargement, Upscaler, Upscalers, is_small
+from atelier.models.upscaler import Upscaler, Upscalers, UpscaleTask, is_small
 from tests.small_models import CPU
 
 
@@ -64,7 +65,7 @@ def test_the_published_layouts_are_known_by_their_keys(
     weights = {key: 0.02 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
     torch.save({"params_ema": weights}, tmp_path / "published.pth")
     convert(tmp_path / "published.pth", tmp_path / "safe.safetensors")
-    network = network_of(load_file(tmp_path / "safe.safetensors"))
+    network = network_from(load_file(tmp_path / "safe.safetensors"))
     assert isinstance(network, kind)
     assert all(torch.equal(network.state_dict()[key], weight) for key, weight in weights.items())
     with torch.inference_mode():
@@ -73,7 +74,7 @@ def test_the_published_layouts_are_known_by_their_keys(
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="RRDBNet"):
-        network_of({"weight": torch.zeros(1)})
+        network_from({"weight": torch.zeros(1)})
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(print, protocol=2))
     with pytest.raises(pickle.UnpicklingError):
         convert(tmp_path / "evil.pth", tmp_path / "out.safetensors")
@@ -114,8 +115,8 @@ def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> floa
 def test_tiles_leave_no_seams(network: Network) -> None:
     smooth = np.random.default_rng(0).random((9, 12, 3))
     picture = (255 * np.kron(smooth, np.ones((16, 16, 1)))).astype(np.uint8)[:141, :190]
-    whole = result_of(Upscaler(network, CPU, tile_px=1000).enlarge([picture]))[0]
-    tiled = result_of(Upscaler(network, CPU, tile_px=96).enlarge([picture]))[0]
+    whole = result_of(Upscaler(network, CPU, tile_px=1000).upscale([picture]))[0]
+    tiled = result_of(Upscaler(network, CPU, tile_px=96).upscale([picture]))[0]
     assert whole.shape == (141 * network.scale, 190 * network.scale, 3)
     assert _psnr_db(tiled, whole) >= 50
     steps = np.abs(np.diff(tiled.astype(float), axis=1)).mean(axis=(0, 2))
@@ -129,7 +130,7 @@ def test_seams_are_no_steeper_than_the_rest() -> None:
     """Of noise, which is everywhere as steep."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     upscaler = Upscaler(SRVGGNetCompact(scale=2, features=16, num_convolutions=8), CPU, tile_px=96)
-    [large] = result_of(upscaler.enlarge([noise]))
+    [large] = result_of(upscaler.upscale([noise]))
     steps = np.abs(np.diff(large.astype(float), axis=1)).mean(axis=(0, 2))
     seams = [tile.kept_start * 2 - 1 for tile in tiles(400, tile=96, overlap=24)][1:]
     # Between two pixels of the small picture, as seams are.
@@ -146,10 +147,10 @@ def test_pictures_share_passes_and_nothing_else() -> None:
     num_tiles: list[int] = []
     network.register_forward_pre_hook(lambda _, x: num_tiles.append(len(x[0])))
     upscaler = Upscaler(network, CPU)
-    together = result_of(upscaler.enlarge(pictures))
+    together = result_of(upscaler.upscale(pictures))
     assert sorted(num_tiles) == [1, 4, 4]
     for picture, large in zip(pictures, together, strict=True):
-        [alone] = result_of(upscaler.enlarge([picture]))
+        [alone] = result_of(upscaler.upscale([picture]))
         assert large.shape == alone.shape == (4 * picture.shape[0], 4 * picture.shape[1], 3)
         assert np.abs(large.astype(int) - alone).max() <= 1
     assert [is_small(picture) for picture in pictures] == [True, True, True, True, False, True]
@@ -160,7 +161,7 @@ def test_without_weights_it_is_bicubic_and_says_so(tmp_path: Path) -> None:
     picture = np.zeros((8, 12, 4), dtype=np.uint8)
     picture[:, 6:] = 255
     for name in ("some", None):
-        large, made_by = result_of(upscalers.upscale([Enlargement(name, picture, 30, 20)]))[0]
+        large, made_by = result_of(upscalers.upscale([UpscaleTask(name, picture, Size(width=30, height=20))]))[0]
         assert made_by == "bicubic"
         assert large.shape == (20, 30, 4)
         assert large[10, 0].tolist() == [0, 0, 0, 0]
