@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,14 +30,13 @@ def test_generated_pages_are_up_to_date() -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", _GENERATED)
-def test_a_changed_page_is_out_of_date(name: str, tmp_path: Path) -> None:
-    for other in _GENERATED:
-        shutil.copy(_DOCS / other, tmp_path)
-    page = tmp_path / name
-    page.write_text(page.read_text().replace("|", "/", 1))
+def test_changed_pages_are_out_of_date(tmp_path: Path) -> None:
+    for name in _GENERATED:
+        text = (_DOCS / name).read_text()
+        (tmp_path / name).write_text(text.replace("|", "/", 1))
     checked = _check(tmp_path)
-    assert (checked.returncode, checked.stderr) == (1, f"{name} is out of date; run python -m docs.generate\n")
+    reports = {f"{name} is out of date; run python -m docs.generate" for name in _GENERATED}
+    assert (checked.returncode, set(checked.stderr.splitlines())) == (1, reports)
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.relative_to(_ROOT).as_posix())
