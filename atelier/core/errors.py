@@ -1,4 +1,4 @@
-"""Every error a client can meet, as one tree.
+"""All errors of the server, as one tree.
 
     AtelierError                 500 server_error
     ├── InvalidRequest           400 invalid_request_error
@@ -17,9 +17,9 @@
     ├── NotSupported             501 not_supported_error
     ├── ReplicaLost              503 server_error
     ├── DeadlineExceeded         504 server_error
-    └── ModelUnavailable         raised while starting: a model's files cannot be read
+    └── ModelUnavailable         503 model_unavailable, raised while starting: a model's files cannot be read
 
-A class's docstring is its default message; `status`, `code` and `type` are what HTTP answers.
+A class's docstring is its default message; `status`, `code` and `type` go into the HTTP answer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AtelierError(Exception):
     status = 500
     code = "internal_error"
     type = "server_error"
-    #: The same request may succeed later; otherwise clients are told not to retry.
+    #: Whether the same request may succeed later; answers to others say `x-should-retry: false`.
     is_retryable = False
 
     def __init__(self, message: str | None = None, *, param: str | None = None) -> None:

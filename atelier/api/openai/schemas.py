@@ -13,6 +13,7 @@ from atelier.api.schemas import ControlMap, File
 from atelier.core.params.delivery import OutputFormat, ResponseFormat
 from atelier.core.params.generate import MAX_PROMPT_CHARS, GenerateParams
 from atelier.core.params.pictures import ImageBytes
+from atelier.core.sampling import Strength
 from atelier.pipeline.resolve import Parameters
 
 
@@ -37,7 +38,7 @@ class ImagesParams(GenerateParams):
 class ImagesGenerateRequest(ImagesParams):
     """POST /v1/images/generations"""
 
-    response_format: ResponseFormat = "b64_json"
+    response_format: ResponseFormat = Field("b64_json", description="In the answer as base64, or behind a URL.")
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Number of previews in a stream.")
     progress: bool = Field(False, description="Report every step in a stream: step, total, elapsed_s, eta_s.")
@@ -82,7 +83,7 @@ class ImagesVariationRequest(ImagesGenerateRequest):
 
     prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="May be absent.")
     image: list[ImageBytes] = Field(min_length=1, max_length=1, description="The image to vary.")
-    strength: float = Field(0.6, gt=0, le=1, description="How far to depart from the image.")
+    strength: Strength = Field(0.6, description="How far to depart from the image.")
     #: Sent as `image` here.
     init_image: SkipJsonSchema[ImageBytes | None] = None
 

@@ -16,7 +16,7 @@ class AnnotateParams(Params):
     """An image and the kind of control map to draw from it."""
 
     image: ImageBytes = Field(description="PNG, JPEG or WebP.")
-    kind: ControlKind
+    kind: ControlKind = Field(description="Kind of map to draw.")
     low_threshold: CannyThreshold = Field(_LOW, description="Canny only: gradients below it are not edges.")
     high_threshold: CannyThreshold = Field(_HIGH, description="Canny only: gradients above it are edges.")
 

@@ -51,7 +51,7 @@ class GenerateParams(Params):
     )
     n: int = Field(1, ge=1, le=10, description="Number of images.", exclude=True)
     size: str = Field(AUTO, max_length=MAX_NAME_CHARS, description="WIDTHxHEIGHT in pixels, multiples of 8, or auto.")
-    output_format: OutputFormat = "png"
+    output_format: OutputFormat = Field("png", description="Format of the image files.")
     output_compression: OutputCompression = None
     negative_prompt: str | None = Field(
         None, max_length=MAX_PROMPT_CHARS, description="What to keep out of the image; the model's default if absent."

@@ -34,6 +34,6 @@ class UpscaleParams(UpscaleStep):
     """An image to enlarge."""
 
     image: ImageBytes = Field(description="PNG, JPEG or WebP; transparency is kept.")
-    output_format: OutputFormat = "png"
+    output_format: OutputFormat = Field("png", description="Format of the image file.")
     output_compression: OutputCompression = None
-    response_format: ResponseFormat = "b64_json"
+    response_format: ResponseFormat = Field("b64_json", description="In the answer as base64, or behind a URL.")
