@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.integration.wheel import build_wheel, pip
+
 _ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
 _WAIT_S = 90
@@ -43,15 +45,9 @@ def _free_port() -> int:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder, far from the repository, with the wheel's content in `site`."""
-    source = tmp_path / "source"
-    shutil.copytree(
-        _ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", ".training", "build", "*.egg-info", ".*_cache")
-    )
-    _run(["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)], tmp_path)
-    [wheel] = tmp_path.glob("atelier-*.whl")
-    shutil.rmtree(source)
-    _run(["pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], tmp_path)
+    """A folder, far from the repository, with the wheel's content, but not what it requires, in `site`."""
+    wheel = build_wheel(tmp_path)
+    pip(["install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)])
     (tmp_path / "postcards.py").write_text(_SECOND_APP)
     return tmp_path
 
