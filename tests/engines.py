@@ -1,0 +1,51 @@
+"""Engines on this machine's CPU, and requests run in them, for tests of several folders."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.control.controlnets import load_controlnets
+from atelier.control.transports import InProcess
+from atelier.core.conditioning import Floats
+from atelier.core.denoising import Denoised, DenoiseRequest
+from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
+from atelier.engine.request import Event
+from atelier.engine.runner import load_runners
+from tests.small_models import CPU
+
+WAIT_S = 120
+SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=4)
+
+
+def new_engine(
+    catalogue: Catalogue,
+    *,
+    max_waiting: int = 64,
+    max_rows: int = 32,
+    observe: Callable[[StepReport], None] = lambda _: None,
+    now_s: Callable[[], float] = time.monotonic,
+) -> Engine:
+    """An engine with the catalogue's models, and its ControlNets in process."""
+    settings = replace(SETTINGS, max_waiting=max_waiting, max_rows=max_rows)
+
+    def load() -> Runners:
+        return load_runners(catalogue.models, CPU, InProcess(load_controlnets(catalogue, CPU)))
+
+    return Engine(load, settings, place="here", observe=observe, now_s=now_s)
+
+
+def run_together(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Floats]:
+    """Final latents of requests that are submitted at once."""
+    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
+    for request, events in zip(requests, ends, strict=True):
+        engine.submit(request, events.put)
+    latents = []
+    for events in ends:
+        event = events.get(timeout=WAIT_S)
+        assert isinstance(event, Denoised), event
+        latents.append(event.latents)
+    return latents
