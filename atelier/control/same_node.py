@@ -18,7 +18,6 @@ from pathlib import Path
 from atelier.control.batching import ResidualBatcher
 from atelier.control.calls import Contexts, ControlCall, UnknownContexts
 from atelier.control.channel import Channel
-from atelier.control.codec import Encoded, decode, encode
 from atelier.control.messages import ResidualsRequest, ResidualsResponse, residuals_of, response_of
 from atelier.control.residuals import Residuals
 from atelier.control.transports import TransportFailed, Wait
@@ -37,7 +36,7 @@ class SameNode:
         self._find = find
         self._placement = placement
         self._deadline_s = deadline_s
-        self._channel: Channel[list[Encoded[ResidualsResponse]]] | None = None
+        self._channel: Channel[list[ResidualsResponse]] | None = None
         #: Whether a response is outstanding. If the caller did not wait for it, the next call must not receive it.
         self._is_response_due = False
 
@@ -47,15 +46,15 @@ class SameNode:
         if self._is_response_due:
             self.close()
         with self._connected(end_s) as channel:
-            channel.send([encode(ResidualsRequest(call)) for call in calls])
+            channel.send([ResidualsRequest(call) for call in calls])
             self._is_response_due = True
 
         def wait() -> list[Residuals]:
             with self._connected(end_s) as channel:
-                responses = self._receive(channel)
+                responses = channel.receive()
                 if any(isinstance(response, UnknownContexts) for response in responses):
-                    channel.send([encode(request) for request in _with_unknown(calls, responses, contexts)])
-                    responses = self._receive(channel)
+                    channel.send(_with_unknown(calls, responses, contexts))
+                    responses = channel.receive()
                 self._is_response_due = False
                 return [residuals_of(response) for response in responses]
 
@@ -68,15 +67,12 @@ class SameNode:
             self._channel.close()
             self._channel = None
 
-    def _receive(self, channel: Channel[list[Encoded[ResidualsResponse]]]) -> list[ResidualsResponse]:
-        return [decode(response, self._placement) for response in channel.receive()]
-
     @contextmanager
-    def _connected(self, end_s: float) -> Iterator[Channel[list[Encoded[ResidualsResponse]]]]:
+    def _connected(self, end_s: float) -> Iterator[Channel[list[ResidualsResponse]]]:
         """The channel until the deadline; an error closes it. Raises TransportFailed."""
         try:
             if self._channel is None:
-                self._channel = Channel(self._connect())
+                self._channel = Channel(self._connect(), self._placement)
             self._channel.wait_until(end_s)
             yield self._channel
         except OSError as error:
@@ -131,12 +127,12 @@ class SameNodeServer:
             threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
 
     def _serve(self, connected: socket.socket) -> None:
-        channel: Channel[list[Encoded[ResidualsRequest]]] = Channel(connected)
+        channel: Channel[list[ResidualsRequest]] = Channel(connected, self._placement)
         try:
             while True:
-                requests = [decode(request, self._placement) for request in channel.receive()]
+                requests = channel.receive()
                 answers = [self._batcher.submit(request.call, request.contexts) for request in requests]
-                channel.send([encode(response_of(answer)) for answer in answers])
+                channel.send([response_of(answer) for answer in answers])
         except ConnectionError:
             logger.info("a Denoiser has disconnected")
         finally:

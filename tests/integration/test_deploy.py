@@ -120,10 +120,10 @@ def test_the_wheel_is_deployed_from_another_directory(installed: Path, cluster: 
         }
 
     _until(lambda: len(statuses()) == 7 and set(statuses().values()) == {"HEALTHY"})
-    picture = subprocess.run(
+    image = subprocess.run(
         ["curl", "-sf", f"http://127.0.0.1:{port}/postcard"], check=True, capture_output=True, timeout=60
     ).stdout
-    assert picture.startswith(b"\x89PNG")
+    assert image.startswith(b"\x89PNG")
 
 
 def _until(is_true: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -61,11 +62,12 @@ def test_waiting_calls_of_one_controlnet_and_size_share_a_pass(
         torch.testing.assert_close(result.hidden_states, expected.hidden_states, rtol=1e-4, atol=1e-4)
 
 
-def test_calls_of_different_controlnets_do_not_share_a_pass(
-    recording: tuple[ResidualBatcher, _Recording, Callable[[], None]],
+@pytest.mark.parametrize("other", [{"controlnet": "small-depth"}, {"latent_width": 8}], ids=["controlnet", "size"])
+def test_calls_of_different_controlnets_or_sizes_do_not_share_a_pass(
+    recording: tuple[ResidualBatcher, _Recording, Callable[[], None]], other: dict[str, Any]
 ) -> None:
     batcher, recorded, go_on = recording
-    calls = [new_call(seed=6), new_call(seed=7, controlnet="small-depth")]
+    calls = [new_call(seed=6), new_call(seed=7, **other)]
     answers = [batcher.submit(call, list(contexts.values())) for call, contexts in calls]
     go_on()
     assert all(isinstance(answer.result(_WAIT_S), Residuals) for answer in answers)
