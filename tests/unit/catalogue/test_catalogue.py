@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -68,8 +67,9 @@ def test_the_shipped_controlnets_have_their_scales(shipped: Catalogue) -> None:
 
 
 def test_the_weights_of_the_zoo_are_there(shipped: Catalogue) -> None:
-    entries = itertools.chain(shipped.models, shipped.controlnets, shipped.annotators)
-    folders = [entry.files.folder for entry in entries if entry.files.folder is not None]
+    files = [entry.files for entry in shipped.models] + [entry.files for entry in shipped.controlnets]
+    files += [entry.files for entry in shipped.annotators]
+    folders = [place.folder for place in files if place.folder is not None]
     assert [folder.name for folder in folders] == ["tiny-sdxl", "tiny-canny", "tiny-depth", "tiny-depth-anything"]
     assert all(folder.is_dir() for folder in folders)
     assert [entry.id for entry in shipped.upscalers if entry.has_weights] == ["tiny-x4"]

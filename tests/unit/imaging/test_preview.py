@@ -15,7 +15,7 @@ def _constant(*channels: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float
 
 def _colour(*channels: float) -> tuple[int, ...]:
     pixels = preview(_constant(*channels), _LATENT_RGB, Size(width=24, height=16))
-    assert (pixels.shape, pixels.dtype) == ((16, 24, 3), np.uint8)
+    assert (pixels.shape, str(pixels.dtype)) == ((16, 24, 3), "uint8")
     assert (pixels == pixels[0, 0]).all()
     return tuple(int(value) for value in pixels[0, 0])
 

@@ -108,7 +108,7 @@ async def test_work_that_ends_late_does_not_end_its_successor() -> None:
     [joined] = _callers(coalescer, work, "a")
     await asyncio.sleep(0)
     work.may_end.set()
-    assert await asyncio.gather(successor, joined) == [2, 2]
+    assert [await successor, await joined] == [2, 2]
 
 
 async def test_an_error_reaches_all_callers_and_is_not_kept() -> None:

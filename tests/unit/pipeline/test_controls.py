@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from atelier.pipeline.controls import annotation_of, pixels_to_annotate, resolve
 from tests.pictures import encoded, noise
 
 
-def _resolved(catalogue: Catalogue, index: int = 0, **fields: object) -> ControlParams:
+def _resolved(catalogue: Catalogue, index: int = 0, **fields: Any) -> ControlParams:
     control = parse(ControlParams, {"image": b"x", **fields})
     return resolve_control(control, index, catalogue.models[0], catalogue)
 
@@ -25,7 +27,7 @@ def _resolved(catalogue: Catalogue, index: int = 0, **fields: object) -> Control
     ],
 )
 def test_a_control_is_found_by_kind_or_id_and_has_its_recommended_scale(
-    small_catalogue: Catalogue, fields: dict[str, object], model: str, kind: str
+    small_catalogue: Catalogue, fields: dict[str, Any], model: str, kind: str
 ) -> None:
     control = _resolved(small_catalogue, **fields)
     assert (control.model, control.kind, control.scale) == (model, kind, 0.8)
@@ -37,7 +39,7 @@ def test_a_scale_that_was_sent_is_kept(small_catalogue: Catalogue, scale: float)
 
 
 def test_other_fields_of_a_control_are_kept(small_catalogue: Catalogue) -> None:
-    fields = {"start": 0.25, "end": 0.75, "guess_mode": True, "low_threshold": 1, "high_threshold": 2}
+    fields: dict[str, Any] = {"start": 0.25, "end": 0.75, "guess_mode": True, "low_threshold": 1, "high_threshold": 2}
     control = _resolved(small_catalogue, kind="canny", **fields)
     assert fields.items() <= dict(control).items()
     assert control.image == b"x"
@@ -48,7 +50,7 @@ def test_other_fields_of_a_control_are_kept(small_catalogue: Catalogue) -> None:
     [({"kind": "scribble"}, "kind", "scribble"), ({"model": "nope"}, "model", "nope")],
 )
 def test_a_control_that_is_not_served_is_refused_with_the_known(
-    small_catalogue: Catalogue, fields: dict[str, object], param: str, asked: str
+    small_catalogue: Catalogue, fields: dict[str, Any], param: str, asked: str
 ) -> None:
     with pytest.raises(InvalidParameter) as caught:
         _resolved(small_catalogue, index=2, **fields)
@@ -82,12 +84,13 @@ def test_a_map_that_nothing_draws_is_not_supported(small_catalogue: Catalogue) -
 
 def test_thresholds_reach_the_annotator() -> None:
     fields: dict[str, object] = {"image": b"x", "kind": "canny", "low_threshold": 10, "high_threshold": 20}
-    for kind in (AnnotateParams, ControlParams):
-        assert annotation_of(parse(kind, fields)) == Annotation("canny", low_threshold=10, high_threshold=20)
+    expected = Annotation("canny", low_threshold=10, high_threshold=20)
+    assert annotation_of(parse(AnnotateParams, fields)) == expected
+    assert annotation_of(parse(ControlParams, fields)) == expected
 
 
 def test_a_resolved_control_reaches_the_engine(small_catalogue: Catalogue) -> None:
-    fields = {"scale": 0.5, "start": 0.25, "end": 0.75, "guess_mode": True}
+    fields: dict[str, Any] = {"scale": 0.5, "start": 0.25, "end": 0.75, "guess_mode": True}
     control_image = np.zeros((8, 16, 3), dtype=np.uint8)
     assert to_control(_resolved(small_catalogue, kind="depth", **fields), control_image) == Control(
         controlnet="small-depth",

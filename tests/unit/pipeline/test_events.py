@@ -17,4 +17,4 @@ def test_nothing_is_reported_by_default() -> None:
 def test_previews_need_a_projection() -> None:
     with pytest.raises(ValueError, match="previews need latent_rgb"):
         Reports(num_previews=1)
-    assert Reports(num_previews=1, latent_rgb=((0, 0, 0),) * 5).num_previews == 1  # type: ignore[arg-type]
+    assert Reports(num_previews=1, latent_rgb=((0, 0, 0),) * 5).num_previews == 1

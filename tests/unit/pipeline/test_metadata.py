@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from atelier.pipeline.resolve import resolve
 from atelier.pipeline.stages import Annotated
 
 
-def _metadata(catalogue: Catalogue, *, seed: int = 9, **fields: object) -> Metadata:
+def _metadata(catalogue: Catalogue, *, seed: int = 9, **fields: Any) -> Metadata:
     params = parse(GenerateParams, {"prompt": "a red circle", "seed": 8, "n": 2, **fields})
     plan = resolve(params, InputSizes(), catalogue, max_pixel_steps=10**9, random=Random(0))
     provenance = Provenance()
@@ -25,7 +26,12 @@ def _metadata(catalogue: Catalogue, *, seed: int = 9, **fields: object) -> Metad
 
 
 def test_the_infotext_is_automatic1111s(small_catalogue: Catalogue) -> None:
-    fields = {"negative_prompt": "blue", "sampler": "dpmpp_2m", "schedule": "karras", "guidance_scale": 3.5}
+    fields: dict[str, Any] = {
+        "negative_prompt": "blue",
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "guidance_scale": 3.5,
+    }
     infotext = _metadata(small_catalogue, **fields, size="96x64", num_inference_steps=3).infotext
     assert infotext == (
         "a red circle\n"
@@ -36,7 +42,7 @@ def test_the_infotext_is_automatic1111s(small_catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"negative_prompt": ""}])
-def test_what_is_absent_is_left_out_of_the_infotext(small_catalogue: Catalogue, fields: dict[str, object]) -> None:
+def test_what_is_absent_is_left_out_of_the_infotext(small_catalogue: Catalogue, fields: dict[str, Any]) -> None:
     assert _metadata(small_catalogue, **fields).infotext == (
         "a red circle\n"
         "Steps: 4, Sampler: Euler, CFG scale: 5.0, Seed: 9, Size: 64x64, Model: small-sdxl, "

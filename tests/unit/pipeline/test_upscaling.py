@@ -31,7 +31,7 @@ def _size(width: int, height: int) -> Size:
     return Size(width=width, height=height)
 
 
-def _hires(catalogue: Catalogue, hires: HiresStep, first: Pass = _FIRST, **fields: object) -> Pass:
+def _hires(catalogue: Catalogue, hires: HiresStep, first: Pass = _FIRST, **fields: Any) -> Pass:
     params = parse(GenerateParams, {"prompt": "x", **fields})
     return resolve_hires(params, hires, first, catalogue.models[0])
 
@@ -107,7 +107,7 @@ def test_a_second_pass_draws_whole_latents(small_catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize("field", ["controls", "mask_image"])
 def test_hires_goes_with_neither_controls_nor_a_mask(small_catalogue: Catalogue, field: str) -> None:
-    value = [{"kind": "canny", "image": b"x"}] if field == "controls" else b"x"
+    value: Any = [{"kind": "canny", "image": b"x"}] if field == "controls" else b"x"
     with pytest.raises(NotSupported) as caught:
         _hires(small_catalogue, HiresStep(), **{field: value})
     assert caught.value.param == "hires"
