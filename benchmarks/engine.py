@@ -21,7 +21,8 @@ from diffusers import UNet2DConditionModel
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, Text
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.denoising import Denoised, DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
@@ -80,15 +81,19 @@ def _timed(call: Callable[[], object], repetitions: int) -> list[float]:
 def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
     request = DenoiseRequest(
         request_id=RequestId("req"),
-        model="tiny-sdxl",
-        height=128,
-        width=128,
-        seeds=(0,),
-        sampling=Sampling(num_inference_steps=_STEPS),
-        guidance_scale=5.0,
+        pass_=Pass(
+            model="tiny-sdxl",
+            size=Size(width=128, height=128),
+            seeds=(0,),
+            sampling=Sampling(num_inference_steps=_STEPS),
+            guidance_scale=5.0,
+        ),
         conditioning=conditioning,
     )
-    return [replace(request, request_id=RequestId(f"req_{i}"), seeds=(i,)) for i in range(2 * _REQUESTS)]
+    return [
+        replace(request, request_id=RequestId(f"req_{i}"), pass_=replace(request.pass_, seeds=(i,)))
+        for i in range(2 * _REQUESTS)
+    ]
 
 
 def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
@@ -97,8 +102,11 @@ def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
     return [
         replace(
             request,
-            sampling=Sampling(num_inference_steps=10 + 7 * i % 21, sampler=samplers[i % len(samplers)]),
-            guidance_scale=1.5 + i % 7,
+            pass_=replace(
+                request.pass_,
+                sampling=Sampling(num_inference_steps=10 + 7 * i % 21, sampler=samplers[i % len(samplers)]),
+                guidance_scale=1.5 + i % 7,
+            ),
         )
         for i, request in enumerate(uniform(conditioning))
     ]

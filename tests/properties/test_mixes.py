@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Conditioning, Text, TextEmbeds
 from atelier.core.control import Control
-from atelier.core.denoising import DenoiseRequest, RequestId
+from atelier.core.denoising import DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.engine.engine import Engine
 from atelier.families.sdxl.text import TextEncoders
 from atelier.models.autoencoder import Autoencoder
-from tests.local_stages import CPU, new_engine, run_together
+from tests.engines import new_engine, run_together
+from tests.small_models import CPU
 
 _PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, black background", "")
 #: Relative to the largest latent of the request alone.
@@ -96,16 +98,17 @@ def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[Denois
         (
             DenoiseRequest(
                 request_id=RequestId(f"req_{index}"),
-                model="tiny-sdxl",
-                height=height,
-                width=64,
                 controls=draw(_controls(height, 64)),
-                seeds=tuple(range(index, index + draw(st.integers(1, 2)))),
-                sampling=draw(_sampling()),
-                guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
-                guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.6])),
+                pass_=Pass(
+                    model="tiny-sdxl",
+                    size=Size(width=64, height=height),
+                    seeds=tuple(range(index, index + draw(st.integers(1, 2)))),
+                    sampling=draw(_sampling()),
+                    guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
+                    guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.6])),
+                    reproducibility=reproducibility,
+                ),
                 conditioning=_NOTHING,
-                reproducibility=reproducibility,
             ),
             (draw(st.integers(0, 3)), draw(st.sampled_from([None, 0, 1, 3]))),
         )
@@ -114,7 +117,7 @@ def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[Denois
 
 
 _NOTHING = Conditioning(
-    positive=TextEmbeds(prompt_embeds=np.zeros((0, 0), np.float32), pooled_prompt_embeds=np.zeros(0, np.float32)),
+    positive=TextEmbeds(prompt_embeds=np.zeros((77, 0), np.float32), pooled_prompt_embeds=np.zeros(0, np.float32)),
     negative=None,
 )
 
@@ -149,8 +152,8 @@ def test_fast_requests_are_what_they_are_alone(
     requests = _with_prompts(mix, embeds)
     for request, together in zip(requests, run_together(engine, requests), strict=True):
         [alone] = run_together(engine, [request])
-        assert np.abs(together - alone).max() <= _FAST * np.abs(alone).max(), request.sampling
-        assert _psnr_db(autoencoder.decode(together), autoencoder.decode(alone)) >= _MIN_PSNR_DB
+        assert np.abs(together - alone).max() <= _FAST * np.abs(alone).max(), request.pass_.sampling
+        assert _psnr_db(autoencoder.decode_latents(together), autoencoder.decode_latents(alone)) >= _MIN_PSNR_DB
 
 
 @given(mix=_mix("exact"), order=st.permutations(range(16)))
@@ -167,5 +170,5 @@ def test_exact_requests_are_the_same_bits_alone_in_any_company_and_on_another_re
     shuffled = dict(zip(order, run_together(replica, [requests[index] for index in order]), strict=True))
     for index in order[:6]:
         [alone] = run_together(replica, [requests[index]])
-        assert np.array_equal(together[index], alone), requests[index].sampling
+        assert np.array_equal(together[index], alone), requests[index].pass_.sampling
         assert np.array_equal(shuffled[index], alone)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atelier.core.origin import Origin, exactness_key
 from atelier.models import hashes
 from atelier.models.hashes import place_hash, weights_hash
 from atelier.models.loading import Placement
@@ -60,15 +59,3 @@ def test_settings_change_the_hash_and_file_names_do_not() -> None:
     plain, one, two, elsewhere = [weights_hash(_network(), settings=each) for each in settings]
     assert len({plain, one, two}) == 3
     assert two == elsewhere
-
-
-def test_exactness_key_depends_on_places_and_weights() -> None:
-    origins = [
-        [Origin("here", {"a": "1"}), Origin("here")],
-        [Origin("here"), Origin("here", {"a": "1"})],
-        [Origin("here", {"a": "2"}), Origin("here")],
-        [Origin("there", {"a": "1"}), Origin("here")],
-    ]
-    assert len({exactness_key(of_request) for of_request in origins}) == 4
-    assert exactness_key([Origin("x"), Origin("x")]) == exactness_key([Origin("x")])
-    assert exactness_key([Origin("x", {"a": "1", "b": "2"})]) == exactness_key([Origin("x", {"b": "2", "a": "1"})])
