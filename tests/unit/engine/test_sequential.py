@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,14 +14,17 @@ from diffusers import UNet2DConditionModel
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, ModelEntry
 from atelier.core.conditioning import Conditioning, Text
-from atelier.core.denoising import DenoiseRequest, RequestId
-from atelier.core.sampling import SAMPLERS, SamplerName, Sampling
+from atelier.core.denoising import DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
+from atelier.core.sampling import SamplerName, Sampling, ScheduleName
 from atelier.engine import sequential
 from atelier.engine.engine import Engine
 from atelier.engine.runner import load_runners
-from atelier.families.sdxl.text import TextEncoders
+from atelier.families.family import family_of
 from atelier.models.loading import load_scheduler, load_unet
-from tests.local_stages import CPU, HERE, SETTINGS, run_together
+from tests.engines import SETTINGS, run_together
+from tests.small_models import CPU
+from tests.unit.engine.diffusers_schedulers import EVERY, SCHEDULES_OF, new_scheduler
 
 _BOUND = 5e-4
 
@@ -46,39 +51,62 @@ def entry(
 @pytest.fixture(scope="module")
 def conditioning(entry: ModelEntry) -> Conditioning:
     texts = [Text("a red circle", "a red circle"), Text("blue", "blue")]
-    positive, negative = TextEncoders(entry, CPU).encode(texts)
+    positive, negative = family_of("sdxl").load_text_encoders(entry, CPU).encode(texts)
     return Conditioning(positive=positive, negative=negative)
 
 
-def _request(conditioning: Conditioning, sampler: SamplerName, num_inference_steps: int) -> DenoiseRequest:
+def _request(
+    entry: ModelEntry,
+    conditioning: Conditioning,
+    sampler: SamplerName,
+    num_inference_steps: int,
+    schedule: str | None = None,
+) -> DenoiseRequest:
     return DenoiseRequest(
-        request_id=RequestId(f"req_{sampler}_{num_inference_steps}"),
-        model="tiny-sdxl",
-        height=64,
-        width=64,
-        seeds=(num_inference_steps,),
-        sampling=Sampling(
-            num_inference_steps=num_inference_steps,
-            sampler=sampler,
-            eta=0.5 if SAMPLERS[sampler].takes_eta else 0.0,
+        request_id=RequestId(f"req_{sampler}_{schedule}_{num_inference_steps}"),
+        pass_=Pass(
+            model=entry.id,
+            size=Size(width=64, height=64),
+            seeds=(num_inference_steps,),
+            sampling=Sampling(
+                num_inference_steps=num_inference_steps,
+                sampler=sampler,
+                schedule=cast(ScheduleName | None, schedule),
+                eta=0.5 if sampler == "ddim" else 0.0,
+            ),
+            guidance_scale=3.0,
+            guidance_rescale=0.3,
         ),
-        guidance_scale=3.0,
-        guidance_rescale=0.3,
         conditioning=conditioning,
     )
 
 
-@pytest.mark.parametrize("num_inference_steps", [8, 20, pytest.param(31, marks=pytest.mark.slow)])
-def test_every_sampler_is_the_oracle_alone_and_in_company(
-    entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
-) -> None:
-    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place=HERE)
-    requests = [_request(conditioning, sampler, num_inference_steps) for sampler in SAMPLERS]
+def _check(entry: ModelEntry, requests: Sequence[DenoiseRequest]) -> None:
+    """Each request gives the oracle's latents, alone and with all others in one batch."""
+    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place="here")
     unet: UNet2DConditionModel = load_unet(entry, CPU)
     config = load_scheduler(entry).config
     for request, together in zip(requests, run_together(engine, requests), strict=True):
-        oracle = sequential.denoise(unet, config, request).numpy()
+        sampling = request.pass_.sampling
+        scheduler = new_scheduler(config, sampling.sampler, sampling.schedule, sampling.num_inference_steps)
+        oracle = sequential.denoise(unet, scheduler, request).numpy()
         [alone] = run_together(engine, [request])
         for latents in (alone, together):
-            assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), request.sampling
+            assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), sampling
     engine.close()
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("num_inference_steps", [8, 20, pytest.param(31, marks=pytest.mark.slow)])
+def test_every_sampler_equals_the_oracle_alone_and_in_company(
+    entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
+) -> None:
+    _check(entry, [_request(entry, conditioning, sampler, num_inference_steps) for sampler in SCHEDULES_OF])
+
+
+def test_every_schedule_equals_the_oracle_on_a_small_model(small_catalogue: Catalogue) -> None:
+    entry = small_catalogue.model(None)
+    texts = [Text("a red circle", "a red circle"), Text("blue", "blue")]
+    positive, negative = family_of("sdxl").load_text_encoders(entry, CPU).encode(texts)
+    conditioning = Conditioning(positive=positive, negative=negative)
+    _check(entry, [_request(entry, conditioning, sampler, 5, schedule) for sampler, schedule in EVERY])
