@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -81,9 +82,10 @@ def _request(
     )
 
 
-def _check(entry: ModelEntry, requests: Sequence[DenoiseRequest]) -> None:
+def _check(entry: ModelEntry, requests: Sequence[DenoiseRequest], *, num_threads: int) -> None:
     """Each request gives the oracle's latents, alone and with all others in one batch."""
-    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place="here")
+    settings = replace(SETTINGS, num_threads=num_threads)
+    engine = Engine(lambda: load_runners([entry], CPU), settings, place="here")
     unet: UNet2DConditionModel = load_unet(entry, CPU)
     config = load_scheduler(entry).config
     for request, together in zip(requests, run_together(engine, requests), strict=True):
@@ -101,7 +103,11 @@ def _check(entry: ModelEntry, requests: Sequence[DenoiseRequest]) -> None:
 def test_every_sampler_equals_the_oracle_alone_and_in_company(
     entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
 ) -> None:
-    _check(entry, [_request(entry, conditioning, sampler, num_inference_steps) for sampler in SCHEDULES_OF])
+    _check(
+        entry,
+        [_request(entry, conditioning, sampler, num_inference_steps) for sampler in SCHEDULES_OF],
+        num_threads=2,
+    )
 
 
 def test_every_schedule_equals_the_oracle_on_a_small_model(small_catalogue: Catalogue) -> None:
@@ -109,4 +115,4 @@ def test_every_schedule_equals_the_oracle_on_a_small_model(small_catalogue: Cata
     texts = [Text("a red circle", "a red circle"), Text("blue", "blue")]
     positive, negative = family_of("sdxl").load_text_encoders(entry, CPU).encode(texts)
     conditioning = Conditioning(positive=positive, negative=negative)
-    _check(entry, [_request(entry, conditioning, sampler, 5, schedule) for sampler, schedule in EVERY])
+    _check(entry, [_request(entry, conditioning, sampler, 5, schedule) for sampler, schedule in EVERY], num_threads=1)
