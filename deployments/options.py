@@ -128,8 +128,7 @@ class GraphArgs(Options):
         ("tiny-depth-anything",), description="Ids of the models that draw control maps; the first of a kind is used."
     )
     upscalers: tuple[str, ...] = Field(
-        ("tiny-x4",),
-        description="Ids of the upscalers to serve. The first one serves requests that name no upscaler.",
+        ("tiny-x4",), description="Ids of the upscalers to serve. The first one serves requests that name none."
     )
     text_encoder: TextEncoderOptions = Field(TextEncoderOptions(), description="Options of the TextEncoder.")
     annotator: AnnotatorOptions = Field(AnnotatorOptions(), description="Options of the Annotator.")
