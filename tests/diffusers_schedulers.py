@@ -1,4 +1,4 @@
-"""diffusers' scheduler of every sampler and schedule, written out literally: the oracle's own table."""
+"""The diffusers scheduler of every sampler and schedule, in a table that does not depend on the code under test."""
 
 from __future__ import annotations
 

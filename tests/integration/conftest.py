@@ -16,7 +16,7 @@ from tests.integration.steps import Steps
 
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    """The graph's HTTP address; the graph itself runs until the session ends."""
+    """The HTTP address of the graph, which runs until the session ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The steps of the graph's engine, as `GET /metrics` tells them."""
+"""Counts of the engine's steps and requests, read from `GET /metrics`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ _SHARED, _ACTIVE = "atelier_denoiser_step_requests_bucket", "atelier_denoiser_ac
 
 
 class Steps:
+    """Current counts of the graph's engine."""
+
     def __init__(self, address: str) -> None:
         self._address = address
 
     async def done(self) -> int:
-        """Since the replica started."""
+        """Number of steps since the replica started."""
         return await self.shared_by_at_most(float("inf"))
 
     async def shared_by(self, num_requests: int) -> int:
-        """Those in which so many requests shared the UNet call."""
+        """Number of steps in which exactly `num_requests` requests shared the UNet call."""
         return await self.shared_by_at_most(num_requests) - await self.shared_by_at_most(num_requests - 1)
 
     async def shared_by_at_most(self, num_requests: float) -> int:
+        """Number of steps in which at most `num_requests` requests shared the UNet call."""
         samples = [sample for sample in await self._samples(_SHARED) if float(sample.labels["le"]) == num_requests]
         return sum(int(sample.value) for sample in samples)
 
     async def active(self) -> int:
-        """Requests whose rows are in the engine now."""
+        """Number of requests whose rows are in the engine now."""
         return sum(int(sample.value) for sample in await self._samples(_ACTIVE))
 
     async def _samples(self, name: str) -> list[Sample]:

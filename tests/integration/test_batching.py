@@ -1,4 +1,4 @@
-"""Clients who know nothing of each other share UNet calls; `GET /metrics` tells."""
+"""Requests of independent clients share UNet calls, as `GET /metrics` reports."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ async def test_a_late_request_joins_the_running_batch(address: str, steps: Steps
         assert await steps.done() - done == 150
 
 
-async def test_an_exact_request_is_the_same_bytes_alone_and_in_company(address: str) -> None:
+async def test_exact_request_returns_the_same_bytes_alone_and_batched(address: str) -> None:
     fields = {"prompt": "a green star", "seed": 3, "reproducibility": "exact", "num_inference_steps": 6}
     async with httpx2.AsyncClient(base_url=address) as client:
         alone = (await _generate(client, **fields)).json()
-        company = [_generate(client, seed=seed, num_inference_steps=8, reproducibility="exact") for seed in range(5)]
-        together = (await asyncio.gather(_generate(client, **fields), *company))[0].json()
+        others = [_generate(client, seed=seed, num_inference_steps=8, reproducibility="exact") for seed in range(5)]
+        together = (await asyncio.gather(_generate(client, **fields), *others))[0].json()
     assert alone["exactness_key"] == together["exactness_key"]
     assert alone["data"][0]["b64_json"] == together["data"][0]["b64_json"]
     assert alone["data"][0]["parameters"]["reproducibility"] == "exact"

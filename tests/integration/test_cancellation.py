@@ -1,4 +1,4 @@
-"""Whoever leaves frees the engine before the next step: a client, an exception, a deadline."""
+"""A request leaves the engine before the next step after a disconnect, an exception of its caller or its deadline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stages(address: str) -> HandleStages:
 
 
 async def _settled(steps: Steps) -> int:
-    """The engine's steps once they no longer grow."""
+    """Number of steps of the engine, once it no longer grows."""
     before, now = -1, await steps.done()
     while now != before:
         await asyncio.sleep(0.5)
@@ -54,7 +54,7 @@ async def _request(stages: HandleStages) -> DenoiseRequest:
     )
 
 
-async def test_an_http_client_that_leaves_stops_the_work(address: str, steps: Steps) -> None:
+async def test_disconnected_client_stops_the_work(address: str, steps: Steps) -> None:
     before = await _settled(steps)
     async with httpx2.AsyncClient(base_url=address) as client:
         with pytest.raises(httpx2.TimeoutException):
@@ -63,7 +63,7 @@ async def test_an_http_client_that_leaves_stops_the_work(address: str, steps: St
     assert 0 < done < 150
 
 
-async def test_a_deadline_stops_the_work(address: str, steps: Steps) -> None:
+async def test_deadline_stops_the_work(address: str, steps: Steps) -> None:
     before = await _settled(steps)
     async with httpx2.AsyncClient(base_url=address) as client:
         response = await client.post("/v1/images/generations", json={**_LONG, "deadline_s": 0.7}, timeout=30)
@@ -71,8 +71,8 @@ async def test_a_deadline_stops_the_work(address: str, steps: Steps) -> None:
     assert 0 < await _settled(steps) - before < 150
 
 
-async def test_leaving_a_stream_of_events_frees_its_rows_before_the_next_step(address: str, steps: Steps) -> None:
-    """Steps take 0.1 s: those that run while the news travels are done to the end, and none after it."""
+async def test_cancelled_stream_frees_rows(address: str, steps: Steps) -> None:
+    """A step takes 0.1 s. Steps that start before the cancellation reaches the engine run to their end."""
     before = await _settled(steps)
     body = {**_LONG, "size": "256x256", "n": 2, "stream": True, "partial_images": 3, "progress": True}
     async with (
@@ -96,7 +96,7 @@ async def _third_step(events: AsyncIterator[object]) -> StepEvent:
     raise AssertionError("the stream ended before its third step")
 
 
-async def test_leaving_the_stream_stops_before_the_next_step(stages: HandleStages, steps: Steps) -> None:
+async def test_closed_handle_stream_stops_before_the_next_step(stages: HandleStages, steps: Steps) -> None:
     before = await _settled(steps)
     async with stages.denoise(await _request(stages)) as events:
         assert await _third_step(events) == StepEvent(3, 150)
@@ -104,19 +104,19 @@ async def test_leaving_the_stream_stops_before_the_next_step(stages: HandleStage
     assert await _settled(steps) - before <= seen + 2
 
 
-async def test_an_exception_beside_the_stream_stops_it(stages: HandleStages, steps: Steps) -> None:
-    async def fail_beside_the_stream() -> None:
+async def test_exception_while_reading_the_stream_stops_the_work(stages: HandleStages, steps: Steps) -> None:
+    async def fail_at_the_third_step() -> None:
         async with stages.denoise(await _request(stages)) as events:
             await _third_step(events)
             raise ZeroDivisionError
 
     before = await _settled(steps)
     with pytest.raises(ZeroDivisionError):
-        await fail_beside_the_stream()
+        await fail_at_the_third_step()
     assert 3 <= await _settled(steps) - before < 30
 
 
-async def test_after_all_that_the_next_request_is_served(address: str) -> None:
+async def test_requests_are_served_after_cancellations(address: str) -> None:
     async with httpx2.AsyncClient(base_url=address) as client:
         response = await client.post("/v1/images/generations", json={"prompt": "a red circle"}, timeout=30)
     assert response.status_code == 200

@@ -1,4 +1,4 @@
-"""A part of the graph dies: its requests end with an error that invites a retry, and the graph comes back."""
+"""When a replica of the graph dies, its requests fail with a retryable error and Serve replaces it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _kill_replicas_of(deployment: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_lost_denoiser_is_503_and_is_replaced(address: str) -> None:
+async def test_lost_denoiser_returns_503_and_is_replaced(address: str) -> None:
     long = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160"}
     async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
         generation = asyncio.create_task(client.post("/v1/images/generations", json=long))

@@ -1,4 +1,7 @@
-"""Whatever shares the batch, a request's latents are its own: near at `fast`, to the bit at `exact`."""
+"""Latents of requests in random batches compared with those of the requests alone.
+
+They are near each other at `fast` and equal to the bit at `exact`.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ from atelier.models.autoencoder import Autoencoder
 from tests.local_stages import CPU, new_engine, run_together
 
 _PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, black background", "")
-#: Relative to the largest latent of the request alone.
+#: Largest difference between latents, relative to the largest latent of the request alone.
 _FAST = 5e-4
 _MIN_PSNR_DB = 70.0
 
-#: A mix is slow to run: a failing one is shown as it is found.
+#: Failing examples are not shrunk, because a mix is slow to run.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 _settings = settings(
     deadline=None, max_examples=4, phases=_PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -48,7 +51,7 @@ def engine(catalogue: Catalogue) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def replica(catalogue: Catalogue) -> Iterator[Engine]:
-    """The same settings, its own modules and thread."""
+    """An engine with the same settings, but its own modules and thread."""
     engine = new_engine(catalogue, max_rows=64)
     yield engine
     engine.close()
@@ -73,7 +76,7 @@ def _sampling(draw: st.DrawFn) -> Sampling:
 
 @st.composite
 def _controls(draw: st.DrawFn, height: int, width: int) -> tuple[Control, ...]:
-    """None for most requests."""
+    """Random controls of a request: none for most requests, otherwise one or two."""
     noise = np.random.default_rng(draw(st.integers(0, 2))).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return tuple(
         Control(
@@ -90,7 +93,7 @@ def _controls(draw: st.DrawFn, height: int, width: int) -> tuple[Control, ...]:
 
 @st.composite
 def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[DenoiseRequest, tuple[int, int | None]]]:
-    """Sixteen requests, with the prompts that they are to have."""
+    """Sixteen random requests, each with the indices of its positive and negative prompt in `_PROMPTS`."""
     heights = [draw(st.sampled_from([64, 72])) for _ in range(16)]
     return [
         (
@@ -104,7 +107,7 @@ def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[Denois
                 sampling=draw(_sampling()),
                 guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
                 guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.6])),
-                conditioning=_NOTHING,
+                conditioning=_NO_CONDITIONING,
                 reproducibility=reproducibility,
             ),
             (draw(st.integers(0, 3)), draw(st.sampled_from([None, 0, 1, 3]))),
@@ -113,7 +116,7 @@ def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[Denois
     ]
 
 
-_NOTHING = Conditioning(
+_NO_CONDITIONING = Conditioning(
     positive=TextEmbeds(prompt_embeds=np.zeros((0, 0), np.float32), pooled_prompt_embeds=np.zeros(0, np.float32)),
     negative=None,
 )
@@ -140,7 +143,7 @@ def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> floa
 
 @given(mix=_mix("fast"))
 @_settings
-def test_fast_requests_are_what_they_are_alone(
+def test_fast_latents_are_near_those_of_the_request_alone(
     engine: Engine,
     autoencoder: Autoencoder,
     embeds: list[TextEmbeds],
@@ -155,7 +158,7 @@ def test_fast_requests_are_what_they_are_alone(
 
 @given(mix=_mix("exact"), order=st.permutations(range(16)))
 @_settings
-def test_exact_requests_are_the_same_bits_alone_in_any_company_and_on_another_replica(
+def test_exact_latents_do_not_depend_on_other_requests_or_the_replica(
     engine: Engine,
     replica: Engine,
     embeds: list[TextEmbeds],

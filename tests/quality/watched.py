@@ -1,4 +1,4 @@
-"""Final latents of a pipeline's requests, and diffusers' to compare them with."""
+"""Final latents of a pipeline's requests, and the latents of diffusers to compare them with."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.stages import Stages
 from tests.diffusers_schedulers import diffusers_scheduler
 
-#: Largest relative difference of final latents.
+#: Largest difference between final latents, relative to the norm of those of diffusers.
 BOUND = 5e-4
 
 
 class _WatchedStages:
-    """Stages that keep the final latents of each first seed, in the order in which they were done."""
+    """Stages that record the final latents of every request by its first seed."""
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
@@ -49,7 +49,7 @@ class _WatchedStages:
 
 
 class WatchedPipeline(Pipeline):
-    """A pipeline whose final latents can be looked at, by first seed."""
+    """A pipeline that records the final latents of every request by its first seed."""
 
     def __init__(self, stages: Stages, catalogue: Catalogue, *, max_pixel_steps: int) -> None:
         watched = _WatchedStages(stages)
@@ -57,18 +57,21 @@ class WatchedPipeline(Pipeline):
         self.latents = watched.latents
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
 async def pixels_of(pipeline: Pipeline, fields: Mapping[str, object]) -> npt.NDArray[np.uint8]:
+    """The first image of a request with these fields, [height, width, 3]."""
     result = await pipeline.generate(new_request_id(), parse(GenerateParams, fields))
     return np.asarray(Image.open(io.BytesIO(result.pictures[0].data)))
 
 
 def is_near(ours: Floats, theirs: torch.Tensor) -> bool:
+    """Whether our final latents differ from those of diffusers by at most `BOUND`."""
     expected = theirs.numpy()
     return bool(np.linalg.norm(ours - expected) <= BOUND * np.linalg.norm(expected))
 
@@ -76,7 +79,7 @@ def is_near(ours: Floats, theirs: torch.Tensor) -> bool:
 def latents_of_diffusers(
     kind: type, components: Mapping[str, Any], sampler: SamplerName, *, seed: int, **settings: object
 ) -> torch.Tensor:
-    """Final latents of the diffusers pipeline of that class."""
+    """Final latents of the diffusers pipeline of class `kind`, with the scheduler of the sampler."""
     scheduler = diffusers_scheduler(components["scheduler"].config, sampler)
     pipeline = kind(**{**components, "scheduler": scheduler}, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
