@@ -1,4 +1,4 @@
-"""Numbers with the machine and commit they were measured on, printed and kept as JSON."""
+"""Results of benchmarks, printed and written as JSON with the machine and commit they were measured on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`serve deploy` of the wheel onto a cluster started with `ray start --head`, away from the repository."""
+"""`serve deploy` of the wheel, outside the repository, to a cluster started with `ray start --head`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _free_port() -> int:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder, far from the repository, with the wheel's content in `site`."""
+    """A folder outside the repository with the wheel's content in `site`."""
     source = tmp_path / "source"
     shutil.copytree(
         _ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", ".training", "build", "*.egg-info", ".*_cache")
@@ -72,7 +72,7 @@ def _run(command: list[str], cwd: Path, **environment: str) -> str:
 
 @pytest.fixture
 def cluster(installed: Path) -> Iterator[dict[str, str]]:
-    """A head node of its own, in a folder with a short name: the paths of Unix sockets are bounded."""
+    """The environment of clients of a new head node. Its folder has a short name, because Unix sockets need one."""
     ray_folder = Path(tempfile.mkdtemp(prefix="ray"))
     gcs, dashboard, client = _free_port(), _free_port(), _free_port()
     environment = {

@@ -1,4 +1,4 @@
-"""Which images an Upscaler replica upscales together; without Ray."""
+"""Batching of images in an Upscaler replica, without Ray."""
 
 from __future__ import annotations
 
