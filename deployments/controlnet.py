@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ControlNet(Replica):
-    """The deployment that serves residuals; in the graph only if the Denoiser has a remote transport."""
+    """The deployment that computes residuals for Denoisers; part of the graph only with a remote transport."""
 
     def __init__(self, catalogue: Catalogue, options: ControlNetOptions) -> None:
         """Raises ModelUnavailable if a model's files are missing or corrupt."""
@@ -42,6 +42,6 @@ class ControlNet(Replica):
         return encode(await asyncio.to_thread(response_of, answer))
 
     async def socket_file(self) -> tuple[str, Path]:
-        """The id of this replica's node, and its socket there."""
+        """Return the id of this replica's node and the path of its socket."""
         node_id: str = ray.get_runtime_context().get_node_id()
         return node_id, self._server.socket_file

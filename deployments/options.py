@@ -140,7 +140,7 @@ class GraphArgs(Options):
 
     @model_validator(mode="after")
     def _residuals_have_the_same_bits_everywhere(self) -> GraphArgs:
-        """An image may be finished by another transport after a failure, which must not change its bits."""
+        """Check that all transports give the same bits, because another one may finish an image after a failure."""
         if self.denoiser.has_remote_control:
             theirs, ours = (options.model_dump() for options in (self.controlnet, self.denoiser))
             for name in ("device", "dtype", "num_threads"):

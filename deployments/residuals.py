@@ -23,7 +23,7 @@ from atelier.core.control import TransportName
 from atelier.models.loading import Placement
 from deployments.options import DenoiserOptions
 
-#: Ray's errors for a replica that is gone, full or silent.
+#: Ray's errors for a replica that is dead, overloaded or unresponsive.
 _LOST = (RayActorError, DeploymentUnavailableError, BackPressureError, GetTimeoutError, TimeoutError)
 
 

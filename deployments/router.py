@@ -1,4 +1,4 @@
-"""Router: the ingress. HTTP and handle calls become the same calls of the pipeline."""
+"""Router: the ingress, which maps HTTP requests and handle calls to the same pipeline methods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FILE_PATH = "/v1/images/files/{name}"
 
 @serve.ingress()
 class Router:
-    """The graph's ingress, with a method for each thing that another Ray application may ask for."""
+    """The graph's ingress, with one method per operation that other Ray applications may call."""
 
     def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
         self._options = options

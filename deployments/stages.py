@@ -100,7 +100,7 @@ def _our_errors() -> Iterator[None]:
     try:
         yield
     except AtelierError as error:
-        # Ray raises a class of its own that is also ours, with a remote traceback as its message.
+        # Ray raises a subclass of its RayTaskError and of our error, with a remote traceback as its message.
         raise (error.cause if isinstance(error, RayTaskError) else error) from None
     except BackPressureError as error:
         raise QueueFull from error

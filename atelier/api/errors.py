@@ -33,7 +33,7 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-#: Errors of routes that read a body, for their documentation.
+#: OpenAPI responses for the errors of routes that read a body.
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
 }

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from atelier.core.errors import MalformedBody
 
 _MAX_FILES, _MAX_FIELDS = 20, 100
-#: Largest part that is not a file, in bytes: no limit beside the body's own.
+#: Maximum size of a text part, in bytes; large enough that only the limit of the whole body applies.
 _MAX_PART_BYTES = 2**40
 #: Separates the name of a list from the field of its objects in `name[][field]`.
 _RECORD = "]["

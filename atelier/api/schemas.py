@@ -14,7 +14,9 @@ class File(BaseModel):
     """An image file, in base64 or behind a URL."""
 
     b64_json: str | None = None
-    url: str | None = Field(None, description="Readable for the server's time to live, an hour by default.")
+    url: str | None = Field(
+        None, description="URL of the file; valid for the server's time to live, one hour by default."
+    )
 
 
 class ControlMap(BaseModel):

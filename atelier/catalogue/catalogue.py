@@ -32,7 +32,7 @@ class Catalogue(Entry):
         annotators: Iterable[str] = (),
         upscalers: Iterable[str] = (),
     ) -> Catalogue:
-        """The catalogue of what a graph serves, in the order given; the first model is the default.
+        """The catalogue restricted to these ids, in the order given; the first model is the default.
 
         For None the ControlNets are those of the models whose files are on this machine.
 
@@ -59,7 +59,7 @@ class Catalogue(Entry):
         """The entry with this id, the first one for None.
 
         Raises:
-            ModelNotFound: naming the models there are.
+            ModelNotFound: no model has this id; the message lists the known ones.
         """
         return self.models[0] if model_id is None else _entry(self.models, model_id, "model")
 
@@ -67,7 +67,7 @@ class Catalogue(Entry):
         """The entry with this id; the first one for None, or None if there is none.
 
         Raises:
-            ModelNotFound: naming the upscalers there are.
+            ModelNotFound: no upscaler has this id; the message lists the known ones.
         """
         if model_id is not None:
             return _entry(self.upscalers, model_id, "upscaler")

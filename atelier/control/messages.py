@@ -23,7 +23,7 @@ class ResidualsRequest:
     contexts: tuple[ControlContext, ...] = ()
 
 
-#: `GenerationFailed` is the replica's own failure on this call.
+#: `GenerationFailed` means that the ControlNet raised an error on this call.
 ResidualsResponse = Residuals | UnknownContexts | GenerationFailed
 
 
@@ -32,7 +32,7 @@ def response_of(answer: Future[Answer]) -> ResidualsResponse:
     try:
         return answer.result()
     except Exception as error:
-        # The replica's boundary: the error is logged here and raised again by the client.
+        # Log the error here; the client receives it as `GenerationFailed` and raises it.
         logger.exception("residuals failed")
         return GenerationFailed(f"A ControlNet failed: {error}")
 

@@ -41,7 +41,7 @@ class SameNode:
         self._is_response_due = False
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Send the calls; their contexts follow only if the replica does not have them. Raises TransportFailed."""
+        """Send the calls; contexts are sent only if the replica reports them missing. Raises TransportFailed."""
         end_s = time.monotonic() + self._deadline_s
         if self._is_response_due:
             self.close()
@@ -120,7 +120,7 @@ class SameNodeServer:
             try:
                 connected, _ = self._listener.accept()
             except OSError:
-                # For example, no file descriptors are left; a later connection may succeed.
+                # Accepting can fail, for example without free file descriptors; a later attempt may succeed.
                 logger.exception("cannot accept a Denoiser")
                 time.sleep(_ACCEPT_RETRY_S)
                 continue

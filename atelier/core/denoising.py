@@ -1,4 +1,4 @@
-"""What the denoising engine is asked to do, and the events that it answers with."""
+"""Requests to the denoising engine, and the events it emits."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DenoiseRequest:
     conditioning: Conditioning
     init_image: InitImage | None = None
     controls: tuple[Control, ...] = ()
-    #: Send a `StepEvent` after every step.
+    #: Whether to emit a `StepEvent` after every step.
     report_steps: bool = False
     #: Number of evenly spaced steps whose event carries a preview.
     num_previews: int = 0

@@ -1,4 +1,4 @@
-"""Sizes of images in pixels, and of the latents that stand for them."""
+"""Sizes of images in pixels, and of their latents."""
 
 from __future__ import annotations
 

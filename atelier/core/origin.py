@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
-#: Equal `exact` requests have equal bits where their keys are equal.
+#: Key under which equal `exact` requests return equal bits.
 ExactnessKey = NewType("ExactnessKey", str)
 
 

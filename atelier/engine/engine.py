@@ -101,7 +101,7 @@ class Engine:
         self._cancelled: set[RequestId] = set()
         self._is_open = True
         self._num_steps = 0
-        #: Start of the loop's present iteration.
+        #: Start of the current iteration of the step loop, on the clock of `now_s`.
         self._last_beat_s = now_s()
         #: End of the last step; None after an idle pause.
         self._last_end_s: float | None = None

@@ -41,7 +41,7 @@ class Packed:
     """The constant part of a batch."""
 
     calls: tuple[Call, ...]
-    #: Index of each image's row with the positive prompt and with the negative one, [images]; equal without guidance.
+    #: Index of each image's positive and negative row, [images] each; both are the same row without guidance.
     positive_row: torch.Tensor
     negative_row: torch.Tensor
     #: [images, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""A request on its way through the engine: waiting, then running until its last step."""
+"""States of a request in the engine: submitted and waiting, then running until its last step."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Runs the UNet of one model: admits requests and takes their steps.
 
-With `step` and `control` the only part of the engine that computes on tensors. Latents stay in float32 throughout.
+Only this module, `step` and `control` compute on tensors in the engine. Latents stay in float32 throughout.
 """
 
 from __future__ import annotations

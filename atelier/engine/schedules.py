@@ -1,4 +1,4 @@
-"""From a model's scheduler and a request's sampling to the numbers of every step.
+"""Computes the coefficients of every step from a model's scheduler config and a request's sampling.
 
 Timesteps and noise levels are those of the diffusers scheduler that `core.sampling.SAMPLERS` names. The result is one
 row of float64 numbers per step, computed when a request is admitted and cached for the next request with the same
@@ -89,7 +89,10 @@ class Schedules:
 
 
 def _new_scheduler(config: Mapping[str, object], sampler: Sampler, sampling: Sampling) -> SchedulerMixin:
-    """The sampler's diffusers scheduler with its timesteps set; whatever the sampler leaves open is the model's."""
+    """The sampler's diffusers scheduler with its timesteps set.
+
+    Settings that the sampler does not fix come from the model's config.
+    """
     schedule = {} if sampling.schedule is None else _SCHEDULES[sampling.schedule]
     scheduler = getattr(diffusers, sampler.scheduler).from_config(config, **sampler.settings, **schedule)
     scheduler.set_timesteps(sampling.num_inference_steps)

@@ -1,4 +1,4 @@
-"""The oracle of the engine: one request, diffusers' scheduler, diffusers' UNet and attention, no batching.
+"""Reference implementation of the engine: one request, diffusers' scheduler, UNet and attention, no batching.
 
 It is slow and plain, and takes nothing from the code that it checks: the caller makes the scheduler. It runs only in
 tests and benchmarks.
@@ -59,7 +59,7 @@ def _predict_guided(
 
 
 def _zeros(embeds: TextEmbeds) -> TextEmbeds:
-    """What SDXL's pipeline takes for a missing negative prompt (`force_zeros_for_empty_prompt`)."""
+    """Embeddings of zeros, for a missing negative prompt (diffusers' `force_zeros_for_empty_prompt`)."""
     return TextEmbeds(
         prompt_embeds=np.zeros_like(embeds.prompt_embeds),
         pooled_prompt_embeds=np.zeros_like(embeds.pooled_prompt_embeds),

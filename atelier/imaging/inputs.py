@@ -48,7 +48,7 @@ def image_size(data: bytes, *, param: str) -> Size:
         InvalidParameter: as `read_image`, as far as the header shows it.
     """
     with opened_image(data, param=param) as image:
-        # PNG's own `getexif` decodes all pixels to look for a chunk behind them.
+        # Pillow's `getexif` for PNG would decode all pixels, because an eXIf chunk may follow them.
         is_sideways = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _SIDEWAYS
         width, height = reversed(image.size) if is_sideways else image.size
         return Size(width=width, height=height)
@@ -74,7 +74,7 @@ def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
         except InvalidParameter:
             raise
         except Exception as error:
-            # Pillow's decoders raise whatever their format leads to: OSError, SyntaxError, struct.error, …
+            # Catch everything: Pillow's decoders raise OSError, SyntaxError, struct.error and others.
             _forget_frames(error)
             raise InvalidParameter(
                 f"{param}: not a readable image; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
@@ -84,7 +84,7 @@ def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Drop the local variables of the traceback: decoders keep the pixels read so far in theirs."""
+    """Clear the traceback's local variables, in which decoders keep the pixels read so far."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

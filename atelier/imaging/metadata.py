@@ -1,4 +1,4 @@
-"""Metadata in image files: AUTOMATIC1111's text for people and tools, and a record to make the image again from.
+"""Metadata in image files: AUTOMATIC1111's infotext, and a JSON record that reproduces the image.
 
 PNG carries both in iTXt chunks, JPEG and WebP in EXIF's UserComment and ImageDescription.
 """

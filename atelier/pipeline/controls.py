@@ -1,4 +1,4 @@
-"""The ControlNets of a request: which one each control means, and images that control maps may be drawn from."""
+"""Resolves the controls of a request to ControlNets, and checks images that control maps are drawn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images of a request: their sizes from the files' headers, then their pixels at the size that is drawn.
+"""The images of a request: sizes from the files' headers, then pixels resized to the output size.
 
 Blocking work where a request has images; the pipeline calls it in a thread.
 """
@@ -21,12 +21,12 @@ class InputSizes:
     """Sizes of a request's images once they are upright."""
 
     init_image: Size | None = None
-    #: In the order of the controls.
+    #: Sizes of the control images, in the order of the controls.
     control_images: tuple[Size, ...] = ()
 
     @property
     def first(self) -> Size | None:
-        """Size of the image that decides how large the result is where the request does not say."""
+        """Size of the input image that determines the output size if the request has none."""
         return next((size for size in (self.init_image, *self.control_images) if size is not None), None)
 
 

@@ -1,4 +1,4 @@
-"""From a plan to the engine's request: one function per kind of input, run side by side."""
+"""Prepares the engine's request from a plan: one function per kind of input, run concurrently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.resolve import Plan
 from atelier.pipeline.stages import Annotated, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
 
-#: In the order of the controls; None where the client sent the map itself.
+#: Control maps drawn for a request, in the order of its controls; None if the client sent the map itself.
 DrawnMaps = tuple[Annotated | None, ...]
 
 
@@ -93,5 +93,5 @@ async def prepare_hires(
 async def upscale_images(
     pixels: Pixels, size: Size, upscaler: str | None, reproducibility: Reproducibility, stages: Stages
 ) -> Sequence[Upscaled]:
-    """Images [images, height, width, 3] at another size, side by side."""
+    """Upscale images [images, height, width, 3] concurrently."""
     return await asyncio.gather(*(stages.upscale(upscaler, image, size, reproducibility) for image in pixels))

@@ -1,4 +1,4 @@
-"""From a client's params to a plan in which nothing is open. Pure, and done before any pixels are decoded."""
+"""Resolves a client's params into a plan with every default filled in. Pure, and done before images are decoded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DEFAULT_STRENGTH = 0.8
 class Plan:
     """A request with every default filled in, and the engine's passes that make its images."""
 
-    #: What the client asked for, with defaults filled in. An absent schedule is the model's own, an absent negative
+    #: The client's params with defaults filled in. An absent schedule is the model's own, an absent negative
     #: prompt is guidance against zeros, an absent upscaler is bicubic resampling.
     params: GenerateParams
     #: One pass, or two with `hires`.

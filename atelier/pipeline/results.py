@@ -57,15 +57,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The end of a request."""
+    """The result of a request: images, control maps, upscaler and usage."""
 
     request_id: RequestId
     plan: Plan
     exactness_key: ExactnessKey
-    #: In the order of the seeds.
+    #: The images, in the order of their seeds.
     pictures: tuple[Picture, ...]
     usage: Usage
-    #: Names of what enlarged the images, for `hires` or at the end; None if nothing did.
+    #: Names of the upscalers that enlarged the images, in `hires` or at the end; None if there was no enlargement.
     upscaler: str | None
     #: Maps that were drawn for this request, in the order of its controls.
     control_maps: tuple[ControlMap, ...]
@@ -115,5 +115,5 @@ def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
 
 
 def upscalers_of(enlarged: Sequence[Upscaled]) -> str | None:
-    """Names of what enlarged the images, each once."""
+    """Distinct names of the upscalers that enlarged the images."""
     return ", ".join(dict.fromkeys(image.upscaler for image in enlarged)) or None

@@ -1,6 +1,6 @@
 """A generation as an iterator of events: encode → denoise → decode, once or twice, then enlarge and write files.
 
-Plain answers and streams read the same iterator, and so will jobs and retries. Ray and HTTP are not known here.
+Plain answers and streams read the same iterator. This module depends on neither Ray nor HTTP.
 """
 
 from __future__ import annotations

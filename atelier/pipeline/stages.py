@@ -66,7 +66,7 @@ class Upscaled:
 
 
 class Stages(Protocol):
-    """What the pipeline calls. Every method may raise QueueFull, ReplicaLost or GenerationFailed."""
+    """The stages that the pipeline calls. Every method may raise QueueFull, ReplicaLost or GenerationFailed."""
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         """Raises InvalidParameter if a text is longer than the encoders read."""

@@ -17,14 +17,16 @@ _MAX_HEADER_CHARS = 4000
 
 
 class Inspection(BaseModel):
-    """How an image was made, as far as its file says."""
+    """Generation parameters read from an image file's metadata."""
 
     format: str
     size: str
     parameters: dict[str, object] | None = Field(
         description="The fields that make the image again; null if the file has none."
     )
-    infotext: str | None = Field(description="The same in AUTOMATIC1111's format.")
+    infotext: str | None = Field(
+        description="Prompt and settings in AUTOMATIC1111's text format; null if the file has none."
+    )
     weights: dict[str, str] | None = Field(description="Hashes of the weights of the models that took part, by name.")
     versions: dict[str, str] | None
     exactness_key: str | None

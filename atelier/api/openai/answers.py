@@ -1,4 +1,4 @@
-"""From our results to OpenAI's answers."""
+"""Conversion of results into OpenAI's response objects."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "m
 ResolvedQuality = Literal["low", "medium", "high", "xhigh", "max"]
 Style = Literal["vivid", "natural"]
 
-#: Qualities that are not medium.
+#: Resolved quality of every name that does not mean `medium`.
 _RESOLVED: dict[Quality, ResolvedQuality] = {
     "low": "low",
     "high": "high",

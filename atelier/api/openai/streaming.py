@@ -88,7 +88,7 @@ async def _lines(
             logger.error("%s: a stream ended with an error: %s", request_id, error)
         yield _line("error", error_body(error))
     except Exception as error:
-        # The HTTP boundary of a stream, whose status has been sent already.
+        # Report the error as an event, because the HTTP status has already been sent.
         logger.exception("%s: a stream failed", request_id, exc_info=error)
         yield _line("error", error_body(AtelierError()))
 
@@ -124,7 +124,7 @@ class _Translator:
     asked: ImagesGenerateRequest
 
     def translate(self, event: Event) -> Sequence[tuple[str, Fields]]:
-        """Kinds and fields of what is sent for an event; for previews and results one per image, in their order."""
+        """Event types and fields to send for one event; previews and results give one per image, in order."""
         match event:
             case Step():
                 return [("progress", _progress(event))]

@@ -19,7 +19,7 @@ class Params(BaseModel):
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    #: Names that will be fields, each with the values that ask for what happens anyway.
+    #: Fields that are not implemented yet, with the values that are accepted because they change nothing.
     not_built: ClassVar[Mapping[str, Sequence[object]]] = {}
 
 
@@ -45,13 +45,13 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
 
 
 def refuse_unless_harmless(name: str, value: object, harmless: Sequence[object]) -> None:
-    """Raises NotSupported unless the value asks for what happens anyway."""
+    """Raise NotSupported unless the value of a field that is not implemented changes nothing."""
     if value not in harmless:
         raise NotSupported(f"{name} is not supported by this server yet.", param=name)
 
 
 def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
-    """The first problem as an error of ours."""
+    """Convert the first of pydantic's errors into InvalidParameter or UnknownParameter."""
     problem = error.errors(include_url=False)[0]
     if not problem["loc"]:
         return InvalidParameter(problem["msg"], param=problem.get("ctx", {}).get("param"))
