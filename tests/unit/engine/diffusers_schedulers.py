@@ -1,6 +1,6 @@
 """The diffusers schedulers that samplers and schedules stand for, written out as the oracle's own table.
 
-Nothing here is taken from `atelier.core.sampling`, so that a wrong class, setting or schedule there is found.
+Only a type is taken from `atelier.core.sampling`, so that a wrong class, setting or schedule there is found.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from diffusers import (
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
+
+from atelier.core.sampling import ScheduleName
 
 Settings = Mapping[str, str | int | float | bool]
 
@@ -72,7 +74,7 @@ _CLASSES: Mapping[str, tuple[type[SchedulerMixin], Settings]] = {
     "heun": (HeunDiscreteScheduler, {"clip_sample": False}),
 }
 
-_SCHEDULES: Mapping[str | None, Settings] = {
+_SCHEDULES: Mapping[ScheduleName | None, Settings] = {
     None: {},
     "normal": {"timestep_spacing": "leading"},
     "karras": {"use_karras_sigmas": True, "use_exponential_sigmas": False},
@@ -81,11 +83,11 @@ _SCHEDULES: Mapping[str | None, Settings] = {
     "linspace": {"timestep_spacing": "linspace"},
 }
 
-_SPACINGS = ("normal", "trailing", "linspace")
-_ALL = (*_SPACINGS, "karras", "exponential")
+_SPACINGS: tuple[ScheduleName, ...] = ("normal", "trailing", "linspace")
+_ALL: tuple[ScheduleName, ...] = (*_SPACINGS, "karras", "exponential")
 
 #: The schedules of each sampler besides the model's own.
-SCHEDULES_OF: Mapping[str, tuple[str, ...]] = {
+SCHEDULES_OF: Mapping[str, tuple[ScheduleName, ...]] = {
     "euler": _ALL,
     "euler_a": _SPACINGS,
     "ddim": _SPACINGS,
@@ -97,13 +99,13 @@ SCHEDULES_OF: Mapping[str, tuple[str, ...]] = {
 }
 
 #: Every sampler with every schedule; None is the model's own.
-EVERY: list[tuple[str, str | None]] = [
+EVERY: list[tuple[str, ScheduleName | None]] = [
     (sampler, schedule) for sampler, schedules in SCHEDULES_OF.items() for schedule in (None, *schedules)
 ]
 
 
 def new_scheduler(
-    config: Mapping[str, object], sampler: str, schedule: str | None, num_inference_steps: int
+    config: Mapping[str, object], sampler: str, schedule: ScheduleName | None, num_inference_steps: int
 ) -> SchedulerMixin:
     """The diffusers scheduler of a sampler and a schedule, with its timesteps set."""
     kind, settings = _CLASSES[sampler]

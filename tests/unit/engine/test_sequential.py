@@ -1,16 +1,13 @@
-"""The engine against its oracle: every sampler, alone and with all the others in one batch."""
+"""The engine against its oracle: every sampler and schedule, alone and with others in one batch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
-from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, ModelEntry
@@ -21,7 +18,7 @@ from atelier.core.sampling import SamplerName, Sampling, ScheduleName
 from atelier.engine import sequential
 from atelier.engine.engine import Engine
 from atelier.engine.runner import load_runners
-from atelier.families.family import family_of
+from atelier.families.sdxl.text import TextEncoders
 from atelier.models.loading import load_scheduler, load_unet
 from tests.engines import SETTINGS, run_together
 from tests.small_models import CPU
@@ -32,10 +29,10 @@ _BOUND = 5e-4
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
 def entry(
-    request: pytest.FixtureRequest, catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelEntry:
-    """The zoo's model, its output read as noise or as v."""
-    entry = catalogue.model(None)
+    """The small model, its output read as noise or as v."""
+    entry = small_catalogue.model(None)
     assert entry.files.folder is not None
     folder: Path = tmp_path_factory.mktemp("model")
     for part in entry.files.folder.iterdir():
@@ -52,27 +49,23 @@ def entry(
 @pytest.fixture(scope="module")
 def conditioning(entry: ModelEntry) -> Conditioning:
     texts = [Text("a red circle", "a red circle"), Text("blue", "blue")]
-    positive, negative = family_of("sdxl").load_text_encoders(entry, CPU).encode(texts)
+    positive, negative = TextEncoders(entry, CPU).encode(texts)
     return Conditioning(positive=positive, negative=negative)
 
 
 def _request(
-    entry: ModelEntry,
-    conditioning: Conditioning,
-    sampler: SamplerName,
-    num_inference_steps: int,
-    schedule: str | None = None,
+    conditioning: Conditioning, sampler: SamplerName, schedule: ScheduleName | None, num_inference_steps: int
 ) -> DenoiseRequest:
     return DenoiseRequest(
         request_id=RequestId(f"req_{sampler}_{schedule}_{num_inference_steps}"),
         pass_=Pass(
-            model=entry.id,
-            size=Size(width=64, height=64),
+            model="small-sdxl",
+            size=Size(width=64, height=72),
             seeds=(num_inference_steps,),
             sampling=Sampling(
                 num_inference_steps=num_inference_steps,
                 sampler=sampler,
-                schedule=cast(ScheduleName | None, schedule),
+                schedule=schedule,
                 eta=0.5 if sampler == "ddim" else 0.0,
             ),
             guidance_scale=3.0,
@@ -82,37 +75,43 @@ def _request(
     )
 
 
-def _check(entry: ModelEntry, requests: Sequence[DenoiseRequest], *, num_threads: int) -> None:
-    """Each request gives the oracle's latents, alone and with all others in one batch."""
-    settings = replace(SETTINGS, num_threads=num_threads)
-    engine = Engine(lambda: load_runners([entry], CPU), settings, place="here")
-    unet: UNet2DConditionModel = load_unet(entry, CPU)
-    config = load_scheduler(entry).config
+def _check(entry: ModelEntry, requests: list[DenoiseRequest]) -> None:
+    """Every request gives the oracle's latents, alone and in one batch with the others."""
+    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place="here")
+    unet, config = load_unet(entry, CPU), load_scheduler(entry).config
     for request, together in zip(requests, run_together(engine, requests), strict=True):
         sampling = request.pass_.sampling
         scheduler = new_scheduler(config, sampling.sampler, sampling.schedule, sampling.num_inference_steps)
         oracle = sequential.denoise(unet, scheduler, request).numpy()
         [alone] = run_together(engine, [request])
         for latents in (alone, together):
-            assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), sampling
+            assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), request.pass_
     engine.close()
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("num_inference_steps", [8, 20, pytest.param(31, marks=pytest.mark.slow)])
-def test_every_sampler_equals_the_oracle_alone_and_in_company(
+@pytest.mark.parametrize(
+    "num_inference_steps", [8, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (20, 31))]
+)
+def test_every_sampler_equals_the_oracle(
     entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
 ) -> None:
-    _check(
-        entry,
-        [_request(entry, conditioning, sampler, num_inference_steps) for sampler in SCHEDULES_OF],
-        num_threads=2,
-    )
+    _check(entry, [_request(conditioning, sampler, None, num_inference_steps) for sampler in SCHEDULES_OF])
 
 
-def test_every_schedule_equals_the_oracle_on_a_small_model(small_catalogue: Catalogue) -> None:
-    entry = small_catalogue.model(None)
-    texts = [Text("a red circle", "a red circle"), Text("blue", "blue")]
-    positive, negative = family_of("sdxl").load_text_encoders(entry, CPU).encode(texts)
-    conditioning = Conditioning(positive=positive, negative=negative)
-    _check(entry, [_request(entry, conditioning, sampler, 5, schedule) for sampler, schedule in EVERY], num_threads=1)
+@pytest.mark.slow
+def test_every_schedule_equals_the_oracle(entry: ModelEntry, conditioning: Conditioning) -> None:
+    _check(entry, [_request(conditioning, sampler, schedule, 4) for sampler, schedule in EVERY])
+
+
+@pytest.mark.parametrize("negative", ["blue", None])
+@pytest.mark.parametrize(("guidance_scale", "guidance_rescale"), [(1.0, 0.0), (1.0, 0.7), (4.0, 0.0), (4.0, 0.7)])
+def test_guidance_equals_the_oracle(
+    entry: ModelEntry,
+    conditioning: Conditioning,
+    negative: str | None,
+    guidance_scale: float,
+    guidance_rescale: float,
+) -> None:
+    request = _request(replace(conditioning, negative=conditioning.negative if negative else None), "euler", None, 4)
+    pass_ = replace(request.pass_, guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, seeds=(1, 2))
+    _check(entry, [replace(request, pass_=pass_)])
