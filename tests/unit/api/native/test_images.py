@@ -1,33 +1,26 @@
-"""Larger pictures: of a client's own, of a generation, and drawn again at their size."""
+"""Our own images routes: images enlarged, annotated and fetched."""
 
 from __future__ import annotations
 
 import base64
-import io
-import json
+import time
 
 import httpx2
 import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.catalogue.catalogue import Catalogue
 from atelier.pipeline.pipeline import Pipeline
-
-_QUICK = {"prompt": "a large red circle, white background", "num_inference_steps": 12, "seed": 4, "size": "64x64"}
-
-
-def _base64(picture: Image.Image, output_format: str = "PNG") -> str:
-    file = io.BytesIO()
-    picture.save(file, output_format)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _picture(b64_json: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(b64_json)))
+from atelier.stores.blobs import BlobStore
+from tests.pictures import as_base64 as _base64
+from tests.pictures import decoded as _picture
+from tests.pictures import encoded, noise, pixels_of
+from tests.stages import RecordingStages
 
 
 @pytest.mark.parametrize(("scale", "size"), [(4, (100, 60)), (2.5, (62, 38)), (1, (25, 15)), (None, (100, 60))])
-async def test_a_picture_is_made_larger(http: httpx2.AsyncClient, scale: float | None, size: tuple[int, int]) -> None:
+async def test_an_image_is_enlarged(http: httpx2.AsyncClient, scale: float | None, size: tuple[int, int]) -> None:
     body = {"image": _base64(Image.new("RGB", (25, 15), "orange")), "scale": scale}
     answer = (await http.post("/v1/images/upscale", json=body)).json()
     assert (answer["upscaler"], answer["size"]) == ("tiny-x4", f"{size[0]}x{size[1]}")
@@ -36,7 +29,7 @@ async def test_a_picture_is_made_larger(http: httpx2.AsyncClient, scale: float |
     assert np.abs(np.asarray(picture).astype(int) - (255, 165, 0)).mean() < 12
 
 
-async def test_alpha_stays_and_a_form_does_too(http: httpx2.AsyncClient) -> None:
+async def test_transparency_is_kept_and_uploads_are_taken(http: httpx2.AsyncClient) -> None:
     picture = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
     picture.paste((0, 0, 0, 0), (8, 0, 16, 16))
     data = base64.b64decode(_base64(picture))
@@ -61,67 +54,7 @@ async def test_enhance_media_answers_a_data_url(http: httpx2.AsyncClient) -> Non
     assert (answer["width"], answer["height"], answer["model"], answer["is_fallback"]) == (40, 80, "tiny-x4", False)
 
 
-async def test_a_generation_is_made_larger_at_its_end(http: httpx2.AsyncClient) -> None:
-    plain = (await http.post("/v1/images/generations", json=_QUICK)).json()
-    answer = (await http.post("/v1/images/generations", json={**_QUICK, "n": 2, "upscale": {"scale": 2}})).json()
-    assert (answer["size"], answer["upscaler"]) == ("128x128", "tiny-x4")
-    assert answer["exactness_key"] != plain["exactness_key"]
-    large, small = _picture(answer["data"][0]["b64_json"]), _picture(plain["data"][0]["b64_json"])
-    assert large.size == (128, 128)
-    difference = np.asarray(large.resize((64, 64), Image.Resampling.BOX)).astype(int) - np.asarray(small)
-    assert np.abs(difference).mean() < 12
-    again = (await http.post("/v1/images/generations", json=answer["data"][0]["parameters"])).json()
-    assert _picture(again["data"][0]["b64_json"]).size == (128, 128)
-
-
-async def test_hires_draws_the_same_scene_again_larger(http: httpx2.AsyncClient) -> None:
-    body = {**_QUICK, "hires": {"scale": 2, "strength": 0.5, "steps": 8}}
-    answer = (await http.post("/v1/images/generations", json=body)).json()
-    pixels = np.asarray(_picture(answer["data"][0]["b64_json"])).astype(int)
-    assert pixels.shape == (128, 128, 3)
-    assert np.abs(pixels[56:72, 56:72] - (220, 40, 40)).mean() < 40
-    assert np.abs(pixels[:8, :8] - (245, 245, 245)).mean() < 40
-    assert answer["data"][0]["parameters"]["hires"] == {
-        "scale": 2.0,
-        "strength": 0.5,
-        "steps": 8,
-        "model": "tiny-x4",
-    }
-    assert answer["upscaler"] == "tiny-x4"
-    again = await http.post("/v1/images/generations", json=answer["data"][0]["parameters"])
-    assert again.json()["data"][0]["b64_json"] == answer["data"][0]["b64_json"]
-    both = {**body, "hires": {"scale": 1.5}, "upscale": {"scale": 2}}
-    assert (await http.post("/v1/images/generations", json=both)).json()["size"] == "192x192"
-
-
-async def test_an_exact_picture_drawn_again_is_the_same_alone_and_with_another(http: httpx2.AsyncClient) -> None:
-    body = {**_QUICK, "reproducibility": "exact", "hires": {"scale": 1.5, "steps": 4}, "num_inference_steps": 3}
-    alone, together = [
-        (await http.post("/v1/images/generations", json={**body, "n": n})).json()["data"][0] for n in (1, 2)
-    ]
-    assert alone["b64_json"] == together["b64_json"]
-
-
-@pytest.mark.parametrize("step", ["upscale", "hires"])
-async def test_a_stream_says_what_made_it_larger_and_bicubic_where_there_are_no_weights(
-    local_pipeline: Pipeline, http: httpx2.AsyncClient, step: str
-) -> None:
-    body = {**_QUICK, "num_inference_steps": 2, "stream": True, step: {"scale": 1.5}}
-    told = []
-    for upscalers in (local_pipeline.catalogue.upscalers, ()):
-        local_pipeline.catalogue = local_pipeline.catalogue.model_copy(update={"upscalers": upscalers})
-        lines = (await http.post("/v1/images/generations", json=body)).text.splitlines()
-        told.append(json.loads(lines[1].removeprefix("data: "))["upscaler"])
-    assert told == ["tiny-x4", "bicubic"]
-
-
-async def test_a_picture_drawn_twice_counts_twice(http: httpx2.AsyncClient) -> None:
-    body = {**_QUICK, "num_inference_steps": 4, "hires": {"scale": 2}, "n": 2}
-    answer = (await http.post("/v1/images/generations", json=body)).json()
-    assert answer["usage"]["output_tokens"] == 2 * (8 * 8 + 16 * 16)
-
-
-async def test_an_opaque_alpha_channel_is_none(http: httpx2.AsyncClient) -> None:
+async def test_an_opaque_alpha_channel_is_dropped(http: httpx2.AsyncClient) -> None:
     body = {"image": _base64(Image.new("RGBA", (16, 16), (255, 0, 0, 255)))}
     answer = (await http.post("/v1/images/upscale", json=body)).json()
     assert _picture(answer["data"][0]["b64_json"]).mode == "RGB"
@@ -156,15 +89,100 @@ async def test_an_opaque_alpha_channel_is_none(http: httpx2.AsyncClient) -> None
         ),
         ("/v1/images/upscale", {"image": _base64(Image.new("RGB", (8, 8))), "model": "x"}, 404, "model"),
         ("/enhance-media", {"image": "%"}, 400, "image"),
-        ("/v1/images/generations", {**_QUICK, "upscale": {"scale": 9}}, 400, "upscale.scale"),
-        ("/v1/images/generations", {**_QUICK, "upscale": {"model": "x"}}, 404, "model"),
-        ("/v1/images/generations", {**_QUICK, "hires": {"scale": 1}}, 400, "hires.scale"),
-        ("/v1/images/generations", {**_QUICK, "size": "256x256", "hires": {}}, 400, "hires"),
-        ("/v1/images/generations", {**_QUICK, "hires": {"strength": 0.01}}, 400, "hires"),
     ],
 )
-async def test_what_makes_no_sense_is_refused_by_name(
+async def test_what_cannot_be_enlarged_is_refused_by_name(
     http: httpx2.AsyncClient, path: str, body: dict[str, object], status: int, param: str
 ) -> None:
     answer = await http.post(path, json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+async def test_an_enlarged_image_is_described(http: httpx2.AsyncClient) -> None:
+    before = int(time.time())
+    body = {"image": _base64(noise(24, 16)), "scale": 2, "output_format": "webp", "output_compression": 40}
+    answer = (await http.post("/v1/images/upscale", json=body)).json()
+    assert before <= answer["created"] <= time.time()
+    assert {name: value for name, value in answer.items() if name not in ("created", "data")} == {
+        "output_format": "webp",
+        "size": "48x32",
+        "upscaler": "tiny-x4",
+    }
+    [file] = answer["data"]
+    assert file.keys() == {"b64_json"}
+    assert _picture(file["b64_json"]).format == "WEBP"
+    larger = (await http.post("/v1/images/upscale", json={**body, "output_compression": 100})).json()
+    assert len(larger["data"][0]["b64_json"]) > len(file["b64_json"])
+
+
+async def test_an_enlarged_image_may_be_behind_a_url(http: httpx2.AsyncClient) -> None:
+    body = {"image": _base64(noise(24, 16)), "scale": 2, "output_format": "jpeg", "response_format": "url"}
+    [file] = (await http.post("/v1/images/upscale", json=body)).json()["data"]
+    assert file.keys() == {"url"}
+    fetched = await http.get(file["url"])
+    assert fetched.headers["content-type"] == "image/jpeg"
+    assert _picture(fetched.content).size == (48, 32)
+    assert "content-disposition" not in fetched.headers
+
+
+async def test_enhance_media_says_when_it_fell_back_to_bicubic(
+    http: httpx2.AsyncClient, pipeline: Pipeline, small_catalogue: Catalogue
+) -> None:
+    pipeline.catalogue = small_catalogue.model_copy(update={"upscalers": ()})
+    answer = (await http.post("/enhance-media", json={"image": _base64(noise(10, 20)), "scale": 1.5})).json()
+    assert {name: value for name, value in answer.items() if name != "image"} == {
+        "width": 15,
+        "height": 30,
+        "scale": 1.5,
+        "model": "bicubic",
+        "is_fallback": True,
+    }
+
+
+async def test_enhance_media_takes_an_upscaler_by_name(http: httpx2.AsyncClient) -> None:
+    answer = await http.post("/enhance-media", json={"image": _base64(noise(8, 8)), "model": "nope"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "model")
+    answer = await http.post("/enhance-media", json={"image": _base64(noise(8, 8)), "model": "tiny-x4"})
+    assert answer.json()["scale"] == 4
+
+
+async def test_a_control_map_is_drawn_from_json_or_a_form(http: httpx2.AsyncClient, stages: RecordingStages) -> None:
+    picture = noise(32, 24)
+    by_json = await http.post("/v1/images/annotate", json={"image": _base64(picture), "kind": "canny"})
+    by_form = await http.post(
+        "/v1/images/annotate", data={"kind": "canny"}, files={"image": ("upload", encoded(picture))}
+    )
+    assert by_json.json() == by_form.json()
+    assert by_json.json().keys() == {"kind", "b64_json"}
+    assert by_json.json()["kind"] == "canny"
+    drawn = pixels_of(by_json.json()["b64_json"])
+    [(_, pixels), _] = stages.args_of("annotate")
+    assert np.array_equal(pixels, np.asarray(picture))  # type: ignore[arg-type]
+    assert drawn.shape == (24, 32, 3)
+    assert drawn.any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"kind": "canny"}, "image"), ({"image": "AAAA", "kind": "canny"}, "image"), ({"image": "AAAA"}, "kind")],
+)
+async def test_what_cannot_be_annotated_is_refused_by_name(
+    http: httpx2.AsyncClient, fields: dict[str, object], param: str
+) -> None:
+    answer = await http.post("/v1/images/annotate", json=fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(("suffix", "pillows"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+async def test_a_stored_file_is_served_with_its_media_type(
+    http: httpx2.AsyncClient, blobs: BlobStore, suffix: str, pillows: str
+) -> None:
+    data = encoded(noise(24, 16), pillows)
+    answer = await http.get(f"/v1/images/files/{await blobs.put(data, suffix)}")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, f"image/{suffix}")
+    assert answer.content == data
+
+
+@pytest.mark.parametrize("name", ["x.png", f"{'0' * 64}.png", f"{'0' * 64}.exe", "..%2F..%2Fetc%2Fpasswd"])
+async def test_no_other_file_can_be_fetched(http: httpx2.AsyncClient, name: str) -> None:
+    assert (await http.get(f"/v1/images/files/{name}")).status_code == 404
