@@ -1,4 +1,4 @@
-"""`serve deploy` of the wheel, outside the repository, to a cluster started with `ray start --head`."""
+"""`serve deploy` of the wheel onto a cluster started with `ray start --head`, away from the repository."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.integration.wheel import build_wheel, pip
 
 _ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
@@ -43,15 +45,9 @@ def _free_port() -> int:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder outside the repository with the wheel's content in `site`."""
-    source = tmp_path / "source"
-    shutil.copytree(
-        _ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", ".training", "build", "*.egg-info", ".*_cache")
-    )
-    _run(["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)], tmp_path)
-    [wheel] = tmp_path.glob("atelier-*.whl")
-    shutil.rmtree(source)
-    _run(["pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], tmp_path)
+    """A folder, far from the repository, with the wheel's content, but not what it requires, in `site`."""
+    wheel = build_wheel(tmp_path)
+    pip(["install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)])
     (tmp_path / "postcards.py").write_text(_SECOND_APP)
     return tmp_path
 
@@ -72,7 +68,7 @@ def _run(command: list[str], cwd: Path, **environment: str) -> str:
 
 @pytest.fixture
 def cluster(installed: Path) -> Iterator[dict[str, str]]:
-    """The environment of clients of a new head node. Its folder has a short name, because Unix sockets need one."""
+    """A head node of its own, in a folder with a short name: the paths of Unix sockets are bounded."""
     ray_folder = Path(tempfile.mkdtemp(prefix="ray"))
     gcs, dashboard, client = _free_port(), _free_port(), _free_port()
     environment = {
@@ -120,10 +116,10 @@ def test_the_wheel_is_deployed_from_another_directory(installed: Path, cluster: 
         }
 
     _until(lambda: len(statuses()) == 7 and set(statuses().values()) == {"HEALTHY"})
-    image = subprocess.run(
+    picture = subprocess.run(
         ["curl", "-sf", f"http://127.0.0.1:{port}/postcard"], check=True, capture_output=True, timeout=60
     ).stdout
-    assert image.startswith(b"\x89PNG")
+    assert picture.startswith(b"\x89PNG")
 
 
 def _until(is_true: Callable[[], bool]) -> None:
