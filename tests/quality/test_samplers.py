@@ -100,5 +100,4 @@ def test_every_sampler_equals_the_oracle_alone_and_in_company(
     _check(
         entry,
         [_request(entry, conditioning, sampler, num_inference_steps) for sampler in SCHEDULES_OF],
-        num_threads=2,
     )
