@@ -18,7 +18,7 @@ from atelier.stores.blobs import BlobStore
 from tests.stages import RecordingStages
 
 MAX_BODY_BYTES = 100_000
-MAX_PIXEL_STEPS = 5_000_000
+MAX_PIXEL_STEPS = 2_000_000
 
 
 @pytest.fixture
