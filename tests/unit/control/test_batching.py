@@ -62,6 +62,22 @@ def test_waiting_calls_of_one_controlnet_and_size_share_a_pass(
         torch.testing.assert_close(result.hidden_states, expected.hidden_states, rtol=1e-4, atol=1e-4)
 
 
+def test_a_call_with_shorter_prompts_does_not_cut_those_of_the_calls_it_is_joined_with(
+    recording: tuple[ResidualBatcher, _Recording, Callable[[], None]], controlnets: ControlNets
+) -> None:
+    batcher, recorded, go_on = recording
+    short, contexts = new_call(seed=6)
+    long, others = new_call(seed=7, num_tokens=154, num_chunks=2)
+    batcher.submit(short, list(contexts.values()))
+    answer = batcher.submit(long, list(others.values()))
+    go_on()
+    result = answer.result(_WAIT_S)
+    [expected] = InProcess(controlnets).start([long], others)()
+    assert recorded.num_rows == [4]
+    assert isinstance(result, Residuals)
+    torch.testing.assert_close(result.hidden_states, expected.hidden_states, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("other", [{"controlnet": "small-depth"}, {"latent_width": 8}], ids=["controlnet", "size"])
 def test_calls_of_different_controlnets_or_sizes_do_not_share_a_pass(
     recording: tuple[ResidualBatcher, _Recording, Callable[[], None]], other: dict[str, Any]
