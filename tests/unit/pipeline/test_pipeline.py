@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from atelier.core.errors import (
     InvalidParameter,
     ModelNotFound,
     NotSupported,
+    QueueFull,
     TooMuchWork,
 )
 from atelier.core.geometry import Size
@@ -327,3 +330,25 @@ async def test_at_most_two_large_images_are_answered_side_by_side(
     assert stages.max_side_by_side <= 2
     await asyncio.gather(*(pipeline.upscale(upscale) for _ in range(8)))
     assert stages.max_side_by_side <= 2
+
+
+@pytest.mark.parametrize(("share", "kind"), [(1.0, QueueFull), (0.9, InvalidParameter)], ids=["whole", "truncated"])
+async def test_memory_of_large_images_is_bounded(
+    pipeline: Pipeline, stages: RecordingStages, share: float, kind: type[AtelierError]
+) -> None:
+    """Each has 67 MB when it is decoded; five at once would have 335 MB."""
+    stages.failures["encode_texts"] = QueueFull()
+    large = encoded(Image.new("RGB", (4096, 4096), "red"))
+    params = _params(init_image=large[: int(share * len(large))])
+    before_bytes = peak_bytes = _resident_bytes()
+    requests = (pipeline.generate(_id(index), params) for index in range(5))
+    errors = asyncio.gather(*requests, return_exceptions=True)
+    while not errors.done():
+        peak_bytes = max(peak_bytes, _resident_bytes())
+        await asyncio.sleep(0.01)
+    assert [type(error) for error in errors.result()] == [kind] * 5
+    assert peak_bytes - before_bytes < 200e6
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
