@@ -39,8 +39,14 @@ class _Clock:
 
 
 @pytest.fixture(scope="module")
-def embeds(small_catalogue: Catalogue) -> TextEmbeds:
-    return TextEncoders(small_catalogue.model(None), CPU).encode([Text("a red circle", "a red circle")])[0]
+def catalogue(small_catalogue: Catalogue) -> Catalogue:
+    """The small model without ControlNets, which take longer to load than it does."""
+    return small_catalogue.only(["small-sdxl"])
+
+
+@pytest.fixture(scope="module")
+def embeds(catalogue: Catalogue) -> TextEmbeds:
+    return TextEncoders(catalogue.model(None), CPU).encode([Text("a red circle", "a red circle")])[0]
 
 
 @pytest.fixture
@@ -54,8 +60,8 @@ def clock() -> _Clock:
 
 
 @pytest.fixture
-def engine(small_catalogue: Catalogue, reports: list[StepReport], clock: _Clock) -> Iterator[Engine]:
-    engine = new_engine(small_catalogue, max_waiting=3, observe=reports.append, now_s=clock)
+def engine(catalogue: Catalogue, reports: list[StepReport], clock: _Clock) -> Iterator[Engine]:
+    engine = new_engine(catalogue, max_waiting=3, observe=reports.append, now_s=clock)
     yield engine
     engine.close()
 
@@ -226,9 +232,9 @@ def test_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbeds,
 
 
 def test_sixteen_different_requests_share_a_call_without_changing_each_other(
-    small_catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
+    catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
 ) -> None:
-    engine = new_engine(small_catalogue, observe=reports.append)
+    engine = new_engine(catalogue, observe=reports.append)
     samplers = list(SAMPLERS)
     requests = [
         _request(
@@ -272,10 +278,8 @@ def test_batches_of_different_sizes_take_turns(
     assert "step failed" not in caplog.text
 
 
-def test_batch_never_exceeds_its_rows(
-    small_catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
-) -> None:
-    engine = new_engine(small_catalogue, max_rows=4, observe=reports.append)
+def test_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+    engine = new_engine(catalogue, max_rows=4, observe=reports.append)
     ended: queue.Queue[Event] = queue.Queue()
     with _held_at_its_first_step(engine, _request(embeds)):
         for index in range(5):
@@ -352,8 +356,8 @@ def test_stalled_loop_fails_the_check_until_it_goes_on(engine: Engine, embeds: T
     engine.check(stall_s=10)
 
 
-def test_closed_engine_fails_the_check(small_catalogue: Catalogue) -> None:
-    engine = new_engine(small_catalogue)
+def test_closed_engine_fails_the_check(catalogue: Catalogue) -> None:
+    engine = new_engine(catalogue)
     engine.check(stall_s=_WAIT_S)
     engine.close()
     with pytest.raises(RuntimeError, match="thread has ended"):
@@ -391,9 +395,9 @@ def test_reports_measure_steps_and_the_gaps_between_them(
 
 
 def test_reports_count_requests_that_do_not_fit_yet(
-    small_catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
+    catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
 ) -> None:
-    engine = new_engine(small_catalogue, max_rows=2, observe=reports.append)
+    engine = new_engine(catalogue, max_rows=2, observe=reports.append)
     ends: queue.Queue[Event] = queue.Queue()
     with _held_at_its_first_step(engine, _request(embeds, steps=2)):
         for index in range(2):

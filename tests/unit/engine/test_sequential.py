@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +76,15 @@ def _request(
     )
 
 
-def _check(entry: ModelEntry, requests: list[DenoiseRequest]) -> None:
-    """Every request gives the oracle's latents, alone and in one batch with the others."""
+@pytest.fixture(scope="module")
+def engine(entry: ModelEntry) -> Iterator[Engine]:
     engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place="here")
+    yield engine
+    engine.close()
+
+
+def _check(engine: Engine, entry: ModelEntry, requests: list[DenoiseRequest]) -> None:
+    """Every request gives the oracle's latents, alone and in one batch with the others."""
     unet, config = load_unet(entry, CPU), load_scheduler(entry).config
     for request, together in zip(requests, run_together(engine, requests), strict=True):
         sampling = request.pass_.sampling
@@ -86,26 +93,26 @@ def _check(entry: ModelEntry, requests: list[DenoiseRequest]) -> None:
         [alone] = run_together(engine, [request])
         for latents in (alone, together):
             assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), request.pass_
-    engine.close()
 
 
 @pytest.mark.parametrize(
     "num_inference_steps", [8, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (20, 31))]
 )
 def test_every_sampler_equals_the_oracle(
-    entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
+    engine: Engine, entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
 ) -> None:
-    _check(entry, [_request(conditioning, sampler, None, num_inference_steps) for sampler in SCHEDULES_OF])
+    _check(engine, entry, [_request(conditioning, sampler, None, num_inference_steps) for sampler in SCHEDULES_OF])
 
 
 @pytest.mark.slow
-def test_every_schedule_equals_the_oracle(entry: ModelEntry, conditioning: Conditioning) -> None:
-    _check(entry, [_request(conditioning, sampler, schedule, 4) for sampler, schedule in EVERY])
+def test_every_schedule_equals_the_oracle(engine: Engine, entry: ModelEntry, conditioning: Conditioning) -> None:
+    _check(engine, entry, [_request(conditioning, sampler, schedule, 4) for sampler, schedule in EVERY])
 
 
 @pytest.mark.parametrize("negative", ["blue", None])
 @pytest.mark.parametrize(("guidance_scale", "guidance_rescale"), [(1.0, 0.0), (1.0, 0.7), (4.0, 0.0), (4.0, 0.7)])
 def test_guidance_equals_the_oracle(
+    engine: Engine,
     entry: ModelEntry,
     conditioning: Conditioning,
     negative: str | None,
@@ -114,4 +121,4 @@ def test_guidance_equals_the_oracle(
 ) -> None:
     request = _request(replace(conditioning, negative=conditioning.negative if negative else None), "euler", None, 4)
     pass_ = replace(request.pass_, guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, seeds=(1, 2))
-    _check(entry, [replace(request, pass_=pass_)])
+    _check(engine, entry, [replace(request, pass_=pass_)])
