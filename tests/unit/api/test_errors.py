@@ -73,7 +73,7 @@ async def test_errors_of_the_stages_are_answered_and_the_servers_own_are_logged(
     assert answer.json()["error"] == {"message": str(error), "type": type_, "param": error.param, "code": code}
     assert answer.headers["x-request-id"].startswith("req_")
     logged = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert logged == [f"POST {_PATH}: {error}"] * num_logged
+    assert logged == [f"{answer.headers['x-request-id']}: POST {_PATH}: {error}"] * num_logged
 
 
 async def test_an_unforeseen_error_is_logged_and_not_shown(
@@ -93,7 +93,7 @@ async def test_an_unforeseen_error_is_logged_and_not_shown(
     assert answer.headers["x-request-id"].startswith("req_")
     assert answer.headers["x-should-retry"] == "false"
     [record] = [record for record in caplog.records if record.name == "atelier.api.errors"]
-    assert record.getMessage() == f"POST {_PATH} failed"
+    assert record.getMessage() == f"{answer.headers['x-request-id']}: POST {_PATH} failed"
     assert "secret" in caplog.text
 
 
