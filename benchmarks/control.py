@@ -35,14 +35,15 @@ from atelier.control.transports import InProcess, Transport
 from atelier.control.wire import Ask, Reply, reply_to
 from atelier.core.conditioning import Conditioning, Text
 from atelier.core.control import CANNY_THRESHOLDS, Control
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.denoising import Denoised, DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
 from atelier.engine.engine import Engine, EngineSettings
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
-from atelier.models.loading import Placement
-from atelier.models.hashes import place_hash
 from atelier.families.sdxl.text import TextEncoders
+from atelier.models.hashes import place_hash
+from atelier.models.loading import Placement
 from atelier.models.thread import ModelThread
 from benchmarks.results import record
 from deployments.residuals import OverHandle
@@ -126,7 +127,7 @@ def _round_trip_ms(transport: Transport, size: str) -> float:
     side, rows = (16, 2) if size == "zoo" else (128, 1)
     call = ControlCall(
         controlnet=size,
-        rows=(ControlRow(ContextId("stored"), 0, 1.0, False),) * rows,
+        rows=(ControlRow(ContextId("stored"), "positive", 1.0, False),) * rows,
         model_input=torch.zeros(rows, 4, side, side),
         timesteps=torch.zeros(rows),
         num_tokens=77,
@@ -181,12 +182,13 @@ def _request(catalogue: Catalogue) -> DenoiseRequest:
     )
     return DenoiseRequest(
         request_id=RequestId("req"),
-        model=entry.id,
-        height=128,
-        width=128,
-        seeds=(0,),
-        sampling=Sampling(num_inference_steps=20),
-        guidance_scale=5.0,
+        pass_=Pass(
+            model=entry.id,
+            size=Size(width=128, height=128),
+            seeds=(0,),
+            sampling=Sampling(num_inference_steps=20),
+            guidance_scale=5.0,
+        ),
         conditioning=Conditioning(positive=embeds, negative=None),
         controls=controls,
     )

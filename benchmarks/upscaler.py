@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from atelier.catalogue.catalogue import read_catalogue
+from atelier.core.geometry import Size
 from atelier.models.loading import Placement
 from atelier.models.thread import result_of
-from atelier.models.upscaler import Enlargement, Upscalers
+from atelier.models.upscaler import Upscalers, UpscaleTask
 from benchmarks.results import record
 
 _SIDES_PX, _LARGE_PX = (1024, 2048), 4096
@@ -63,9 +64,9 @@ def main() -> None:
     record("upscaler", measured)
 
 
-def _task(*, side: int, large: int) -> Enlargement:
+def _task(*, side: int, large: int) -> UpscaleTask:
     noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    return Enlargement("tiny-x4", noise, large, large)
+    return UpscaleTask("tiny-x4", noise, Size(width=large, height=large))
 
 
 if __name__ == "__main__":
