@@ -1,7 +1,7 @@
-"""The engine's step compared with a bare UNet call of as many rows, and a mixed batch with a uniform one.
+"""The engine's step against bare UNet calls of the same width, and a mixed batch against a uniform one.
 
-`python -m benchmarks.engine` runs all three in turn, in one process, and prints the ratios of the median times. An
-engine step is timed from the end of the previous one, so it includes packing, admission and events.
+`python -m benchmarks.engine` runs all three in turn, in one process, and prints the ratios of the medians. A step of
+the engine is timed from the end of the one before, so that packing, admission and events are in it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _REQUESTS, _ROWS, _STEPS = 16, 32, 20
 
 
 class BareUNet:
-    """The UNet of diffusers with its own attention processors, called in a dedicated thread."""
+    """The UNet of diffusers with its own attention, called in a thread of its own."""
 
     def __init__(self, entry: ModelEntry, *, num_threads: int) -> None:
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
         self._unet: UNet2DConditionModel = self._thread.submit(lambda: load_unet(entry, _CPU)).result()
 
     def call_s(self, repetitions: int, *, num_rows: int, height: int, width: int) -> list[float]:
-        """Durations of calls with latents [num_rows, 4, height, width], in seconds."""
+        """Duration of calls with rows of height × width latents."""
         prompt_embeds = self._prompt_embeds(num_rows)
         arguments = {
             "sample": torch.randn(num_rows, 4, height, width),
@@ -60,7 +60,7 @@ class BareUNet:
         return self._thread.submit(_timed, lambda: self._unet(**arguments), repetitions).result()
 
     def keys_values_s(self, repetitions: int, *, num_rows: int) -> list[float]:
-        """Durations of computing keys and values, which the engine does once per request, in seconds."""
+        """Duration of the part of a call that the engine does once per request."""
         prompt_embeds = self._prompt_embeds(num_rows)
         return self._thread.submit(_timed, lambda: keys_values(self._unet, prompt_embeds), repetitions).result()
 
@@ -79,7 +79,7 @@ def _timed(call: Callable[[], object], repetitions: int) -> list[float]:
 
 
 def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
-    """Requests that differ only in their ids and seeds."""
+    """Equal requests, except for their seeds."""
     request = DenoiseRequest(
         request_id=RequestId("req"),
         pass_=Pass(
@@ -98,7 +98,7 @@ def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
 
 
 def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
-    """Requests with every sampler, 10 to 30 steps and several guidance scales; as many rows as `uniform`."""
+    """Requests with every sampler, 10 to 30 steps and guidance of 1.5 to 7.5; as many rows as `uniform`."""
     samplers = list(SAMPLERS)
     return [
         replace(
@@ -114,7 +114,7 @@ def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
 
 
 def full_steps_s(engine: Engine, reports: list[StepReport], requests: Sequence[DenoiseRequest]) -> list[float]:
-    """Duration of every step with a full batch, including the gap before it, in seconds."""
+    """Durations of the steps that had all rows, each with the gap before it."""
     reports.clear()
     ended: queue.Queue[Event] = queue.Queue()
     for request in requests:
