@@ -45,7 +45,7 @@ class BareUNet:
         self._unet: UNet2DConditionModel = self._thread.submit(lambda: load_unet(entry, _CPU)).result()
 
     def call_s(self, repetitions: int, *, num_rows: int, height: int, width: int) -> list[float]:
-        """Durations of calls with latents [num_rows, 4, height, width], in seconds."""
+        """Measure the durations of calls with latents [num_rows, 4, height, width], in seconds."""
         prompt_embeds = self._prompt_embeds(num_rows)
         arguments = {
             "sample": torch.randn(num_rows, 4, height, width),
@@ -60,7 +60,7 @@ class BareUNet:
         return self._thread.submit(_timed, lambda: self._unet(**arguments), repetitions).result()
 
     def keys_values_s(self, repetitions: int, *, num_rows: int) -> list[float]:
-        """Durations of computing keys and values, which the engine does once per request, in seconds."""
+        """Measure the durations of computing keys and values, which the engine does once per request, in seconds."""
         prompt_embeds = self._prompt_embeds(num_rows)
         return self._thread.submit(_timed, lambda: keys_values(self._unet, prompt_embeds), repetitions).result()
 
@@ -79,7 +79,7 @@ def _timed(call: Callable[[], object], repetitions: int) -> list[float]:
 
 
 def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
-    """Requests that differ only in their ids and seeds."""
+    """Return requests that differ only in their ids and seeds."""
     request = DenoiseRequest(
         request_id=RequestId("req"),
         pass_=Pass(
@@ -98,7 +98,7 @@ def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
 
 
 def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
-    """Requests with every sampler, 10 to 30 steps and several guidance scales; as many rows as `uniform`."""
+    """Return requests with every sampler, 10 to 30 steps and several guidance scales; as many rows as `uniform`."""
     samplers = list(SAMPLERS)
     return [
         replace(
@@ -114,7 +114,7 @@ def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
 
 
 def full_steps_s(engine: Engine, reports: list[StepReport], requests: Sequence[DenoiseRequest]) -> list[float]:
-    """Duration of every step with a full batch, including the gap before it, in seconds."""
+    """Measure every step with a full batch, including the gap before it, in seconds."""
     reports.clear()
     ended: queue.Queue[Event] = queue.Queue()
     for request in requests:
