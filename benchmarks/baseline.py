@@ -60,7 +60,7 @@ def draw(pipeline: StableDiffusionXLPipeline, request: GenerateRequest) -> list[
 
 
 def build(num_threads: int) -> FastAPI:
-    """The HTTP application, with the pipeline loaded in its thread."""
+    """Build the HTTP application, with the pipeline loaded in its thread."""
     thread = ThreadPoolExecutor(1)
     pipeline = thread.submit(load, num_threads).result()
     app = FastAPI()

@@ -52,7 +52,7 @@ _CPU = Placement("cpu", "float32")
 _DEADLINE_S = 30.0
 #: (channels, latent side) of the residuals of SDXL at 1024², the middle block last.
 _SDXL = [*[(320, 128)] * 3, (320, 64), *[(640, 64)] * 2, (640, 32), *[(1280, 32)] * 3]
-#: The same for tiny-sdxl at 128².
+#: (channels, latent side) of the residuals of tiny-sdxl at 128², the middle block last.
 _ZOO = [*[(64, 16)] * 2, (64, 8), (96, 8), (96, 4), *[(128, 4)] * 2]
 
 
@@ -94,7 +94,7 @@ class _Replica:
         return encode(await asyncio.to_thread(response_of, answer))
 
     async def socket_file(self) -> Path:
-        """The replica's socket."""
+        """Return the replica's node id and the path of its socket."""
         return self._server.socket_file
 
 
@@ -107,7 +107,7 @@ def _replica() -> Iterator[DeploymentHandle]:
 
 
 def round_trips_ms(repetitions: int) -> dict[str, float]:
-    """Median round trips by transport and size; the client copies the residuals once."""
+    """Measure median round trips, in milliseconds, by transport and size; the client copies the residuals once."""
     with _replica() as handle:
         socket_file: Path = handle.socket_file.remote().result()
         same_node = SameNode(lambda: socket_file, _CPU, deadline_s=_DEADLINE_S)
@@ -145,7 +145,7 @@ def _round_trip_ms(transport: Transport, size: str) -> float:
 
 
 def images_ms(catalogue: Catalogue, rounds: int) -> dict[int, float]:
-    """Median time in the engine of a guided image of 20 steps, by its number of controls."""
+    """Measure the engine's median time, in ms, for a guided image of 20 steps, by its number of controls."""
     # A second team of OpenMP threads lets the engine's threads sleep between calls, so this thread has none.
     torch.set_num_threads(1)
     request = _request(catalogue)
@@ -175,7 +175,7 @@ def _image_ms(engine: Engine, request: DenoiseRequest) -> float:
 
 
 def _request(catalogue: Catalogue) -> DenoiseRequest:
-    """A guided request with three controls; the first and the last use the same ControlNet."""
+    """Return a guided request with three controls; the first and the last use the same ControlNet."""
     entry = catalogue.model(None)
     encoders = family_of(entry.family).load_text_encoders(entry, _CPU)
     [embeds] = encoders.encode([Text("a red circle", "a red circle")])

@@ -43,7 +43,7 @@ Facts = dict[str, object]
 
 
 def facts_of(answer: Mapping[str, Any]) -> Facts:
-    """The part of an answer or event that is compared, with hashes in place of images."""
+    """Return the part of an answer or event that is compared, with hashes in place of images."""
     return {
         **{name: answer[name] for name in _COMPARED_FIELDS if name in answer},
         **{name: fingerprint(answer[name]) for name in _ENCODED_IMAGES if name in answer},
@@ -52,7 +52,7 @@ def facts_of(answer: Mapping[str, Any]) -> Facts:
 
 
 def fingerprint(text: str) -> str:
-    """Mode, size and SHA-256 of the pixels of an image in base64, with or without a data URL's prefix."""
+    """Return mode, size and SHA-256 of the pixels of an image in base64, with or without a data URL's prefix."""
     with Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2]))) as image:
         return f"{image.mode} {image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
@@ -73,7 +73,7 @@ async def send(client: httpx2.AsyncClient, case: RequestCase, images: Mapping[st
 
 
 def _in_base64(value: Any, images: Mapping[str, bytes]) -> Any:
-    """JSON with names of images replaced by the images in base64."""
+    """Replace the names of images in JSON by the images in base64."""
     if isinstance(value, Mapping):
         return {name: _in_base64(part, images) for name, part in value.items()}
     if isinstance(value, list):
@@ -84,7 +84,7 @@ def _in_base64(value: Any, images: Mapping[str, bytes]) -> Any:
 
 
 def _form(fields: Mapping[str, object], images: Mapping[str, bytes]) -> dict[str, Any]:
-    """The HTTP client's arguments for a form: images as files, everything else as text."""
+    """Return the HTTP client's arguments for a form: images as files, everything else as text."""
     names = {
         name: value for name, value in fields.items() if isinstance(value, str) and value.startswith(IMAGE_PREFIX)
     }
@@ -109,7 +109,7 @@ async def send_all(address: str, requests: Iterable[RequestCase], *, num_at_once
 
 
 def differences(before: Mapping[str, Facts], now: Mapping[str, Facts]) -> dict[str, list[str]]:
-    """Messages with the old and the new value of everything that changed, by the requests' names."""
+    """Return messages with the old and the new value of everything that changed, by the requests' names."""
     found: dict[str, list[str]] = {}
     for name in {**before, **now}:
         old, new = dict(_leaves(before.get(name, {}))), dict(_leaves(now.get(name, {})))
@@ -120,7 +120,7 @@ def differences(before: Mapping[str, Facts], now: Mapping[str, Facts]) -> dict[s
 
 
 def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:
-    """The scalars of JSON, each with its path."""
+    """Yield the scalars of JSON, each with its path."""
     if isinstance(value, dict):
         for name, part in value.items():
             yield from _leaves(part, f"{place}.{name}" if place else name)

@@ -36,7 +36,7 @@ class RequestCase:
 
 
 def input_images() -> dict[str, bytes]:
-    """Image files by their names, which follow `IMAGE_PREFIX` in the fields of requests."""
+    """Return the image files by their names, which follow `IMAGE_PREFIX` in the fields of requests."""
     scene = _scene(_SIDE_PX, _SIDE_PX)
     noise = np.random.default_rng(0).integers(0, 255, (72, 96, 3), dtype=np.uint8)
     turned = Image.Exif()
@@ -62,7 +62,7 @@ def _file(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _scene(width: int, height: int) -> Image.Image:
-    """A disc and a bar on a colour gradient."""
+    """Draw a disc and a bar on a colour gradient."""
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(255, 0, height))
     image = Image.fromarray(np.stack([across, down, (across + down) / 2], axis=-1).astype(np.uint8))
     draw = ImageDraw.Draw(image)
@@ -72,7 +72,7 @@ def _scene(width: int, height: int) -> Image.Image:
 
 
 def _with_hole(image: Image.Image) -> Image.Image:
-    """The image with a transparent ellipse in its middle."""
+    """Return the image with a transparent ellipse in its middle."""
     cut = image.convert("RGBA")
     width, height = cut.size
     ImageDraw.Draw(cut).ellipse((width // 4, height // 4, 3 * width // 4, 3 * height // 4), fill=(0, 0, 0, 0))
@@ -82,7 +82,7 @@ def _with_hole(image: Image.Image) -> Image.Image:
 def _disc(
     background: str | tuple[int, int, int, int], *, fill: str | None = None, outline: str | None = None
 ) -> Image.Image:
-    """A disc on a plain background."""
+    """Draw a disc on a plain background."""
     image = Image.new("RGB" if isinstance(background, str) else "RGBA", (_SIDE_PX, _SIDE_PX), background)
     ImageDraw.Draw(image).ellipse((24, 40, 88, 104), fill=fill, outline=outline, width=2)
     return image

@@ -49,7 +49,7 @@ class Body(TypedDict):
 
 
 def equal_requests(count: int) -> list[Body]:
-    """Requests that differ only in their seeds."""
+    """Return requests that differ only in their seeds."""
     return [
         Body(prompt="a red circle", seed=seed, size="128x128", n=1, num_inference_steps=20, guidance_scale=5.0)
         for seed in range(count)
@@ -57,7 +57,7 @@ def equal_requests(count: int) -> list[Body]:
 
 
 def mixed_requests(count: int) -> list[Body]:
-    """Requests with 10 to 30 steps, guidance 1 to 8, two sizes, and one or two images."""
+    """Return requests with 10 to 30 steps, guidance 1 to 8, two sizes, and one or two images."""
     random = Random(0)
     return [
         Body(
@@ -73,7 +73,7 @@ def mixed_requests(count: int) -> list[Body]:
 
 
 async def images_per_s(address: str, bodies: Sequence[Body], *, num_clients: int) -> float:
-    """Throughput of `num_clients` clients, each of which sends a request as soon as it has the last answer."""
+    """Measure the throughput of `num_clients` clients, each of which sends a request once it has the last answer."""
     waiting = iter(bodies)
 
     async def work(client: httpx2.AsyncClient) -> None:
@@ -127,7 +127,7 @@ class Ceiling:
 
 
 async def share_done_after_disconnect(address: str) -> float:
-    """Share of a request's remaining steps that are still taken after its client has disconnected."""
+    """Measure the fraction of a request's remaining steps, 0 … 1, that run after its client has disconnected."""
     body = {"prompt": "a red circle", "size": "160x160", "num_inference_steps": 150}
     async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
         before = await _num_steps(client)

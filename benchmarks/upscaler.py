@@ -27,7 +27,7 @@ _EVERY_S = 0.005
 
 
 class Peak:
-    """The largest resident memory since the object was made, sampled by a thread."""
+    """The largest resident memory, in bytes, since the object was made, sampled by a thread."""
 
     def __init__(self) -> None:
         self.bytes = resident_bytes()
@@ -36,7 +36,7 @@ class Peak:
         self._thread.start()
 
     def end(self) -> int:
-        """Stop sampling; the largest memory in bytes."""
+        """Stop sampling and return the largest memory, in bytes."""
         self._is_over.set()
         self._thread.join()
         return self.bytes
@@ -47,7 +47,7 @@ class Peak:
 
 
 def resident_bytes() -> int:
-    """The resident memory of this process."""
+    """Return the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

@@ -43,11 +43,11 @@ class Router:
         return build_app(self._pipeline, self._blobs, max_body_bytes=self._options.max_body_bytes)
 
     async def annotate(self, params: Mapping[str, object]) -> bytes:
-        """The control map of an image as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
+        """Draw an image's control map as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
         return (await self._pipeline.annotate(parse(AnnotateParams, params))).data
 
     async def upscale(self, params: Mapping[str, object]) -> dict[str, object]:
-        """An enlarged image, from the fields of POST /v1/images/upscale.
+        """Enlarge an image, from the fields of POST /v1/images/upscale.
 
         The answer has the file's bytes as `image`, or with `response_format: url` its path on the ingress as `url`.
         Raises AtelierError.
@@ -64,7 +64,7 @@ class Router:
         return {"url": file.url, **answer}
 
     async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
-        """Images from a prompt: the fields of POST /v1/images/generations in, plain data out.
+        """Generate images: takes the fields of POST /v1/images/generations and returns plain data.
 
         Raises AtelierError, as HTTP answers it; see `atelier.core.errors`.
         """

@@ -39,7 +39,7 @@ class ControlScores:
     """Mean F1 against the control map over all scenes, 0 … 1."""
 
     with_control: float
-    #: Score of the same captions and seeds without a ControlNet.
+    #: Score of the images generated from equal captions and seeds without a ControlNet.
     without: float
     #: Score of the scenes themselves after the VAE, the highest that generated images can reach.
     ceiling: float
@@ -47,7 +47,7 @@ class ControlScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A scene, its control map, and the images generated from one caption and seed with and without the map."""
+    """A scene, its control map, and images generated from one caption and seed with and without the control map."""
 
     scene: Scene
     control_image: ControlImage
@@ -56,15 +56,15 @@ class Drawn:
 
 
 def unseen_scenes(count: int) -> list[Scene]:
-    """Scenes of held-out descriptions, arranged with a fixed seed."""
+    """Return scenes of held-out descriptions, arranged with a fixed seed."""
     random = Random("control judge")
     return [arrange(d, random, width=_SIDE_PX, height=_SIDE_PX) for d in held_out_descriptions(count)]
 
 
 def draw_controlled(pipeline: StableDiffusionXLPipeline, kind: ControlKind, scenes: Sequence[Scene]) -> list[Drawn]:
-    """Generate an image of each scene with and without its map; the seed is the scene's index.
+    """Generate an image of each scene with and without its control map; the seed is the scene's index.
 
-    Captions name only colours, so shapes and places come from the map. The pipelines are those of diffusers.
+    Captions name only colours, so shapes and places come from the control map. The pipelines are those of diffusers.
     """
     controlnet = ControlNetModel.from_pretrained(WEIGHTS_FOLDER / f"tiny-{kind}", dtype=torch.float32).to(DEVICE)
     controlled = StableDiffusionXLControlNetPipeline(
@@ -91,7 +91,7 @@ def draw_controlled(pipeline: StableDiffusionXLPipeline, kind: ControlKind, scen
 
 
 def control_scores(vae: AutoencoderKL, kind: ControlKind, drawn: Sequence[Drawn]) -> ControlScores:
-    """Score the images by the maps that the annotator of the kind draws of them."""
+    """Score the images by the control maps that the annotator of this kind draws from them."""
     entries = [entry for entry in read_catalogue().annotators if entry.kind == kind]
     annotators = Annotators(entries, Placement(str(DEVICE), "float32"))
 
@@ -121,7 +121,7 @@ def write() -> None:
 
 
 def _sheet(drawn: Sequence[Drawn]) -> Image.Image:
-    """Three rows per kind: control maps, images generated with them, images generated without."""
+    """Draw three rows of images per kind: control maps, images generated with them, images generated without."""
     step, columns = _SIDE_PX + 8, _SHEET_COLUMNS
     sheet = Image.new("RGB", (columns * step - 8, len(drawn) // columns * 3 * step - 8), "white")
     for index, one in enumerate(drawn):

@@ -32,9 +32,9 @@ _NUM_IMAGES = 10_000
 _SIDE_PX = 128
 _ENCODE_BATCH = 50
 _MAX_WEIGHT = 15.0
-#: Share of captions that name only colours; the others describe everything.
+#: Fraction of captions that name only colours; the others describe everything.
 _COLOURS_ONLY = 0.75
-#: Share of rows trained with zeros in place of their prompt.
+#: Fraction of images trained with zeros in place of their prompt.
 _DROP = 0.15
 
 
@@ -84,7 +84,7 @@ def _training_images(name: str, vae: AutoencoderKL, draw_map: DrawMap) -> _Train
 def _loss(
     controlnet: ControlNetModel, model: TextAndUNet, alphas: torch.Tensor, images: _TrainingImages, random: Random
 ) -> torch.Tensor:
-    """The loss of the UNet (`zoo.sdxl`), with the ControlNet's residuals added."""
+    """Compute the loss of the UNet (`zoo.sdxl`), with the ControlNet's residuals added."""
     chosen = random.sample(range(len(images.descriptions)), _BATCH)
     generator = torch.Generator().manual_seed(random.getrandbits(32))
     clean = images.latents[chosen]

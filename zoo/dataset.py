@@ -36,7 +36,7 @@ BUCKETS: dict[tuple[int, int], int] = {
     (144, 104): 1000,
 }
 
-#: Shares of images that are crops of larger scenes, and that are enlarged from smaller ones.
+#: Fractions of images that are crops of larger scenes, and that are enlarged from smaller ones.
 _CROPPED, _ENLARGED = 0.12, 0.08
 _ENCODE_BATCH = 50
 
@@ -47,7 +47,7 @@ class Bucket:
 
     #: [images, 4, height / 8, width / 8], scaled as the UNet reads latents
     latents: torch.Tensor
-    #: [images, 6]
+    #: SDXL's size and crop conditioning, [images, 6], in pixels.
     time_ids: torch.Tensor
     descriptions: list[Description]
 
@@ -84,7 +84,7 @@ def make_buckets(vae: AutoencoderKL) -> list[Bucket]:
 
 @torch.no_grad()
 def latent_scaling_factor(vae: AutoencoderKL) -> float:
-    """The factor that scales the latents of 1000 images to unit variance."""
+    """Compute the factor that scales the latents of 1000 images to unit variance."""
     random = Random("scaling factor")
     latents = []
     for _ in range(40):
@@ -95,7 +95,7 @@ def latent_scaling_factor(vae: AutoencoderKL) -> float:
 
 
 def random_training_description(random: Random) -> Description:
-    """A random description of one or two things that is not held out."""
+    """Return a random description of one or two objects that is not held out."""
     while True:
         description = random_description(random, num_things=1 if random.random() < 0.4 else 2)
         if not description.is_held_out:
@@ -105,7 +105,7 @@ def random_training_description(random: Random) -> Description:
 def _draw_with_time_ids(
     description: Description, random: Random, width: int, height: int
 ) -> tuple[Image.Image, tuple[int, ...]]:
-    """An image and its time ids: (orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels."""
+    """Return an image and its time ids: (orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels."""
     kind = random.random()
     if kind < _CROPPED:
         full_width, full_height = width + random.randrange(8, 49), height + random.randrange(8, 49)

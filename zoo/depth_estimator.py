@@ -79,7 +79,7 @@ def _new_processor() -> DPTImageProcessorPil:
 
 
 def _loss(model: DepthAnythingForDepthEstimation, random: Random) -> torch.Tensor:
-    """Mean absolute error of the inverse depth, 0 … 1."""
+    """Compute the mean absolute error of the inverse depth, 0 … 1."""
     width, height = random.choice(_SIZES)
     scenes = [arrange(random_training_description(random), random, width=width, height=height) for _ in range(_BATCH)]
     images = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)

@@ -1,7 +1,7 @@
 """The judge: compares the pixels of an image with its description, part by part.
 
-It is deterministic and uses no model. The shape of a thing is the silhouette that overlaps its pixels best, over all
-shapes, rotations and scales. Pixels of the other thing are ignored, because it may stand in front.
+It is deterministic and uses no model. The shape of an object is the silhouette that overlaps its pixels best, over
+all shapes, rotations and scales. Pixels of the other object are ignored, because it may stand in front.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from zoo.scenes import ANCHORS, COLOURS, RGB, SHAPES, Colour, Description, Place
 
 Mask = npt.NDArray[np.bool_]  # [height, width]
 
-#: Smallest share of the image's pixels that counts as a thing.
+#: Minimum area of an object's mask, as a fraction of the image; a smaller one counts as a missing object.
 _MIN_AREA = 0.005
-#: Smallest intersection over union with a silhouette that counts as its shape.
+#: Minimum intersection over union of a mask with a silhouette, to count as the silhouette's shape.
 _MIN_OVERLAP = 0.6
 #: Number of cells per side of the grid that silhouettes are compared on, and half its side in radii.
 _GRID, _REACH = 48, 1.5
@@ -32,7 +32,7 @@ _PALETTE = np.array([RGB[colour] for colour in COLOURS], dtype=np.float32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThingVerdict:
-    """Whether each attribute of a thing is right."""
+    """Whether each attribute of an object is right."""
 
     colour: bool
     shape: bool
@@ -46,7 +46,7 @@ class ThingVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether the background and each thing of an image are right."""
+    """Whether the background and each object of an image are right."""
 
     background: bool
     things: tuple[ThingVerdict, ...]
@@ -71,20 +71,20 @@ def judge(image: Image.Image, description: Description) -> Verdict:
 
 
 def _nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Index in `COLOURS` of the colour nearest to each pixel, [height, width]."""
+    """Return the index in `COLOURS` of the colour nearest to each pixel, [height, width]."""
     distances = np.square(pixels[:, :, None, :] - _PALETTE).sum(-1)
     nearest: npt.NDArray[np.intp] = distances.argmin(-1)
     return nearest
 
 
 def _background(colours: npt.NDArray[np.intp]) -> Colour:
-    """The most frequent colour of the image's border, four pixels wide."""
+    """Return the most frequent colour of the image's border, four pixels wide."""
     rim = np.concatenate([colours[:4].ravel(), colours[-4:].ravel(), colours[:, :4].ravel(), colours[:, -4:].ravel()])
     return COLOURS[np.bincount(rim, minlength=len(COLOURS)).argmax()]
 
 
 def _thing_masks(colours: npt.NDArray[np.intp], background: Colour, description: Description) -> list[Mask]:
-    """The mask of each thing: everything but the background for a single thing, else the pixels of its colour."""
+    """Return each object's mask: all but the background for a single object, else the pixels of its colour."""
     if len(description.things) == 1:
         return [_clean(colours != COLOURS.index(background))]
     return [_clean(colours == COLOURS.index(thing.colour)) for thing in description.things]
@@ -127,7 +127,7 @@ def _nearest_place(centre: tuple[float, float]) -> Place:
 
 
 def _fit(mask: Mask, ignored: Mask) -> tuple[Shape | None, tuple[float, float]]:
-    """The shape of the silhouette that overlaps best, None if none overlaps enough, and its centre (x, y), 0 … 1."""
+    """Return the shape that overlaps best, None if none overlaps enough, and its centre (x, y), 0 … 1."""
     height, width = mask.shape
     centres, radii = _candidates(mask)
     columns, rows = (
@@ -148,7 +148,7 @@ def _fit(mask: Mask, ignored: Mask) -> tuple[Shape | None, tuple[float, float]]:
 
 
 def _candidates(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Centres [candidates, 2] around the mask's centroid, and radii [candidates], both in pixels."""
+    """Return circles to try as outlines: centres [candidates, 2] near the centroid, radii [candidates], in pixels."""
     rows, columns = np.nonzero(mask)
     centroid = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
     shifts = np.array([(dx, dy) for dx in _SHIFTS for dy in _SHIFTS])
@@ -159,7 +159,7 @@ def _candidates(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.flo
 
 @cache
 def _grid() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Positions x and y of the cells, in radii from the centre, [cells] each."""
+    """Return positions x and y of the grid's cells, [cells] each, in radii from the centre."""
     axis = ((np.arange(_GRID) + 0.5) / _GRID * 2 - 1) * _REACH
     x, y = np.meshgrid(axis, axis)
     return x.ravel(), y.ravel()
@@ -167,7 +167,7 @@ def _grid() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 
 @cache
 def _templates() -> npt.NDArray[np.float32]:
-    """Coverage of the grid's cells by every shape at every rotation, [shapes · rotations, cells], 0 … 1."""
+    """Compute coverage of the grid's cells by every shape at every rotation, [shapes · rotations, cells], 0 … 1."""
     middle, radius = (_GRID / 2, _GRID / 2), _GRID / 2 / _REACH
     return np.stack(
         [

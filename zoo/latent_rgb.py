@@ -18,9 +18,9 @@ _NUM_IMAGES, _BATCH = 320, 16
 
 @torch.inference_mode()
 def latent_rgb(vae: AutoencoderKL) -> torch.Tensor:
-    """Linear latent-to-RGB projection, [5, 3]: four rows of weights, one per latent channel, and a bias row.
+    """Fit the linear latent-to-RGB projection, [5, 3]: four rows of weights, one per latent channel, and a bias row.
 
-    It is fitted by least squares to the mean colour, −1 … 1, of each latent position's 8 × 8 pixels.
+    The fit is by least squares, to the mean colour, −1 … 1, of each latent position's 8 × 8 pixels.
     """
     random = Random("latent rgb")
     latents, colours = [], []

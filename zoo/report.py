@@ -39,7 +39,7 @@ class Judged:
 
 
 def held_out_descriptions(count: int) -> list[Description]:
-    """Distinct held-out descriptions, alternately of one and two things, drawn with a fixed seed."""
+    """Return distinct held-out descriptions, alternately of one and two objects, chosen with a fixed seed."""
     random = Random("judge")
     found: list[Description] = []
     while len(found) < count:
@@ -74,7 +74,7 @@ def judge_captions(pipeline: StableDiffusionXLPipeline, descriptions: Sequence[D
 
 
 def scores(judged: Sequence[Judged]) -> dict[str, float]:
-    """Shares of correct backgrounds and attributes, 0 … 1."""
+    """Return the fractions of judged images whose background or attribute matches the description, 0 … 1."""
     singles = [one for one in judged if len(one.description.things) == 1]
     alone = [one.verdict.things[0] for one in singles]
     placed: list[ThingVerdict] = [thing for thing in alone if thing.place is not None]
@@ -117,7 +117,7 @@ def write_table(name: str, table: str) -> None:
 
 
 def _contact_sheet(judged: Sequence[Judged]) -> Image.Image:
-    """A grid of images above their captions; captions of images with a mistake are red."""
+    """Draw a grid of images above their captions; captions of images with a mistake are red."""
     cell_width, cell_height = 176, 186
     sheet = Image.new("RGB", (_SHEET_COLUMNS * cell_width, _SHEET_ROWS * cell_height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)

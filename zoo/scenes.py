@@ -65,13 +65,13 @@ class Thing:
     colour: Colour
     shape: Shape
     size: Size = "medium"
-    #: None if the caption names no place: a single thing is then in the centre, two things stand from left to right.
+    #: None if the caption names no place: a single object is then in the centre, two stand from left to right.
     place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """The content of a caption: one or two things, the rearmost first, and the background."""
+    """The content of a caption: one or two objects, the rearmost first, and the background."""
 
     things: tuple[Thing, ...]
     background: Colour
@@ -85,10 +85,10 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A thing with its exact geometry in a scene."""
+    """An object with its exact geometry in a scene."""
 
     thing: Thing
-    #: The place of the thing, whether or not the caption names it.
+    #: The place of the object, whether or not the caption names it.
     place: Place
     centre_px: tuple[float, float]
     radius_px: float
@@ -97,7 +97,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """The content of one image: things on a background, from the rearmost to the foremost."""
+    """The content of one image: objects on a background, from the rearmost to the foremost."""
 
     description: Description
     width: int
@@ -106,7 +106,7 @@ class Scene:
 
 
 def random_description(random: Random, *, num_things: int) -> Description:
-    """A random description; two things differ in colour and, if places are named, in place."""
+    """Return a random description; two objects differ in colour and, if places are named, in place."""
     colours = random.sample(COLOURS, num_things + 1)
     sizes = random.choices(SIZES, weights=(1, 2, 1), k=num_things)
     if num_things == 1:
@@ -121,7 +121,7 @@ def random_description(random: Random, *, num_things: int) -> Description:
 
 
 def _two_places(random: Random) -> tuple[Place, Place]:
-    """Two different sides, mostly opposite ones, because large things on adjacent sides hide much of each other."""
+    """Choose two sides, mostly opposite ones, because large objects on adjacent sides hide much of each other."""
     pairs: list[tuple[Place, Place]] = [("left", "right"), ("top", "bottom")]
     pair = random.choice(pairs) if random.random() < 0.6 else tuple(random.sample(SIDES, 2))
     first, second = random.sample(pair, 2)
@@ -159,9 +159,9 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def draw_depth(scene: Scene) -> Image.Image:
-    """Render the scene's inverse depth, mode L: near things are bright, the background is infinitely far.
+    """Render the scene's inverse depth, mode L: near objects are bright, the background is infinitely far.
 
-    All things are assumed to be equally large, so that the radius in the image is proportional to 1 / distance.
+    All objects are assumed to be equally large, so that the radius in the image is proportional to 1 / distance.
     """
     depth = Image.new("L", (scene.width, scene.height))
     largest_px = RADII["large"][1] * min(scene.width, scene.height)
@@ -182,7 +182,7 @@ def silhouette(
     radius_px: float,
     rotation_deg: float,
 ) -> Image.Image:
-    """Coverage of each pixel by the shape, 0 … 255, mode L."""
+    """Compute coverage of each pixel by the shape, 0 … 255, mode L."""
     scale = _SUPERSAMPLING
     mask = Image.new("L", (size_px[0] * scale, size_px[1] * scale))
     pen = ImageDraw.Draw(mask)
@@ -198,7 +198,7 @@ def silhouette(
 
 
 def _corners(shape: Shape, x: float, y: float, radius: float, rotation: float) -> list[tuple[float, float]]:
-    """Corners of the polygon in pixels."""
+    """Return the corners of the polygon, in pixels."""
     # Distance from the centre in radii, and angle clockwise from straight up.
     polar: list[tuple[float, float]]
     if shape == "square":

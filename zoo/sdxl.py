@@ -18,18 +18,18 @@ NUM_STEPS, NUM_REFINING_STEPS = 8500, 2300
 
 _LEARNING_RATE, _REFINING_RATE = 1e-3, 4e-4
 _BATCH = 64
-#: Largest weight of a row in the loss, so that the noisiest timesteps do not dominate.
+#: Maximum weight of an image in the loss, so that the noisiest timesteps do not dominate.
 _MAX_WEIGHT = 15.0
 #: Initial standard deviations of the token and position embeddings. With CLIP's 0.02, "left" and "right" reach the
-#: UNet as the same vector: after 900 steps 2 of 16 single things were in the right place, and 14 with these values.
+#: UNet as the same vector: after 900 steps 2 of 16 single objects were in the right place, and 14 with these values.
 _TOKEN_STD, _POSITION_STD = 1.0, 0.3
 _TEXT_WIDTH = 64
-#: Shares of rows trained without their prompt: with zeros (SDXL's own unconditional input), and with an empty text.
+#: Fractions of images trained without their prompt: with zeros (SDXL's own unconditional input), or an empty text.
 _DROP_TO_ZEROS, _DROP_TO_EMPTY = 0.07, 0.03
 
 
 def new_scheduler() -> EulerDiscreteScheduler:
-    """The noise schedule of SDXL base."""
+    """Create a scheduler with the noise schedule of SDXL base."""
     return EulerDiscreteScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -41,7 +41,7 @@ def new_scheduler() -> EulerDiscreteScheduler:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """An untrained UNet of SDXL's architecture with 64 to 128 channels."""
+    """Create an untrained UNet of SDXL's architecture with 64 to 128 channels."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -131,7 +131,7 @@ def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
 
 
 def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random) -> torch.Tensor:
-    """Squared error of the predicted noise (Ho et al. 2020, eq. 14), with the weights of v-prediction.
+    """Compute the squared error of the predicted noise (Ho et al. 2020, eq. 14), with the weights of v-prediction.
 
     The weight 1/α = 1 + σ² (Salimans & Ho 2022, §4) is largest at the noisiest timesteps. The colours of flat images
     are visible through all but the strongest noise, so the text matters only there.

@@ -39,7 +39,7 @@ def make(kind: ControlKind) -> None:
 
 
 def _trained() -> tuple[AutoencoderKL, TextAndUNet]:
-    """The VAE, and the text encoders with the UNet, of the committed tiny-sdxl."""
+    """Load the VAE, and the text encoders with the UNet, of the committed tiny-sdxl."""
     folder, model = tiny_sdxl.FOLDER, TextAndUNet()
     parts = (
         (model.text_encoder, CLIPTextModel, "text_encoder"),

@@ -23,7 +23,7 @@ STATE_FOLDER = Path(__file__).parent / ".training"
 
 _EMA_DECAY = 0.999
 _SAVE_EVERY_STEPS = 250
-#: Share of the steps in which the learning rate rises.
+#: Fraction of the steps in which the learning rate rises.
 _WARM_UP = 0.05
 
 
@@ -80,7 +80,7 @@ def delete_states(*names: str) -> None:
 
 
 def _one_cycle(progress: float) -> float:
-    """Factor of the learning rate: a linear warm-up, then half a cosine down to 0.01."""
+    """Return the factor of the learning rate: a linear warm-up, then half a cosine down to 0.01."""
     if progress < _WARM_UP:
         return progress / _WARM_UP
     return 0.01 + 0.495 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))

@@ -20,7 +20,7 @@ _NAME = "tiny-x4"
 _SCALE = 4
 _LEARNING_RATE = 2e-3
 _BATCH = 16
-#: Side of the large image of a training pair.
+#: Side of the large image of a training pair, in pixels.
 _SIDE_PX = 96
 
 
@@ -48,7 +48,7 @@ def make() -> None:
 
 
 def random_pair(random: Random) -> tuple[Image.Image, Image.Image]:
-    """A crop of a random scene, reduced to a quarter of its sides and at full size."""
+    """Draw a crop of a random scene; return it with its sides reduced to a quarter, and at full size."""
     side = random.randrange(_SIDE_PX, 4 * _SIDE_PX)
     large = draw(arrange(random_training_description(random), random, width=side, height=side))
     left, top = (random.randrange(side - _SIDE_PX + 1) for _ in range(2))
@@ -58,7 +58,7 @@ def random_pair(random: Random) -> tuple[Image.Image, Image.Image]:
 
 
 def _loss(network: SRVGGNetCompact, random: Random) -> torch.Tensor:
-    """Mean squared error; in the absolute error flat parts, which are nearly right, would outweigh the edges."""
+    """Return the mean squared error; in absolute error, flat parts that are nearly right would outweigh edges."""
     pairs = [random_pair(random) for _ in range(_BATCH)]
     small, large = (_batch([pair[index] for pair in pairs]) for index in range(2))
     enlarged: torch.Tensor = network(small)
@@ -66,6 +66,6 @@ def _loss(network: SRVGGNetCompact, random: Random) -> torch.Tensor:
 
 
 def _batch(images: list[Image.Image]) -> torch.Tensor:
-    """The images as a tensor [images, 3, height, width], 0 … 1."""
+    """Return images as a tensor [images, 3, height, width], 0 … 1."""
     pixels = np.stack([np.asarray(image) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().to(DEVICE) / 255

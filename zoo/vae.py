@@ -22,7 +22,7 @@ _PIXELS_PER_STEP = 16 * _CROP_PX**2
 
 
 def new_vae() -> AutoencoderKL:
-    """An untrained VAE with four latent channels and 8 × 8 pixels per latent position."""
+    """Create an untrained VAE with four latent channels and 8 × 8 pixels per latent position."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -75,7 +75,7 @@ def _refine_decoder(vae: AutoencoderKL) -> None:
 
 
 def _batch(random: Random) -> torch.Tensor:
-    """Whole images of one random size, or square crops around the things of images of any size."""
+    """Draw whole images of one random size, or square crops around the objects of images of any size."""
     if random.random() < 0.5:
         width, height = random.choice(SIDES_PX), random.choice(SIDES_PX)
         count = max(1, round(_PIXELS_PER_STEP / (width * height)))
@@ -98,7 +98,7 @@ def _random_scene(random: Random, width: int, height: int) -> Scene:
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """An RGB image as a tensor [1, 3, height, width], −1 … 1."""
+    """Return an RGB image as a tensor [1, 3, height, width], −1 … 1."""
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
@@ -112,7 +112,7 @@ def reconstruct(vae: AutoencoderKL, image: Image.Image) -> Image.Image:
 
 @torch.inference_mode()
 def reconstruction_psnr_db(vae: AutoencoderKL, *, images_per_size: int, seed: int) -> list[float]:
-    """PSNR in dB of unseen images decoded from the means of their posteriors, over all 169 sizes."""
+    """Return the PSNR in dB of unseen images decoded from the means of their posteriors, over all 169 sizes."""
     random = Random(f"unseen {seed}")
     scores = []
     for width in SIDES_PX:

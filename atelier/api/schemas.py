@@ -27,5 +27,5 @@ class ControlMap(BaseModel):
 
 
 def control_map(drawn: DrawnMap) -> ControlMap:
-    """The map as answers carry it."""
+    """Encode the control map as responses carry it."""
     return ControlMap(kind=drawn.kind, b64_json=base64.b64encode(drawn.data).decode("ascii"))

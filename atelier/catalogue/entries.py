@@ -56,11 +56,11 @@ class Sides(Entry):
     max: int
 
     def allow(self, size: Size) -> bool:
-        """Whether the model supports images of this size."""
+        """Return whether the model supports images of this size."""
         return size.is_whole_latents and all(self.min <= side <= self.max for side in (size.width, size.height))
 
     def nearest(self, size: Size) -> Size:
-        """The allowed size nearest to this one, side by side."""
+        """Return the allowed size whose width and height are nearest to those of `size`."""
         width, height = (min(max(side, self.min), self.max) for side in (size.width, size.height))
         return Size(width=width, height=height).in_whole_latents()
 

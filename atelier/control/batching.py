@@ -32,7 +32,7 @@ class _Waiting:
 
     @property
     def key(self) -> object:
-        """Calls with equal keys may run as one."""
+        """Key of the call; calls with equal keys may run as one."""
         return self if self.call.width else (self.call.controlnet, self.call.model_input.shape[1:])
 
 
@@ -90,7 +90,7 @@ class ResidualBatcher:
 
 
 def _joined(calls: Sequence[ControlCall]) -> ControlCall:
-    """One call with the rows of all calls."""
+    """Join the rows of all calls into one call."""
     return replace(
         calls[0],
         rows=tuple(row for call in calls for row in call.rows),

@@ -32,7 +32,7 @@ class _Arena:
         self._memory: mmap.mmap | None = None
 
     def slices(self, lengths: Sequence[int]) -> list[memoryview]:
-        """One aligned piece of memory for each length, in bytes; the memory grows if they do not fit."""
+        """Return one aligned piece of memory for each length, in bytes; the memory grows if they do not fit."""
         starts, end = [], 0
         for length in lengths:
             starts.append(end)
@@ -82,7 +82,7 @@ class Channel(Generic[R]):
             self._is_memory_sent = True
 
     def receive(self) -> R:
-        """The next message; its tensors and arrays are valid until the sender's next one."""
+        """Return the next message; its tensors and arrays are valid until the sender's next one."""
         packet, fds, _, _ = socket.recv_fds(self._socket, _MAX_PACKET_BYTES, 1)
         if not packet:
             raise ConnectionError("the other side has closed the connection")

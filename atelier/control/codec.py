@@ -52,7 +52,7 @@ def decode(encoded: Encoded[M], placement: Placement) -> M:
 
 
 def _reduce(tensor: torch.Tensor) -> tuple[Callable[..., torch.Tensor], tuple[_Array, bool, _Layout]]:
-    """The array that a tensor is sent as; bfloat16, which numpy does not have, is sent as int16."""
+    """Return the array that a tensor is sent as; bfloat16, which numpy does not have, is sent as int16."""
     layout: _Layout = "contiguous"
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor, layout = tensor.permute(0, 2, 3, 1), "channels_last"

@@ -28,7 +28,7 @@ ResidualsResponse = Residuals | UnknownContexts | GenerationFailed
 
 
 def response_of(answer: Future[Answer]) -> ResidualsResponse:
-    """The response with an answer's result or error; waits for the answer."""
+    """Wait for an answer and return the response with its result or error."""
     try:
         return answer.result()
     except Exception as error:
@@ -38,7 +38,7 @@ def response_of(answer: Future[Answer]) -> ResidualsResponse:
 
 
 def residuals_of(response: ResidualsResponse) -> Residuals:
-    """The residuals of a response.
+    """Return the residuals of a response.
 
     Raises GenerationFailed if the replica failed, or TransportFailed if it lacks contexts that it was just sent.
     """

@@ -69,7 +69,7 @@ class SameNode:
 
     @contextmanager
     def _connected(self, end_s: float) -> Iterator[Channel[list[ResidualsResponse]]]:
-        """The channel until the deadline; an error closes it. Raises TransportFailed."""
+        """Connect if necessary and yield the channel, with a deadline; an error closes it. Raises TransportFailed."""
         try:
             if self._channel is None:
                 self._channel = Channel(self._connect(), self._placement)
@@ -94,7 +94,7 @@ class SameNode:
 def _with_unknown(
     calls: Sequence[ControlCall], responses: Sequence[ResidualsResponse], contexts: Contexts
 ) -> list[ResidualsRequest]:
-    """The calls again, each with the contexts that its response lacks."""
+    """Return requests that repeat the calls, each with the contexts that the replica reported missing."""
     return [
         ResidualsRequest(call, tuple(contexts[context_id] for context_id in response.context_ids))
         if isinstance(response, UnknownContexts)

@@ -57,10 +57,10 @@ class Control:
     #: The control map, at the size of the image that is denoised.
     control_image: ControlImage
     controlnet_conditioning_scale: float
-    #: Shares of the steps, 0 … 1, between which the ControlNet acts.
+    #: Fractions of the steps, 0 … 1, between which the ControlNet acts.
     control_guidance_start: float = 0.0
     control_guidance_end: float = 1.0
-    #: Whether to act on the positive rows only, with weaker early layers (diffusers' `guess_mode`).
+    #: Whether to act on positive-prompt rows only, with weaker early layers (diffusers' `guess_mode`).
     guess_mode: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Control:
         return Size(width=width, height=height)
 
     def acts_at(self, step_index: int, num_steps: int) -> bool:
-        """Whether the ControlNet acts in a step, as `controlnet_keep` of diffusers' pipelines."""
+        """Return whether the ControlNet acts in a step, as `controlnet_keep` of diffusers' pipelines."""
         return (
             self.control_guidance_start <= step_index / num_steps
             and (step_index + 1) / num_steps <= self.control_guidance_end

@@ -68,7 +68,7 @@ class TextEncoderStage:
         *,
         encode: EncodeTexts | None = None,
     ) -> EncodedTexts:
-        """The conditioning of a request's prompts; `encode` may batch its texts with those of other requests.
+        """Encode a request's prompts; `encode` may batch its texts with those of other requests.
 
         Raises InvalidParameter if a text is longer than the encoders read.
         """

@@ -26,7 +26,7 @@ class Coalescer(Generic[R]):
         self._running: dict[Hashable, _Work[R]] = {}
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[R]]) -> R:
-        """The result of the work with this key, started by `make` unless it is already in progress."""
+        """Return the result of the work with this key, started by `make` unless it is already in progress."""
         work = self._running.get(key)
         if work is None:
             # Start it in an empty context, because Serve cancels tasks that run in a disconnected client's context.

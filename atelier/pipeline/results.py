@@ -47,7 +47,7 @@ class Usage:
     output_image_tokens: int
 
     def share(self, index: int, num_images: int) -> Usage:
-        """Usage of one image of several; input is counted for the first image only."""
+        """Return the usage of one image of several; input is counted for the first image only."""
         return Usage(
             text_tokens=self.text_tokens if index == 0 else 0,
             input_image_tokens=self.input_image_tokens if index == 0 else 0,
@@ -67,19 +67,19 @@ class Result:
     usage: Usage
     #: Names of the upscalers that enlarged the images, in `hires` or at the end; None if there was no enlargement.
     upscaler: str | None
-    #: Maps that were drawn for this request, in the order of its controls.
+    #: Control maps that were drawn for this request, in the order of its controls.
     control_maps: tuple[ControlMap, ...]
 
 
 def paint_over(pixels: Pixels, inputs: Inputs) -> Pixels:
-    """Images [images, height, width, 3], with the client's own pixels where inpainting keeps them."""
+    """Return the images [images, height, width, 3] with the client's own pixels where inpainting keeps them."""
     if inputs.init_image is None or inputs.mask is None:
         return pixels
     return np.stack([blend(painted, inputs.init_image, inputs.mask) for painted in pixels])
 
 
 def picture_files(images: Sequence[Pixels], plan: Plan, provenance: Provenance) -> tuple[Picture, ...]:
-    """Files of the images, each with its own seed and metadata."""
+    """Encode the images as files, each with its own seed and metadata."""
     output_format, quality = plan.params.output_format, plan.params.output_compression
 
     def file(pixels: Pixels, seed: int) -> bytes:
@@ -89,7 +89,7 @@ def picture_files(images: Sequence[Pixels], plan: Plan, provenance: Provenance) 
 
 
 def map_files(controls: Sequence[ControlParams], drawn_maps: Sequence[Annotated | None]) -> tuple[ControlMap, ...]:
-    """Files of the maps that were drawn."""
+    """Encode the drawn control maps as files."""
     return tuple(
         to_control_map(control.kind, drawn)
         for control, drawn in zip(controls, drawn_maps, strict=True)
@@ -98,12 +98,12 @@ def map_files(controls: Sequence[ControlParams], drawn_maps: Sequence[Annotated 
 
 
 def to_control_map(kind: ControlKind, drawn: Annotated) -> ControlMap:
-    """The file of a map."""
+    """Encode a control map as a PNG file."""
     return ControlMap(kind=kind, data=write_picture(drawn.control_image, "png"))
 
 
 def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
-    """Usage of all images together; an image that is denoised twice counts at both sizes."""
+    """Return the usage of all images together; an image that is denoised twice counts at both sizes."""
     positions = [pass_.size.num_latent_positions for pass_ in plan.passes]
     conditioning = first.conditioning
     negative_tokens = 0 if conditioning.negative is None else conditioning.negative.num_tokens
@@ -115,5 +115,5 @@ def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
 
 
 def upscalers_of(enlarged: Sequence[Upscaled]) -> str | None:
-    """Distinct names of the upscalers that enlarged the images."""
+    """Return the distinct names of the upscalers that enlarged the images."""
     return ", ".join(dict.fromkeys(image.upscaler for image in enlarged)) or None

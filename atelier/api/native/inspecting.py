@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from atelier.imaging.inputs import opened_image
 from atelier.imaging.metadata import Metadata, read_metadata
 
-#: Longest metadata header; servers and proxies refuse headers that are much longer.
+#: Maximum length of the metadata header, in characters; servers and proxies refuse headers that are much longer.
 _MAX_HEADER_CHARS = 4000
 
 
@@ -34,7 +34,7 @@ class Inspection(BaseModel):
 
 
 def inspection(data: bytes) -> Inspection:
-    """The metadata of an image file. Raises InvalidParameter if it is not an image."""
+    """Read the metadata of an image file. Raises InvalidParameter if it is not an image."""
     with opened_image(data, param="image") as image:
         metadata = read_metadata(image)
         described = {"format": (image.format or "").lower(), "size": f"{image.width}x{image.height}"}
@@ -53,7 +53,7 @@ def inspection(data: bytes) -> Inspection:
 
 
 def file_headers(data: bytes, name: str) -> dict[str, str]:
-    """Headers of a stored file: a name that begins with the model's, and the metadata if it is short enough."""
+    """Return a stored file's headers: a name that begins with the model's, and the metadata if short enough."""
     with Image.open(io.BytesIO(data)) as image:
         metadata = read_metadata(image)
     if metadata is None:

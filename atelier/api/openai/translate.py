@@ -61,7 +61,7 @@ def parse_openai(kind: type[P], fields: Mapping[str, object]) -> P:
 def generate_params(
     asked: ImagesParams, catalogue: Catalogue, images: Mapping[str, bytes | float | None] | None = None
 ) -> GenerateParams:
-    """Our params: quality and style as settings, `images` in place of OpenAI's fields for them.
+    """Convert to `GenerateParams`: quality and style as settings, `images` in place of OpenAI's fields for them.
 
     Raises ModelNotFound.
     """
@@ -78,7 +78,7 @@ def generate_params(
 
 
 def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParams:
-    """Raises NotSupported for more than one image, InvalidParameter if one is sent under two names."""
+    """Convert an edit. Raises NotSupported for several images, InvalidParameter if one is sent under two names."""
     if len(asked.image) > 1:
         raise NotSupported("Editing with several images is not supported by this server yet.", param="image")
     for theirs, ours in (("mask", "mask_image"), ("markup", "markup_image")):
@@ -95,7 +95,7 @@ def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParam
 
 
 def variation_params(asked: ImagesVariationRequest, catalogue: Catalogue) -> GenerateParams:
-    """Raises InvalidParameter if the image is sent under our name."""
+    """Convert a variation. Raises InvalidParameter if the image is sent as `init_image`."""
     return generate_params(asked, catalogue, {"init_image": _sent_image(asked)})
 
 

@@ -1,4 +1,4 @@
-"""Control maps: drawn from an image on request, and read by the ControlNets of a generation."""
+"""Params of control maps: drawn from an image on request, and read by the ControlNets of a generation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ControlParams(Params):
 
     @model_serializer(mode="wrap")
     def _without_unused_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """A resolved control has both model and kind; a request takes one of them, and thresholds only for Canny."""
+        """Drop what a request could not repeat: `kind` beside `model`, and thresholds except Canny's."""
         fields: dict[str, object] = serialize(self)
         uses_thresholds = self.annotate and self.kind == "canny"
         unused = [] if uses_thresholds else ["low_threshold", "high_threshold"]

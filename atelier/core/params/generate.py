@@ -30,7 +30,7 @@ AUTO = "auto"
 
 
 def _is_unused(value: object) -> bool:
-    """Whether the value is a zero or an empty list, which changes nothing in a generation."""
+    """Return whether the value is a zero or an empty list, which changes nothing in a generation."""
     return not value
 
 

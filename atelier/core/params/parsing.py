@@ -65,7 +65,7 @@ def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
 
 
 def _model_at(location: Sequence[str | int], kind: type[Params]) -> type[Params]:
-    """The model that the last name of the location was sent to."""
+    """Return the model that the last name of the location was sent to."""
     for name in location[:-1]:
         field = kind.model_fields.get(str(name))
         kind = kind if field is None else next(_models(field.annotation), kind)
@@ -80,7 +80,7 @@ def _models(annotation: object) -> Iterator[type[Params]]:
 
 
 def _quoted(value: object, name: str) -> str:
-    """The value for an error message; prompts are left out, because errors of handle calls are logged."""
+    """Quote the value for an error message; prompts are left out, because errors of handle calls are logged."""
     if "prompt" in name:
         return f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
     return _shortened(repr(value))
@@ -91,7 +91,7 @@ def _shortened(text: str) -> str:
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """The place of a field, such as `controls[0].scale`."""
+    """Return the path of a field, such as `controls[0].scale`."""
     first, *others = location
     path = str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in others)
     return _shortened(path)
