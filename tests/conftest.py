@@ -38,7 +38,7 @@ def local_stages(catalogue: Catalogue) -> Iterator[LocalStages]:
 
 @pytest.fixture(scope="session")
 def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
-    """The stages of the small random models."""
-    stages = LocalStages(small_catalogue, settings=_SETTINGS)
+    """The stages of the small random models, which are too small for a second thread."""
+    stages = LocalStages(small_catalogue, settings=replace(_SETTINGS, num_threads=1))
     yield stages
     stages.close()
