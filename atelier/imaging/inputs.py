@@ -116,7 +116,7 @@ def to_pixels(image: Image.Image, size: Size) -> RgbPixels:
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.asarray(_fitted(image.convert("RGB"), size))
+    return np.asarray(_fitted(_in_mode(image, "RGB"), size))
 
 
 def to_mask(image: Image.Image, size: Size) -> MaskPixels:
