@@ -38,12 +38,8 @@ def local_stages(catalogue: Catalogue) -> Iterator[LocalStages]:
 
 @pytest.fixture(scope="session")
 def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
-<<<<<<< HEAD
     """The stages of the small random models."""
     # Operations this small gain nothing from a second thread, which spins while it waits for the first.
-=======
-    """The stages of the small random models, which are too small for a second thread."""
->>>>>>> control-column
     stages = LocalStages(small_catalogue, settings=replace(_SETTINGS, num_threads=1))
     yield stages
     stages.close()
