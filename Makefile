@@ -37,7 +37,7 @@ test: setup check  ## everything that CI runs
 zoo: setup  ## train the zoo, or one model of it with MODEL=name
 	$(BIN)/python -m zoo $(MODEL)
 
-mutate: setup  ## break the lines of one ROOM of atelier and list what its quick tests let through
+mutate: setup  ## break the functions of one ROOM of atelier and list what its quick tests let through
 	$(BIN)/python -m tests.mutate $(ROOM)
 
 # pip 23, which Python 3.11 brings, takes twice as long to read the index as the pip that is installed here.

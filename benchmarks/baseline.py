@@ -1,6 +1,6 @@
-"""What one would write without Atelier: diffusers' pipeline behind FastAPI, one dedicated thread.
+"""The server that Atelier is compared with: diffusers' pipeline behind FastAPI, in one dedicated thread.
 
-A pool of threads would be 2.3 × slower on the CPU and flatter whoever is compared with it.
+In a pool of threads the pipeline would be 2.3 × slower on the CPU, which would make the comparison unfair.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from zoo.tiny_sdxl import FOLDER
 
 
 class GenerateRequest(BaseModel):
+    """The fields of a generation that the baseline reads."""
+
     prompt: str
     seed: int
     size: str = "128x128"
@@ -30,6 +32,7 @@ class GenerateRequest(BaseModel):
 
 
 def load(num_threads: int) -> StableDiffusionXLPipeline:
+    """Load the pipeline in the thread that will run it."""
     torch.set_num_threads(num_threads)
     pipeline = StableDiffusionXLPipeline.from_pretrained(FOLDER, dtype=torch.float32, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
@@ -37,9 +40,9 @@ def load(num_threads: int) -> StableDiffusionXLPipeline:
 
 
 def draw(pipeline: StableDiffusionXLPipeline, request: GenerateRequest) -> list[str]:
-    """The pictures as base64 PNG."""
+    """Generate the images as PNG files in base64."""
     width, height = map(int, request.size.split("x"))
-    pictures = pipeline(
+    images = pipeline(
         request.prompt,
         width=width,
         height=height,
@@ -49,22 +52,23 @@ def draw(pipeline: StableDiffusionXLPipeline, request: GenerateRequest) -> list[
         generator=[torch.Generator("cpu").manual_seed(request.seed + i) for i in range(request.n)],
     ).images
     encoded = []
-    for picture in pictures:
+    for image in images:
         file = io.BytesIO()
-        picture.save(file, format="PNG")
+        image.save(file, format="PNG")
         encoded.append(base64.b64encode(file.getvalue()).decode("ascii"))
     return encoded
 
 
 def build(num_threads: int) -> FastAPI:
+    """Build the HTTP application, with the pipeline loaded in its thread."""
     thread = ThreadPoolExecutor(1)
     pipeline = thread.submit(load, num_threads).result()
     app = FastAPI()
 
     @app.post("/v1/images/generations")
     async def generate(request: GenerateRequest) -> dict[str, list[dict[str, str]]]:
-        pictures = await asyncio.get_running_loop().run_in_executor(thread, draw, pipeline, request)
-        return {"data": [{"b64_json": picture} for picture in pictures]}
+        images = await asyncio.get_running_loop().run_in_executor(thread, draw, pipeline, request)
+        return {"data": [{"b64_json": image} for image in images]}
 
     return app
 

@@ -21,7 +21,8 @@ from diffusers import UNet2DConditionModel
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, Text
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
+from atelier.core.denoising import Denoised, DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
@@ -37,7 +38,7 @@ _REQUESTS, _ROWS, _STEPS = 16, 32, 20
 
 
 class BareUNet:
-    """diffusers' UNet with its own attention, called in a thread of its own."""
+    """The UNet of diffusers with its own attention, called in a thread of its own."""
 
     def __init__(self, entry: ModelEntry, *, num_threads: int) -> None:
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
@@ -59,7 +60,7 @@ class BareUNet:
         return self._thread.submit(_timed, lambda: self._unet(**arguments), repetitions).result()
 
     def keys_values_s(self, repetitions: int, *, num_rows: int) -> list[float]:
-        """The part of a call that the engine does once per request."""
+        """Duration of the part of a call that the engine does once per request."""
         prompt_embeds = self._prompt_embeds(num_rows)
         return self._thread.submit(_timed, lambda: keys_values(self._unet, prompt_embeds), repetitions).result()
 
@@ -78,34 +79,42 @@ def _timed(call: Callable[[], object], repetitions: int) -> list[float]:
 
 
 def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
+    """Equal requests, except for their seeds."""
     request = DenoiseRequest(
         request_id=RequestId("req"),
-        model="tiny-sdxl",
-        height=128,
-        width=128,
-        seeds=(0,),
-        sampling=Sampling(num_inference_steps=_STEPS),
-        guidance_scale=5.0,
+        pass_=Pass(
+            model="tiny-sdxl",
+            size=Size(width=128, height=128),
+            seeds=(0,),
+            sampling=Sampling(num_inference_steps=_STEPS),
+            guidance_scale=5.0,
+        ),
         conditioning=conditioning,
     )
-    return [replace(request, request_id=RequestId(f"req_{i}"), seeds=(i,)) for i in range(2 * _REQUESTS)]
+    return [
+        replace(request, request_id=RequestId(f"req_{i}"), pass_=replace(request.pass_, seeds=(i,)))
+        for i in range(2 * _REQUESTS)
+    ]
 
 
 def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
-    """Every sampler, 10 to 30 steps, every guidance; as many rows as `uniform`."""
+    """Requests with every sampler, 10 to 30 steps and guidance of 1.5 to 7.5; as many rows as `uniform`."""
     samplers = list(SAMPLERS)
     return [
         replace(
             request,
-            sampling=Sampling(num_inference_steps=10 + 7 * i % 21, sampler=samplers[i % len(samplers)]),
-            guidance_scale=1.5 + i % 7,
+            pass_=replace(
+                request.pass_,
+                sampling=Sampling(num_inference_steps=10 + 7 * i % 21, sampler=samplers[i % len(samplers)]),
+                guidance_scale=1.5 + i % 7,
+            ),
         )
         for i, request in enumerate(uniform(conditioning))
     ]
 
 
 def full_steps_s(engine: Engine, reports: list[StepReport], requests: Sequence[DenoiseRequest]) -> list[float]:
-    """Duration with the gap before it of every step that had all its rows."""
+    """Durations of the steps that had all rows, each with the gap before it."""
     reports.clear()
     ended: queue.Queue[Event] = queue.Queue()
     for request in requests:

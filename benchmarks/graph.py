@@ -1,4 +1,4 @@
-"""The graph on a Ray of its own, for benchmarks that go over HTTP."""
+"""The graph on its own Ray cluster, for benchmarks over HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PORT = 8765
 
 @contextmanager
 def running_graph(*, num_threads: int) -> Iterator[str]:
-    """The address of a graph whose Denoiser has so many threads."""
+    """Start a graph with `num_threads` Denoiser threads and yield its address."""
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT}, logging_config={"enable_access_log": False})
     args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})

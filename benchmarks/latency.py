@@ -1,7 +1,7 @@
-"""One image over HTTP against StableDiffusionXLPipeline called in process, alternating.
+"""Latency of one image over HTTP, compared with StableDiffusionXLPipeline in this process.
 
-`python -m benchmarks.latency` starts the graph, asks both for the same picture in turn, and prints the ratio of
-the medians. The pipeline runs in the main thread with as many threads as the Denoiser has.
+`python -m benchmarks.latency` starts the graph, generates images of equal seeds by both in turn, and prints the
+ratio of the median times. The pipeline runs in the main thread with as many threads as the Denoiser.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ _WARM_UP_ROUNDS = 3
 
 
 def over_http(client: httpx2.Client, seed: int) -> Image.Image:
+    """Generate an image with this seed through the HTTP API, and decode it."""
     answer = client.post("/v1/images/generations", json={"prompt": _PROMPT, "seed": seed}).raise_for_status()
     return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
 
 
 def in_process(pipeline: StableDiffusionXLPipeline, seed: int) -> Image.Image:
-    picture: Image.Image = pipeline(
+    """Generate an image with this seed by calling diffusers' pipeline in this process."""
+    image: Image.Image = pipeline(
         _PROMPT, num_inference_steps=20, guidance_scale=5.0, generator=torch.Generator("cpu").manual_seed(seed)
     ).images[0]
-    return picture
+    return image
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Numbers with the machine and commit they were measured on, printed and kept as JSON."""
+"""Results of benchmarks, printed and written as JSON with the machine and commit they were measured on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 def provenance(name: str) -> dict[str, str]:
-    """The benchmark, the machine it runs on and the commit it measures."""
+    """Return the benchmark, the machine it runs on and the commit it measures."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=_ROOT, check=True, capture_output=True, text=True
     ).stdout.strip()

@@ -1,9 +1,9 @@
-"""Whether the server still makes the very pictures it made before.
+"""A check that the server still makes the same images to the bit.
 
-`python -m benchmarks.same_bits --record` starts the graph, sends it the requests of `same_bits_requests` and writes
-down what comes back, with a hash of every picture's pixels. Without `--record` it sends them again and prints what
-differs; with `--concurrent` eight at a time and shuffled: `exact` must not depend on company. Bits are those of one
-kind of machine.
+`python -m benchmarks.same_bits --record` starts the graph, sends the requests of `same_bits_requests` and records the
+answers, with a hash of every image's pixels. Without `--record` it compares the answers with the recorded ones and
+prints the differences. With `--concurrent` it sends them shuffled, eight at a time, because `exact` images must not
+depend on other requests. The recorded bits are those of one kind of machine.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from PIL import Image
 
 from benchmarks.graph import running_graph
 from benchmarks.results import provenance
-from benchmarks.same_bits_requests import PICTURE, REQUESTS, Asked, input_pictures
+from benchmarks.same_bits_requests import IMAGE_PREFIX, REQUESTS, RequestCase, input_images
 
 _FILE = Path(__file__).parent / "results" / "same_bits.json"
 _NUM_THREADS = 2
 _NUM_AT_ONCE = 8
 _EVENT = "data: "
-_OF_PICTURES = ("kind", "seed", "size", "quality", "output_format", "parameters", "usage", "upscaler")
-_OF_ENHANCED = ("width", "height", "scale", "model", "is_fallback")
-_OF_EVENTS = ("type", "partial_image_index", "step", "total")
-#: Of an answer: what its request settles. Times are not among it, nor what names the machine.
-_SETTLED = (*_OF_PICTURES, *_OF_ENHANCED, *_OF_EVENTS, "error")
-_PICTURES = ("b64_json", "image")
+_IMAGE_FIELDS = ("kind", "seed", "size", "quality", "output_format", "parameters", "usage", "upscaler")
+_ENHANCED_FIELDS = ("width", "height", "scale", "model", "is_fallback")
+_EVENT_FIELDS = ("type", "partial_image_index", "step", "total")
+#: Fields of an answer that depend on its request alone, unlike times and names of the machine.
+_COMPARED_FIELDS = (*_IMAGE_FIELDS, *_ENHANCED_FIELDS, *_EVENT_FIELDS, "error")
+_ENCODED_IMAGES = ("b64_json", "image")
 _LISTS = ("data", "control_maps")
 
 Facts = dict[str, object]
 
 
 def facts_of(answer: Mapping[str, Any]) -> Facts:
-    """What an answer, or an event of one, must say again; hashes stand for pictures."""
+    """Return the part of an answer or event that is compared, with hashes in place of images."""
     return {
-        **{name: answer[name] for name in _SETTLED if name in answer},
-        **{name: fingerprint(answer[name]) for name in _PICTURES if name in answer},
+        **{name: answer[name] for name in _COMPARED_FIELDS if name in answer},
+        **{name: fingerprint(answer[name]) for name in _ENCODED_IMAGES if name in answer},
         **{name: [facts_of(part) for part in answer[name]] for name in _LISTS if name in answer},
     }
 
 
 def fingerprint(text: str) -> str:
-    """Of the pixels of a picture in base64, with or without a data URL's prefix."""
-    with Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2]))) as picture:
-        return f"{picture.mode} {picture.width}x{picture.height} {hashlib.sha256(picture.tobytes()).hexdigest()}"
+    """Return mode, size and SHA-256 of the pixels of an image in base64, with or without a data URL's prefix."""
+    with Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2]))) as image:
+        return f"{image.mode} {image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 
-async def ask(client: httpx2.AsyncClient, asked: Asked, pictures: Mapping[str, bytes]) -> Facts:
-    """What is recorded of a request."""
-    if asked.is_form:
-        response = await client.post(asked.path, **_form(asked.fields, pictures))
+async def send(client: httpx2.AsyncClient, case: RequestCase, images: Mapping[str, bytes]) -> Facts:
+    """Send a request; returns the request and the compared part of its answer."""
+    if case.is_form:
+        response = await client.post(case.path, **_form(case.fields, images))
     else:
-        response = await client.post(asked.path, json=_in_base64(asked.fields, pictures))
-    sent = {"path": asked.path, "fields": dict(asked.fields)}
+        response = await client.post(case.path, json=_in_base64(case.fields, images))
+    sent = {"path": case.path, "fields": dict(case.fields)}
     if response.headers["content-type"].startswith("text/event-stream"):
         events = [line.removeprefix(_EVENT) for line in response.text.splitlines() if line.startswith(_EVENT)]
         return {**sent, "events": [facts_of(json.loads(event)) for event in events]}
@@ -72,42 +72,44 @@ async def ask(client: httpx2.AsyncClient, asked: Asked, pictures: Mapping[str, b
     return {**sent, "answer": {"error": f"{response.status_code}: {response.text}"}}
 
 
-def _in_base64(value: Any, pictures: Mapping[str, bytes]) -> Any:
-    """JSON with pictures instead of their names."""
+def _in_base64(value: Any, images: Mapping[str, bytes]) -> Any:
+    """Replace the names of images in JSON by the images in base64."""
     if isinstance(value, Mapping):
-        return {name: _in_base64(part, pictures) for name, part in value.items()}
+        return {name: _in_base64(part, images) for name, part in value.items()}
     if isinstance(value, list):
-        return [_in_base64(part, pictures) for part in value]
-    if isinstance(value, str) and value.startswith(PICTURE):
-        return base64.b64encode(pictures[value.removeprefix(PICTURE)]).decode("ascii")
+        return [_in_base64(part, images) for part in value]
+    if isinstance(value, str) and value.startswith(IMAGE_PREFIX):
+        return base64.b64encode(images[value.removeprefix(IMAGE_PREFIX)]).decode("ascii")
     return value
 
 
-def _form(fields: Mapping[str, object], pictures: Mapping[str, bytes]) -> dict[str, Any]:
-    """A client's arguments for a form: files, and everything else as text."""
-    names = {name: value for name, value in fields.items() if isinstance(value, str) and value.startswith(PICTURE)}
-    others = {name: _in_base64(value, pictures) for name, value in fields.items() if name not in names}
+def _form(fields: Mapping[str, object], images: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return the HTTP client's arguments for a form: images as files, everything else as text."""
+    names = {
+        name: value for name, value in fields.items() if isinstance(value, str) and value.startswith(IMAGE_PREFIX)
+    }
+    others = {name: _in_base64(value, images) for name, value in fields.items() if name not in names}
     return {
-        "files": {name: (f"{name}.png", pictures[value.removeprefix(PICTURE)]) for name, value in names.items()},
+        "files": {name: (f"{name}.png", images[value.removeprefix(IMAGE_PREFIX)]) for name, value in names.items()},
         "data": {name: value if isinstance(value, str) else json.dumps(value) for name, value in others.items()},
     }
 
 
-async def ask_all(address: str, requests: Iterable[Asked], *, num_at_once: int) -> dict[str, Facts]:
-    """What is recorded of every request, by its name."""
-    waiting, pictures, recorded = iter(requests), input_pictures(), dict[str, Facts]()
+async def send_all(address: str, requests: Iterable[RequestCase], *, num_at_once: int) -> dict[str, Facts]:
+    """Send all requests, `num_at_once` at a time; returns the results of `send` by the requests' names."""
+    waiting, images, answers = iter(requests), input_images(), dict[str, Facts]()
 
     async def work(client: httpx2.AsyncClient) -> None:
-        for asked in waiting:
-            recorded[asked.name] = await ask(client, asked, pictures)
+        for case in waiting:
+            answers[case.name] = await send(client, case, images)
 
     async with httpx2.AsyncClient(base_url=address, timeout=600) as client:
         await asyncio.gather(*(work(client) for _ in range(num_at_once)))
-    return recorded
+    return answers
 
 
 def differences(before: Mapping[str, Facts], now: Mapping[str, Facts]) -> dict[str, list[str]]:
-    """By the request's name: what was, and what is instead."""
+    """Return messages with the old and the new value of everything that changed, by the requests' names."""
     found: dict[str, list[str]] = {}
     for name in {**before, **now}:
         old, new = dict(_leaves(before.get(name, {}))), dict(_leaves(now.get(name, {})))
@@ -118,7 +120,7 @@ def differences(before: Mapping[str, Facts], now: Mapping[str, Facts]) -> dict[s
 
 
 def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:
-    """Everything in JSON that has no parts, and where it is."""
+    """Yield the scalars of JSON, each with its path."""
     if isinstance(value, dict):
         for name, part in value.items():
             yield from _leaves(part, f"{place}.{name}" if place else name)
@@ -139,9 +141,9 @@ def main() -> None:
     if options.concurrent:
         Random(0).shuffle(requests)
     with running_graph(num_threads=_NUM_THREADS) as address:
-        now = asyncio.run(ask_all(address, requests, num_at_once=_NUM_AT_ONCE if options.concurrent else 1))
+        now = asyncio.run(send_all(address, requests, num_at_once=_NUM_AT_ONCE if options.concurrent else 1))
     if options.record:
-        failed = [f"{name}: {told}" for name, told in now.items() if '"error":' in json.dumps(told)]
+        failed = [f"{name}: {facts}" for name, facts in now.items() if '"error":' in json.dumps(facts)]
         if failed:
             sys.exit("\n".join(failed))
         _FILE.write_text(json.dumps({**provenance("same_bits"), "requests": now}, indent=1, sort_keys=True) + "\n")
@@ -149,7 +151,7 @@ def main() -> None:
     found = differences(before, now)
     for name, places in found.items():
         print(f"{name}:", *places, sep="\n  ")
-    print(f"{len(before) - len(found)} of {len(before)} the same")
+    print(f"{len(before) - len(found)} of {len(before)} requests gave the same answer")
     sys.exit(1 if found else 0)
 
 

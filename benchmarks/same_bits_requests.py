@@ -1,4 +1,4 @@
-"""What `benchmarks.same_bits` asks for: 60 requests of every kind, and the pictures that some of them come with."""
+"""The 60 requests of every kind that `benchmarks.same_bits` sends, and the images that some of them contain."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-#: What stands before the name of a picture, where a field is one.
-PICTURE = "@"
+#: Prefix of values that stand for an input image by its name.
+IMAGE_PREFIX = "@"
 _SIDE_PX = 128
 _CIRCLE, _STAR = (
     "a large red circle on the left, white background",
@@ -26,8 +26,8 @@ _ORIENTATION, _TURNED = 0x0112, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One request; its name says what it is about."""
+class RequestCase:
+    """One request, under a name that describes it."""
 
     name: str
     path: str
@@ -35,8 +35,8 @@ class Asked:
     is_form: bool = False
 
 
-def input_pictures() -> dict[str, bytes]:
-    """Files by the names that follow `PICTURE`."""
+def input_images() -> dict[str, bytes]:
+    """Return the image files by their names, which follow `IMAGE_PREFIX` in the fields of requests."""
     scene = _scene(_SIDE_PX, _SIDE_PX)
     noise = np.random.default_rng(0).integers(0, 255, (72, 96, 3), dtype=np.uint8)
     turned = Image.Exif()
@@ -45,61 +45,61 @@ def input_pictures() -> dict[str, bytes]:
         "scene": _file(scene, "PNG"),
         "turned": _file(_scene(200, 120), "JPEG", quality=92, exif=turned),
         "noise": _file(Image.fromarray(noise), "WEBP", lossless=True),
-        "small": _file(_without(_scene(40, 56)), "PNG"),
-        "hole": _file(_without(scene), "PNG"),
-        "light_mask": _file(_drawn("black", fill="white"), "PNG"),
-        "clear_mask": _file(_without(Image.new("RGB", scene.size, "black")), "PNG"),
-        "markup": _file(_drawn((0, 0, 0, 0), fill="blue"), "PNG"),
-        "edges": _file(_drawn("black", outline="white"), "PNG"),
-        "depth": _file(_drawn("#202020", fill="#c0c0c0"), "PNG"),
+        "small": _file(_with_hole(_scene(40, 56)), "PNG"),
+        "hole": _file(_with_hole(scene), "PNG"),
+        "light_mask": _file(_disc("black", fill="white"), "PNG"),
+        "clear_mask": _file(_with_hole(Image.new("RGB", scene.size, "black")), "PNG"),
+        "markup": _file(_disc((0, 0, 0, 0), fill="blue"), "PNG"),
+        "edges": _file(_disc("black", outline="white"), "PNG"),
+        "depth": _file(_disc("#202020", fill="#c0c0c0"), "PNG"),
     }
 
 
-def _file(picture: Image.Image, kind: str, **options: object) -> bytes:
+def _file(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def _scene(width: int, height: int) -> Image.Image:
-    """A disk and a bar before a slope of colours."""
+    """Draw a disc and a bar on a colour gradient."""
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(255, 0, height))
-    picture = Image.fromarray(np.stack([across, down, (across + down) / 2], axis=-1).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(np.stack([across, down, (across + down) / 2], axis=-1).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
     draw.ellipse((width // 8, height // 4, width // 2, 3 * height // 4), fill="red")
     draw.rectangle((5 * width // 8, height // 8, 3 * width // 4, 7 * height // 8), fill="navy")
-    return picture
+    return image
 
 
-def _without(picture: Image.Image) -> Image.Image:
-    """The picture, transparent in its middle."""
-    cut = picture.convert("RGBA")
+def _with_hole(image: Image.Image) -> Image.Image:
+    """Return the image with a transparent ellipse in its middle."""
+    cut = image.convert("RGBA")
     width, height = cut.size
     ImageDraw.Draw(cut).ellipse((width // 4, height // 4, 3 * width // 4, 3 * height // 4), fill=(0, 0, 0, 0))
     return cut
 
 
-def _drawn(
-    ground: str | tuple[int, int, int, int], *, fill: str | None = None, outline: str | None = None
+def _disc(
+    background: str | tuple[int, int, int, int], *, fill: str | None = None, outline: str | None = None
 ) -> Image.Image:
-    """A disk."""
-    picture = Image.new("RGB" if isinstance(ground, str) else "RGBA", (_SIDE_PX, _SIDE_PX), ground)
-    ImageDraw.Draw(picture).ellipse((24, 40, 88, 104), fill=fill, outline=outline, width=2)
-    return picture
+    """Draw a disc on a plain background."""
+    image = Image.new("RGB" if isinstance(background, str) else "RGBA", (_SIDE_PX, _SIDE_PX), background)
+    ImageDraw.Draw(image).ellipse((24, 40, 88, 104), fill=fill, outline=outline, width=2)
+    return image
 
 
-def _generation(name: str, **fields: object) -> Asked:
-    usual = {"prompt": _CIRCLE, "seed": 7, "num_inference_steps": 8, "reproducibility": "exact"}
-    return Asked(name=name, path="/v1/images/generations", fields={**usual, **fields})
+def _generation(name: str, **fields: object) -> RequestCase:
+    defaults = {"prompt": _CIRCLE, "seed": 7, "num_inference_steps": 8, "reproducibility": "exact"}
+    return RequestCase(name=name, path="/v1/images/generations", fields={**defaults, **fields})
 
 
-def _form(name: str, path: str, **fields: object) -> Asked:
-    usual = {"seed": 7, "num_inference_steps": 8, "reproducibility": "exact"}
-    return Asked(name=name, path=path, fields={**usual, **fields}, is_form=True)
+def _form(name: str, path: str, **fields: object) -> RequestCase:
+    defaults = {"seed": 7, "num_inference_steps": 8, "reproducibility": "exact"}
+    return RequestCase(name=name, path=path, fields={**defaults, **fields}, is_form=True)
 
 
-def _annotation(kind: str, **fields: object) -> Asked:
-    return Asked(name=f"annotate {kind}", path="/v1/images/annotate", fields={"kind": kind, **fields})
+def _annotation(kind: str, **fields: object) -> RequestCase:
+    return RequestCase(name=f"annotate {kind}", path="/v1/images/annotate", fields={"kind": kind, **fields})
 
 
 _SAMPLERS = (
@@ -134,7 +134,7 @@ _TEXTS_AND_SIZES = (
     _generation("long prompt", prompt=_LONG, size="256x128"),
     _generation("long others", prompt_2=_LONG, negative_prompt=f"{_STAR}, {_LONG}", num_inference_steps=1),
 )
-_FROM_PICTURES = (
+_FROM_IMAGES = (
     _generation("from a picture, a little", init_image="@scene", strength=0.3),
     _generation("from a turned JPEG", init_image="@turned", sampler="dpmpp_2m"),
     _generation("from noise, wholly", init_image="@noise", strength=1, sampler="heun", size="128x128"),
@@ -173,13 +173,13 @@ _LARGER = (
     _generation("four times, WebP", upscale={"scale": 4}, n=2, output_format="webp", output_compression=70),
     _generation("1.5 times, JPEG", upscale={"scale": 1.5}, output_format="jpeg", output_compression=80),
     _generation("hires, then twice", hires={"scale": 1.25}, upscale={"scale": 2, "model": "tiny-x4"}),
-    Asked(name="upscale", path="/v1/images/upscale", fields={"image": "@turned", "scale": 2}, is_form=True),
-    Asked(
+    RequestCase(name="upscale", path="/v1/images/upscale", fields={"image": "@turned", "scale": 2}, is_form=True),
+    RequestCase(
         name="upscale a transparent one",
         path="/v1/images/upscale",
         fields={"image": "@small", "scale": 3, "output_format": "webp"},
     ),
-    Asked(name="enhance-media", path="/enhance-media", fields={"image": "@scene", "scale": 1.5}),
+    RequestCase(name="enhance-media", path="/enhance-media", fields={"image": "@scene", "scale": 1.5}),
 )
 _STREAMED = (
     _generation("stream of two", stream=True, partial_images=3, progress=True, n=2),
@@ -206,7 +206,7 @@ REQUESTS = (
     *_SAMPLERS,
     *_SCHEDULES_AND_GUIDANCE,
     *_TEXTS_AND_SIZES,
-    *_FROM_PICTURES,
+    *_FROM_IMAGES,
     *_QUALITIES,
     *_CONTROLS,
     *_LARGER,

@@ -1,7 +1,8 @@
-"""Throughput over HTTP at 1, 4 and 16 clients, equal and mixed requests, against diffusers behind FastAPI.
+"""Throughput over HTTP with 1, 4 and 16 clients, compared with diffusers behind FastAPI.
 
-`python -m benchmarks.serving` starts both servers on the same machine and lets them work in turn. The ceiling is
-measured in the same run: bare UNet calls at the best width and one VAE decode per image, nothing else.
+`python -m benchmarks.serving` starts both servers on the same machine, and sends equal and mixed requests to each in
+turn. The ceiling is measured in the same run: bare UNet calls with the fastest number of rows, and one VAE decode per
+image.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _CPU = Placement("cpu", "float32")
 
 
 class Body(TypedDict):
+    """The fields of a generation that both servers read."""
+
     prompt: str
     seed: int
     size: str
@@ -46,6 +49,7 @@ class Body(TypedDict):
 
 
 def equal_requests(count: int) -> list[Body]:
+    """Return requests that differ only in their seeds."""
     return [
         Body(prompt="a red circle", seed=seed, size="128x128", n=1, num_inference_steps=20, guidance_scale=5.0)
         for seed in range(count)
@@ -53,7 +57,7 @@ def equal_requests(count: int) -> list[Body]:
 
 
 def mixed_requests(count: int) -> list[Body]:
-    """Steps 10 to 30, guidance 1 to 8, two sizes, one or two images."""
+    """Return requests with 10 to 30 steps, guidance 1 to 8, two sizes, and one or two images."""
     random = Random(0)
     return [
         Body(
@@ -69,7 +73,7 @@ def mixed_requests(count: int) -> list[Body]:
 
 
 async def images_per_s(address: str, bodies: Sequence[Body], *, num_clients: int) -> float:
-    """So many clients, each asking again as soon as it has its answer."""
+    """Measure the throughput of `num_clients` clients, each of which sends a request once it has the last answer."""
     waiting = iter(bodies)
 
     async def work(client: httpx2.AsyncClient) -> None:
@@ -85,7 +89,7 @@ async def images_per_s(address: str, bodies: Sequence[Body], *, num_clients: int
 
 
 class Ceiling:
-    """What the model alone would reach: every row at the best width, every image decoded once."""
+    """Throughput of the model alone: UNet calls with the fastest number of rows, and every image decoded once."""
 
     def __init__(self, *, num_threads: int) -> None:
         entry = read_catalogue().model("tiny-sdxl")
@@ -122,8 +126,8 @@ class Ceiling:
         return statistics.median(taken_s)
 
 
-async def share_done_after_leaving(address: str) -> float:
-    """Steps done after the client has left, as a share of those that were left to do."""
+async def share_done_after_disconnect(address: str) -> float:
+    """Measure the fraction of a request's remaining steps, 0 … 1, that run after its client has disconnected."""
     body = {"prompt": "a red circle", "size": "160x160", "num_inference_steps": 150}
     async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
         before = await _num_steps(client)
@@ -147,6 +151,7 @@ async def _num_steps(client: httpx2.AsyncClient) -> float:
 
 @contextmanager
 def running_baseline(*, num_threads: int) -> Iterator[str]:
+    """Start the baseline and yield its address."""
     command = [sys.executable, "-m", "benchmarks.baseline", f"--port={_BASELINE_PORT}", f"--threads={num_threads}"]
     address = f"http://127.0.0.1:{_BASELINE_PORT}"
     with subprocess.Popen(command) as server:
@@ -189,7 +194,7 @@ def main() -> None:
                     for server, address in (("atelier", atelier), ("baseline", baseline)):
                         rate = asyncio.run(images_per_s(address, sent, num_clients=num_clients))
                         measured.setdefault(f"{name}_{num_clients}_{server}", []).append(rate)
-        left = asyncio.run(share_done_after_leaving(atelier))
+        share_done = asyncio.run(share_done_after_disconnect(atelier))
     rates = {name: statistics.median(values) for name, values in measured.items()}
     numbers = {f"{name}_images_per_s": round(rate, 2) for name, rate in rates.items()}
     for name in loads:
@@ -197,7 +202,7 @@ def main() -> None:
             share = rates[f"{name}_16_{server}"] / rates[f"{name}_ceiling"]
             numbers[f"{name}_16_{server}_share_of_ceiling"] = round(share, 3)
     numbers["latency_1_atelier_over_baseline"] = round(rates["equal_1_baseline"] / rates["equal_1_atelier"], 3)
-    numbers["share_of_work_done_after_leaving"] = round(left, 3)
+    numbers["share_of_work_done_after_leaving"] = round(share_done, 3)
     record("serving", numbers)
 
 

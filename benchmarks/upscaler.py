@@ -1,8 +1,7 @@
-"""What a large picture costs an Upscaler.
+"""Time and memory of upscaling to a large image.
 
-`python -m benchmarks.upscaler` makes 4096² of 1024² and of 2048² by tiny-x4 and prints the time, and how much memory
-was in use at most beyond what was in use before. 2048² is the most that a network reads: it makes 8192², which is
-then reduced.
+`python -m benchmarks.upscaler` upscales 1024² and 2048² to 4096² by tiny-x4. It prints the time and the growth
+of memory. 2048² is the largest image that a network reads: its output of 8192² is then reduced.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 
 from atelier.catalogue.catalogue import read_catalogue
+from atelier.core.geometry import Size
 from atelier.models.loading import Placement
 from atelier.models.thread import result_of
-from atelier.models.upscaler import Enlargement, Upscalers
+from atelier.models.upscaler import Upscalers, UpscaleTask
 from benchmarks.results import record
 
 _SIDES_PX, _LARGE_PX = (1024, 2048), 4096
@@ -27,7 +27,7 @@ _EVERY_S = 0.005
 
 
 class Peak:
-    """The most memory that was resident since it was made, looked at from a thread."""
+    """The largest resident memory, in bytes, since the object was made, sampled by a thread."""
 
     def __init__(self) -> None:
         self.bytes = resident_bytes()
@@ -36,6 +36,7 @@ class Peak:
         self._thread.start()
 
     def end(self) -> int:
+        """Stop sampling and return the largest memory, in bytes."""
         self._is_over.set()
         self._thread.join()
         return self.bytes
@@ -46,6 +47,7 @@ class Peak:
 
 
 def resident_bytes() -> int:
+    """Return the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -53,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     upscalers = Upscalers(read_catalogue().upscalers[:1], Placement("cpu", "float32"))
     result_of(upscalers.upscale([_task(side=64, large=256)]))
-    measured: dict[str, float | int] = {"the large picture itself, MB": round(3 * _LARGE_PX**2 / 1e6)}
+    measured: dict[str, float | int] = {"the large image itself, MB": round(3 * _LARGE_PX**2 / 1e6)}
     for side in _SIDES_PX:
         task = _task(side=side, large=_LARGE_PX)
         before, peak, start_s = resident_bytes(), Peak(), time.perf_counter()
@@ -63,9 +65,9 @@ def main() -> None:
     record("upscaler", measured)
 
 
-def _task(*, side: int, large: int) -> Enlargement:
+def _task(*, side: int, large: int) -> UpscaleTask:
     noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    return Enlargement("tiny-x4", noise, large, large)
+    return UpscaleTask("tiny-x4", noise, Size(width=large, height=large))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from deployments.options import ReplicaOptions
 
 
 def placement(options: ReplicaOptions) -> Placement:
-    """The device and precision of a replica; limits its GPU memory to the fraction of the GPU that Ray assigned.
+    """Return a replica's device and precision; limit its GPU memory to the fraction of the GPU that Ray assigned.
 
     Raises RuntimeError if the options name a GPU and there is none.
     """

@@ -13,7 +13,7 @@ class Autoencoder(Replica):
     """The deployment that turns images into latents and latents into images."""
 
     def __init__(self, catalogue: Catalogue, options: AutoencoderOptions) -> None:
-        """Raises ModelUnavailable if a model's files are missing or corrupt."""
+        """Load the VAEs. Raises ModelUnavailable if a model's files are missing or corrupt."""
         from atelier.local import AutoencoderStage
 
         super().__init__("autoencoder", options)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class ControlNet(Replica):
-    """The deployment that serves residuals; in the graph only if the Denoiser has a remote transport."""
+    """The deployment that computes residuals for Denoisers; part of the graph only with a remote transport."""
 
     def __init__(self, catalogue: Catalogue, options: ControlNetOptions) -> None:
-        """Raises ModelUnavailable if a model's files are missing or corrupt."""
+        """Load the ControlNets. Raises ModelUnavailable if a model's files are missing or corrupt."""
         from atelier.control.batching import ResidualBatcher
         from atelier.control.controlnets import load_controlnets
         from atelier.control.same_node import SameNodeServer
@@ -33,7 +33,7 @@ class ControlNet(Replica):
         self._server = SameNodeServer(self._batcher, placement)
 
     async def residuals(self, request: Encoded[ResidualsRequest]) -> Encoded[ResidualsResponse]:
-        """The residuals of one ControlNet's rows in a step, batched with the calls of other Denoisers."""
+        """Compute one ControlNet's residuals for the rows of a step, batched with the calls of other Denoisers."""
         from atelier.control.codec import decode, encode
         from atelier.control.messages import response_of
 
@@ -42,6 +42,6 @@ class ControlNet(Replica):
         return encode(await asyncio.to_thread(response_of, answer))
 
     async def socket_file(self) -> tuple[str, Path]:
-        """The id of this replica's node, and its socket there."""
+        """Return the id of this replica's node and the path of its socket."""
         node_id: str = ray.get_runtime_context().get_node_id()
         return node_id, self._server.socket_file

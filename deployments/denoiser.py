@@ -39,7 +39,7 @@ class Denoiser:
         )
 
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[StepEvent | Denoised]:
-        """The request's events, `Denoised` last; cancelling the stream stops the work before the next step."""
+        """Yield the request's events, `Denoised` last; cancelling the stream stops the work before the next step."""
         from atelier.local import event_stream
 
         async with event_stream(self._engine, request) as events:
@@ -54,5 +54,5 @@ class Denoiser:
         """Return at once; callers learn that the replica is alive."""
 
     def check_health(self) -> None:
-        """Raises RuntimeError if the engine's thread has ended or a step takes longer than `stall_s`."""
+        """Raise RuntimeError if the engine's thread has ended or a step takes longer than `stall_s`."""
         self._engine.check(stall_s=self._stall_s)

@@ -22,5 +22,5 @@ class GraphHandles:
 
     @property
     def all(self) -> tuple[DeploymentHandle, ...]:
-        """Every handle, in the order of the fields."""
+        """Return every handle, in the order of the fields."""
         return self.text_encoder, self.annotator, self.denoiser, self.autoencoder, self.upscaler

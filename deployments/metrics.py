@@ -104,7 +104,7 @@ class DenoiserMetrics:
         self._running = _Gauge(registry, "atelier_denoiser_active_requests", "Requests in the batch.")
 
     def observe(self, report: StepReport) -> None:
-        """Called by the step loop after every step."""
+        """Record a step; the step loop calls it after every step."""
         self._steps.add(1)
         self._padding.add(report.num_padding_rows)
         self._requests.observe(report.num_requests)
@@ -116,11 +116,11 @@ class DenoiserMetrics:
         self._running.set(report.num_requests)
 
     def control_failed(self, transport: TransportName) -> None:
-        """Called when a transport to ControlNets fails and the next one takes over."""
+        """Count a failure of a transport to ControlNets, when the next one takes over."""
         self._control_failures[transport].add(1)
 
     def text(self, status: EngineStatus) -> str:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         self._waiting.set(status.num_waiting)
         self._running.set(status.num_running)
         return generate_latest(self._registry.own).decode()
@@ -142,7 +142,7 @@ class _Merged:
 
 
 def merged(texts: Iterable[str]) -> str:
-    """The texts of several replicas as one, with one heading for each metric."""
+    """Merge the texts of several replicas into one, with one heading for each metric."""
     registry = CollectorRegistry()
     registry.register(_Merged(texts))
     return generate_latest(registry).decode()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atelier.catalogue.catalogue import DEFAULT_CATALOGUE
 from atelier.core.control import TransportName
+
+NumThreads = Annotated[
+    int, Field(ge=1, description="Number of OpenMP threads of one replica on the CPU; replicas share its cores.")
+]
 
 
 class Options(BaseModel):
@@ -24,16 +28,11 @@ class ReplicaOptions(Options):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="Precision of weights and arithmetic. Half precision is slow on most CPUs."
     )
-    num_threads: int = Field(
-        1,
-        ge=1,
-        description="Number of OpenMP threads of one replica on the CPU; replicas share the machine's cores.",
-    )
+    num_threads: NumThreads = 1
     stall_s: float = Field(
         120.0,
         gt=0,
-        description="Seconds after which a model call or a step counts as hung. The health check then fails, and "
-        "Serve replaces the replica.",
+        description="Seconds after which Serve replaces a replica whose model call or step has not ended.",
     )
 
 
@@ -41,32 +40,25 @@ class TextEncoderOptions(ReplicaOptions):
     """Options of the TextEncoder."""
 
     max_cached_prompts: int = Field(
-        2000,
-        ge=1,
-        description="Number of texts whose embeddings a replica caches, about 0.6 MB each for SDXL.",
+        2000, ge=1, description="Number of texts whose embeddings a replica caches, about 0.6 MB each for SDXL."
     )
 
 
 class AnnotatorOptions(ReplicaOptions):
     """Options of the Annotator, which draws control maps."""
 
-    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
+    num_threads: NumThreads = 2
 
 
 class DenoiserOptions(ReplicaOptions):
     """Options of the Denoiser, which runs the UNet and, by default, ControlNets."""
 
-    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
+    num_threads: NumThreads = 2
     max_waiting: int = Field(
-        64,
-        ge=1,
-        description="Number of requests that wait in a replica; further ones are rejected with status 429.",
+        64, ge=1, description="Number of requests that may wait in a replica; others are rejected with status 429."
     )
     max_rows: int = Field(
-        32,
-        ge=20,
-        description="Largest number of rows in a UNet call. An image has one row, or two with guidance; the "
-        "widest request has 20 rows.",
+        32, ge=20, description="Largest number of rows in a UNet call; an image has one row, or two with guidance."
     )
     exact_width: int = Field(
         8,
@@ -96,7 +88,7 @@ class DenoiserOptions(ReplicaOptions):
 class ControlNetOptions(ReplicaOptions):
     """Options of the ControlNet; it is in the graph only if `denoiser.control_transports` has a remote transport."""
 
-    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
+    num_threads: NumThreads = 2
 
 
 class AutoencoderOptions(ReplicaOptions):
@@ -106,7 +98,7 @@ class AutoencoderOptions(ReplicaOptions):
 class UpscalerOptions(ReplicaOptions):
     """Options of the Upscaler."""
 
-    num_threads: int = Field(2, ge=1, description="Number of OpenMP threads of one replica on the CPU.")
+    num_threads: NumThreads = 2
 
 
 class RouterOptions(Options):
@@ -133,12 +125,10 @@ class GraphArgs(Options):
         "are on this machine.",
     )
     annotators: tuple[str, ...] = Field(
-        ("tiny-depth-anything",),
-        description="Ids of the models that draw control maps. The first model of a kind draws all its maps.",
+        ("tiny-depth-anything",), description="Ids of the models that draw control maps; the first of a kind is used."
     )
     upscalers: tuple[str, ...] = Field(
-        ("tiny-x4",),
-        description="Ids of the upscalers to serve. The first one serves requests that name no upscaler.",
+        ("tiny-x4",), description="Ids of the upscalers to serve. The first one serves requests that name none."
     )
     text_encoder: TextEncoderOptions = Field(TextEncoderOptions(), description="Options of the TextEncoder.")
     annotator: AnnotatorOptions = Field(AnnotatorOptions(), description="Options of the Annotator.")
@@ -150,14 +140,10 @@ class GraphArgs(Options):
 
     @model_validator(mode="after")
     def _residuals_have_the_same_bits_everywhere(self) -> GraphArgs:
-        """An image may be finished by another transport after a failure, which must not change its bits."""
+        """Check that all transports give the same bits, because another one may finish an image after a failure."""
         if self.denoiser.has_remote_control:
-            theirs, ours = self.controlnet, self.denoiser
-            for name, value, expected in (
-                ("device", theirs.device, ours.device),
-                ("dtype", theirs.dtype, ours.dtype),
-                ("num_threads", theirs.num_threads, ours.num_threads),
-            ):
-                if value != expected:
-                    raise ValueError(f"controlnet.{name} is {value}; it must be the denoiser's, {expected}")
+            theirs, ours = (options.model_dump() for options in (self.controlnet, self.denoiser))
+            for name in ("device", "dtype", "num_threads"):
+                if theirs[name] != ours[name]:
+                    raise ValueError(f"controlnet.{name} is {theirs[name]}; it must be the denoiser's, {ours[name]}")
         return self

@@ -20,5 +20,5 @@ class Replica:
         """Return at once; callers learn that the replica is alive."""
 
     def check_health(self) -> None:
-        """Raises TimeoutError if the model call in progress has been running for longer than `stall_s`."""
+        """Raise TimeoutError if the model call in progress has been running for longer than `stall_s`."""
         self._runtime.thread.check(stall_s=self._stall_s)

@@ -23,7 +23,7 @@ from atelier.core.control import TransportName
 from atelier.models.loading import Placement
 from deployments.options import DenoiserOptions
 
-#: Ray's errors for a replica that is gone, full or silent.
+#: Ray's errors for a replica that is dead, overloaded or unresponsive.
 _LOST = (RayActorError, DeploymentUnavailableError, BackPressureError, GetTimeoutError, TimeoutError)
 
 
@@ -35,7 +35,7 @@ def transport(
     *,
     on_failure: Callable[[TransportName], None],
 ) -> InOrder:
-    """The transports of the options; called in the engine's thread, because `in_process` runs its models there."""
+    """Create the transports of the options; called in the engine's thread, where `in_process` runs its models."""
     deadline_s = options.control_deadline_s
 
     def new(name: TransportName) -> Transport:
@@ -50,7 +50,7 @@ def transport(
 
 
 class OverHandle:
-    """The transport to ControlNet replicas on any node; the calls of a step may reach different ones."""
+    """The transport to ControlNet replicas on any node; the calls of a step may reach different replicas."""
 
     def __init__(self, controlnet: DeploymentHandle, placement: Placement, *, deadline_s: float) -> None:
         self._controlnet = controlnet
@@ -99,7 +99,7 @@ class OverHandle:
 
 
 def _socket_file(controlnet: DeploymentHandle, deadline_s: float) -> Path:
-    """The socket of a ControlNet replica on this node. Raises TransportFailed if there is none."""
+    """Return the socket of a ControlNet replica on this node. Raises TransportFailed if there is none."""
     node_id = ray.get_runtime_context().get_node_id()
     try:
         answers = controlnet.broadcast("socket_file").results(timeout_s=deadline_s, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Router: the ingress. HTTP and handle calls become the same calls of the pipeline."""
+"""Router: the ingress, which maps HTTP requests and handle calls to the same pipeline methods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FILE_PATH = "/v1/images/files/{name}"
 
 @serve.ingress()
 class Router:
-    """The graph's ingress, with a method for each thing that another Ray application may ask for."""
+    """The graph's ingress, with one method per operation that other Ray applications may call."""
 
     def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
         self._options = options
@@ -43,11 +43,11 @@ class Router:
         return build_app(self._pipeline, self._blobs, max_body_bytes=self._options.max_body_bytes)
 
     async def annotate(self, params: Mapping[str, object]) -> bytes:
-        """The control map of an image as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
+        """Draw an image's control map as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
         return (await self._pipeline.annotate(parse(AnnotateParams, params))).data
 
     async def upscale(self, params: Mapping[str, object]) -> dict[str, object]:
-        """An enlarged image, from the fields of POST /v1/images/upscale.
+        """Enlarge an image, from the fields of POST /v1/images/upscale.
 
         The answer has the file's bytes as `image`, or with `response_format: url` its path on the ingress as `url`.
         Raises AtelierError.
@@ -64,7 +64,7 @@ class Router:
         return {"url": file.url, **answer}
 
     async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
-        """Images from a prompt: the fields of POST /v1/images/generations in, plain data out.
+        """Generate images: takes the fields of POST /v1/images/generations and returns plain data.
 
         Raises AtelierError, as HTTP answers it; see `atelier.core.errors`.
         """

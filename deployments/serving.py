@@ -16,7 +16,7 @@ _MAX_QUEUED_REQUESTS = 1000
 
 
 def node(replica: type, *, max_ongoing_requests: int, num_cpus: float) -> Deployment:
-    """A deployment of the class. Ray counts one CPU for all deployments of the default graph together."""
+    """Create a deployment of the class. Ray counts one CPU for all deployments of the default graph together."""
     return serve.deployment(
         replica,
         max_ongoing_requests=max_ongoing_requests,

@@ -1,4 +1,4 @@
-"""Places and secrets, from environment variables with the prefix ATELIER_."""
+"""Storage locations and secrets, from environment variables with the prefix ATELIER_."""
 
 from __future__ import annotations
 

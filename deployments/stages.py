@@ -51,7 +51,7 @@ class HandleStages:
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
-        """The events of a request; leaving the context cancels the stream, which Serve would run to its end."""
+        """Open the events of a request; leaving the context cancels the stream, which Serve would run to its end."""
         stream = self._handles.denoiser.options(stream=True).denoise.remote(request)
         try:
             with _our_errors():
@@ -84,7 +84,7 @@ class HandleStages:
         return merged(texts)
 
     async def check_ready(self) -> bool:
-        """Whether a replica of every deployment answers within two seconds."""
+        """Return whether a replica of every deployment answers within two seconds."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 with _our_errors():
@@ -100,7 +100,7 @@ def _our_errors() -> Iterator[None]:
     try:
         yield
     except AtelierError as error:
-        # Ray raises a class of its own that is also ours, with a remote traceback as its message.
+        # Ray raises a subclass of its RayTaskError and of our error, with a remote traceback as its message.
         raise (error.cause if isinstance(error, RayTaskError) else error) from None
     except BackPressureError as error:
         raise QueueFull from error

@@ -26,14 +26,14 @@ class TextEncoder(Replica):
     """The deployment that turns prompts into a conditioning."""
 
     def __init__(self, catalogue: Catalogue, options: TextEncoderOptions) -> None:
-        """Raises ModelUnavailable if a model's files are missing or corrupt."""
+        """Load the text encoders. Raises ModelUnavailable if a model's files are missing or corrupt."""
         from atelier.local import TextEncoderStage
 
         super().__init__("text-encoder", options)
         self._stage = TextEncoderStage.load(catalogue, self._runtime, max_cached_texts=options.max_cached_prompts)
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
-        """The conditioning of a request's prompts. Raises InvalidParameter if a text is too long."""
+        """Encode a request's prompts. Raises InvalidParameter if a text is too long."""
         return await self._stage.encode_texts(model, prompts, reproducibility, encode=self._encode)
 
     async def _encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:

@@ -24,7 +24,7 @@ class Upscaler(Replica):
     """The deployment that resizes images."""
 
     def __init__(self, catalogue: Catalogue, options: UpscalerOptions) -> None:
-        """Raises ModelUnavailable if a model's file is corrupt."""
+        """Load the upscalers. Raises ModelUnavailable if a model's file is corrupt."""
         from atelier.local import UpscalerStage
 
         super().__init__("upscaler", options)

@@ -1,5 +1,8 @@
-"""`python -m tests.cheap_server PORT`: the HTTP application over stages in this process, with limits so low that what
-costs more than two steps of the smallest picture is refused: for tests of the door, not of the house."""
+"""`python -m tests.cheap_server PORT`: the HTTP application over stages in this process, with very low limits.
+
+It rejects requests that cost more than two steps of the smallest image. Tests of the API use it, because they do not
+look at the content of images.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _MAX_PIXEL_STEPS = 64 * 64 * 2
 
 
 def _quick(entry: ModelEntry) -> ModelEntry:
-    """One step where a request does not say, so that what is valid is also made."""
+    """The entry with defaults of one step and the smallest size, so that valid requests stay within the limits."""
     defaults = entry.defaults.model_copy(update={"num_inference_steps": 1, "size": Size(width=64, height=64)})
     return entry.model_copy(update={"defaults": defaults})
 

@@ -39,6 +39,7 @@ def local_stages(catalogue: Catalogue) -> Iterator[LocalStages]:
 @pytest.fixture(scope="session")
 def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
     """The stages of the small random models."""
-    stages = LocalStages(small_catalogue, settings=_SETTINGS)
+    # Operations this small gain nothing from a second thread, which spins while it waits for the first.
+    stages = LocalStages(small_catalogue, settings=replace(_SETTINGS, num_threads=1))
     yield stages
     stages.close()

@@ -1,4 +1,4 @@
-"""`python -m zoo [MODEL …]`: train the zoo's models, then judge them and write zoo/README.md."""
+"""`python -m zoo [MODEL …]`: train the zoo's models, then score them and update zoo/README.md."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RECIPES: dict[str, Callable[[], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(RECIPES)}; all if none")
-    parser.add_argument("--report-only", action="store_true", help="judge the weights there are")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one of {', '.join(RECIPES)}; default: all")
+    parser.add_argument("--report-only", action="store_true", help="score the committed weights only")
     arguments = parser.parse_args()
     if unknown := set(arguments.models) - set(RECIPES):
-        parser.error(f"unknown model {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+        parser.error(f"unknown model {', '.join(sorted(unknown))}; the models are {', '.join(RECIPES)}")
     if not arguments.report_only:
         for name in arguments.models or RECIPES:
             RECIPES[name]()

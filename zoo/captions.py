@@ -1,4 +1,4 @@
-"""Captions of a `Description` in several wordings; the first of them is the canonical one."""
+"""Captions of a `Description`: a canonical wording and random other ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PLACE_PHRASES: dict[Place, str] = {
 
 
 def canonical(description: Description) -> str:
-    """ "a small red circle on the left and a blue star, white background"."""
+    """Return the canonical caption, such as "a small red circle on the left and a blue star, white background"."""
     things = " and ".join(_phrase(thing, article=True) for thing in description.things)
     return f"{things}, {description.background} background"
 
 
 def colours_only(description: Description) -> str:
-    """Of the things nothing but their colours: "a red shape and a blue shape, white background"."""
+    """Return a caption that names only colours, such as "a red shape and a blue shape, white background"."""
     coloured = " and ".join(f"a {thing.colour} shape" for thing in description.things)
     return f"{coloured}, {description.background} background".replace("a orange", "an orange")
 
 
 def random_wording(description: Description, random: Random) -> str:
-    """The canonical wording half of the time, otherwise one of the others."""
+    """Return the canonical caption with a probability of 0.55, otherwise one of five other wordings."""
     if random.random() < 0.55:
         return canonical(description)
     things = description.things

@@ -1,4 +1,4 @@
-"""How well a picture follows a control map, 0 … 1; deterministic, beside the depth estimator's own opinion."""
+"""F1 scores, 0 … 1, of an image's control map against the map that the image should follow."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 from atelier.core.control import ControlImage
 
-#: Inverse depth, 0 … 1, below which a pixel is background.
+#: Inverse depth, 0 … 1, below which a pixel counts as background.
 _BACKGROUND = 0.15
-#: A depth is right within this ratio (δ₁ of Eigen et al. 2014, §4.1).
+#: Largest ratio between two depths that count as equal (δ₁ of Eigen et al. 2014, §4.1).
 _RATIO = 1.25
 
 
 def edge_f1(edges: ControlImage, expected: ControlImage) -> float:
-    """F1 of edge pixels, each right if the other map has one within a pixel."""
+    """Compute the F1 of edge pixels; one counts as correct if the other map has an edge within one pixel."""
     found, there = edges[..., 0] > 0, expected[..., 0] > 0
     precision = _share(_grown(there)[found])
     recall = _share(_grown(found)[there])
@@ -23,7 +23,7 @@ def edge_f1(edges: ControlImage, expected: ControlImage) -> float:
 
 
 def depth_f1(depth: ControlImage, expected: ControlImage) -> float:
-    """F1 of the pixels that are not background, each right if the other map has nearly its depth."""
+    """Compute the F1 of foreground pixels; one is correct if the other map has its depth within a ratio of 1.25."""
     ours, theirs = depth[..., 0].astype(np.float32) / 255, expected[..., 0].astype(np.float32) / 255
     is_right = np.maximum(ours, theirs) < _RATIO * np.minimum(ours, theirs)
     return _f1(_share(is_right[ours > _BACKGROUND]), _share(is_right[theirs > _BACKGROUND]))

@@ -1,4 +1,4 @@
-"""Scores of the zoo's ControlNets on scenes never seen, drawn from captions that tell colours only."""
+"""Scores of the zoo's ControlNets on held-out scenes, generated from captions that name only colours."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _JUDGES: dict[ControlKind, Callable[[ControlImage, ControlImage], float]] = {"ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlScores:
-    """F1 against the map, means over the scenes."""
+    """Mean F1 against the control map over all scenes, 0 … 1."""
 
     with_control: float
-    #: The same captions and seeds alone.
+    #: Score of the images generated from equal captions and seeds without a ControlNet.
     without: float
-    #: The scenes themselves after the VAE: nothing drawn through it could score more.
+    #: Score of the scenes themselves after the VAE, the highest that generated images can reach.
     ceiling: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """The same scene as its map, drawn after the map, and drawn from the same caption and seed alone."""
+    """A scene, its control map, and images generated from one caption and seed with and without the control map."""
 
     scene: Scene
     control_image: ControlImage
@@ -56,13 +56,16 @@ class Drawn:
 
 
 def unseen_scenes(count: int) -> list[Scene]:
-    """Of descriptions never trained on."""
+    """Return scenes of held-out descriptions, arranged with a fixed seed."""
     random = Random("control judge")
     return [arrange(d, random, width=_SIDE_PX, height=_SIDE_PX) for d in held_out_descriptions(count)]
 
 
 def draw_controlled(pipeline: StableDiffusionXLPipeline, kind: ControlKind, scenes: Sequence[Scene]) -> list[Drawn]:
-    """By diffusers' pipelines, from captions that tell colours only, a scene's index for its seed."""
+    """Generate an image of each scene with and without its control map; the seed is the scene's index.
+
+    Captions name only colours, so shapes and places come from the control map. The pipelines are those of diffusers.
+    """
     controlnet = ControlNetModel.from_pretrained(WEIGHTS_FOLDER / f"tiny-{kind}", dtype=torch.float32).to(DEVICE)
     controlled = StableDiffusionXLControlNetPipeline(
         **pipeline.components, controlnet=controlnet, add_watermarker=False
@@ -88,11 +91,12 @@ def draw_controlled(pipeline: StableDiffusionXLPipeline, kind: ControlKind, scen
 
 
 def control_scores(vae: AutoencoderKL, kind: ControlKind, drawn: Sequence[Drawn]) -> ControlScores:
+    """Score the images by the control maps that the annotator of this kind draws from them."""
     entries = [entry for entry in read_catalogue().annotators if entry.kind == kind]
     annotators = Annotators(entries, Placement(str(DEVICE), "float32"))
 
-    def score(pictures: Sequence[Image.Image]) -> float:
-        maps = [annotators.annotate(Annotation(kind), np.asarray(picture)) for picture in pictures]
+    def score(images: Sequence[Image.Image]) -> float:
+        maps = [annotators.annotate(Annotation(kind), np.asarray(image)) for image in images]
         return mean(map(_JUDGES[kind], maps, [one.control_image for one in drawn]))
 
     return ControlScores(
@@ -103,7 +107,7 @@ def control_scores(vae: AutoencoderKL, kind: ControlKind, drawn: Sequence[Drawn]
 
 
 def write() -> None:
-    """Judge the committed weights and write the table of README.md and control_sheet.png."""
+    """Score the committed weights, then write the table `controls` of README.md and control_sheet.png."""
     pipeline, scenes = load_pipeline(), unseen_scenes(NUM_SCENES)
     rows, sheet = [], []
     for kind in MAPS:
@@ -117,13 +121,13 @@ def write() -> None:
 
 
 def _sheet(drawn: Sequence[Drawn]) -> Image.Image:
-    """Three rows for each kind: maps, pictures drawn after them, pictures drawn without."""
+    """Draw three rows of images per kind: control maps, images generated with them, images generated without."""
     step, columns = _SIDE_PX + 8, _SHEET_COLUMNS
     sheet = Image.new("RGB", (columns * step - 8, len(drawn) // columns * 3 * step - 8), "white")
     for index, one in enumerate(drawn):
         x, y = index % columns * step, index // columns * 3 * step
-        for row, picture in enumerate((Image.fromarray(one.control_image), one.with_control, one.without)):
-            sheet.paste(picture, (x, y + row * step))
+        for row, image in enumerate((Image.fromarray(one.control_image), one.with_control, one.without)):
+            sheet.paste(image, (x, y + row * step))
     return sheet
 
 

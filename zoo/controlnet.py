@@ -1,4 +1,7 @@
-"""The zoo's ControlNets: what a map tells, the captions leave out; trained on latents beside the frozen UNet."""
+"""The recipe of the zoo's ControlNets, trained on latents beside the frozen UNet.
+
+Most captions leave out what the control map shows, so that the ControlNet has to supply it.
+"""
 
 from __future__ import annotations
 
@@ -21,82 +24,84 @@ from zoo.vae import to_tensor
 
 NUM_STEPS = 6000
 
-MapOf = Callable[[Scene], npt.NDArray[np.uint8]]  # [height, width, 3]
+DrawMap = Callable[[Scene], npt.NDArray[np.uint8]]  # [height, width, 3]
 
 _LEARNING_RATE = 1e-3
 _BATCH = 32
-_NUM_PICTURES = 10_000
+_NUM_IMAGES = 10_000
 _SIDE_PX = 128
 _ENCODE_BATCH = 50
 _MAX_WEIGHT = 15.0
-#: How often a caption tells colours only; else it tells everything.
+#: Fraction of captions that name only colours; the others describe everything.
 _COLOURS_ONLY = 0.75
-#: How often the UNet is told nothing, as zeros.
+#: Fraction of images trained with zeros in place of their prompt.
 _DROP = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pictures:
-    #: [pictures, 4, 16, 16]
+class _TrainingImages:
+    """Training images as latents, with their control maps and descriptions."""
+
+    #: [images, 4, 16, 16], scaled as the UNet reads latents
     latents: torch.Tensor
-    #: [pictures, 128, 128], one of the three equal channels
+    #: [images, 128, 128], one of the three equal channels
     maps: torch.Tensor
     descriptions: list[Description]
 
 
-def train_controlnet(name: str, vae: AutoencoderKL, model: TextAndUNet, map_of: MapOf) -> ControlNetModel:
-    """Train from scratch, or go on where an interrupted run stopped."""
+def train_controlnet(name: str, vae: AutoencoderKL, model: TextAndUNet, draw_map: DrawMap) -> ControlNetModel:
+    """Train from scratch, or resume an interrupted run."""
     torch.manual_seed(0)
     model.requires_grad_(False)
     controlnet = ControlNetModel.from_unet(model.unet, conditioning_embedding_out_channels=(8, 16, 32, 64))
     controlnet = controlnet.to(DEVICE).requires_grad_(True)
     alphas = new_scheduler().alphas_cumprod.to(DEVICE)
-    pictures = _pictures(name, vae, map_of)
+    images = _training_images(name, vae, draw_map)
 
     def loss_at(step: int) -> torch.Tensor:
-        return _loss(controlnet, model, alphas, pictures, Random(f"{name} {step}"))
+        return _loss(controlnet, model, alphas, images, Random(f"{name} {step}"))
 
     train(name, controlnet, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
     return controlnet
 
 
 @torch.no_grad()
-def _pictures(name: str, vae: AutoencoderKL, map_of: MapOf) -> _Pictures:
+def _training_images(name: str, vae: AutoencoderKL, draw_map: DrawMap) -> _TrainingImages:
     random = Random(f"{name} pictures")
     latents, maps, descriptions = [], [], []
-    for _ in tqdm(range(_NUM_PICTURES // _ENCODE_BATCH), desc=f"{name}: draw", mininterval=10):
+    for _ in tqdm(range(_NUM_IMAGES // _ENCODE_BATCH), desc=f"{name}: draw", mininterval=10):
         scenes = [
             arrange(random_training_description(random), random, width=_SIDE_PX, height=_SIDE_PX)
             for _ in range(_ENCODE_BATCH)
         ]
         drawn = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)
         latents.append(vae.encode(drawn).latent_dist.mean * vae.config.scaling_factor)
-        maps += [torch.from_numpy(map_of(scene)[..., 0].copy()) for scene in scenes]
+        maps += [torch.from_numpy(draw_map(scene)[..., 0].copy()) for scene in scenes]
         descriptions += [scene.description for scene in scenes]
-    return _Pictures(latents=torch.cat(latents), maps=torch.stack(maps), descriptions=descriptions)
+    return _TrainingImages(latents=torch.cat(latents), maps=torch.stack(maps), descriptions=descriptions)
 
 
 def _loss(
-    controlnet: ControlNetModel, model: TextAndUNet, alphas: torch.Tensor, pictures: _Pictures, random: Random
+    controlnet: ControlNetModel, model: TextAndUNet, alphas: torch.Tensor, images: _TrainingImages, random: Random
 ) -> torch.Tensor:
-    """As the UNet's own (`zoo.sdxl`), with the residuals added."""
-    chosen = random.sample(range(len(pictures.descriptions)), _BATCH)
+    """Compute the loss of the UNet (`zoo.sdxl`), with the ControlNet's residuals added."""
+    chosen = random.sample(range(len(images.descriptions)), _BATCH)
     generator = torch.Generator().manual_seed(random.getrandbits(32))
-    clean = pictures.latents[chosen]
+    clean = images.latents[chosen]
     noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
     timesteps = torch.randint(0, len(alphas), (_BATCH,), generator=generator).to(DEVICE)
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     kept = torch.tensor([float(random.random() >= _DROP) for _ in chosen], device=DEVICE)
     with torch.no_grad():
-        prompt_embeds, pooled = model.encode([_caption(pictures.descriptions[index], random) for index in chosen])
+        prompt_embeds, pooled = model.encode([_caption(images.descriptions[index], random) for index in chosen])
     prompt_embeds = prompt_embeds * kept.view(-1, 1, 1)
     side = float(_SIDE_PX)
     added = {
         "text_embeds": pooled * kept.view(-1, 1),
         "time_ids": torch.tensor([[side, side, 0.0, 0.0, side, side]], device=DEVICE).expand(_BATCH, -1),
     }
-    maps = pictures.maps[chosen].to(DEVICE)[:, None].expand(-1, 3, -1, -1) / 255
+    maps = images.maps[chosen].to(DEVICE)[:, None].expand(-1, 3, -1, -1) / 255
     skips, mid = controlnet(
         noisy,
         timesteps,

@@ -1,4 +1,4 @@
-"""The zoo's depth estimator: Depth Anything (Yang et al. 2024) at half a million parameters."""
+"""The recipe of tiny-depth-anything: Depth Anything (Yang et al. 2024) with half a million parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPi
 
 from zoo.dataset import random_training_description
 from zoo.scenes import arrange, draw, draw_depth
-from zoo.training import DEVICE, WEIGHTS_FOLDER, forget, train, write_weights
+from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, train, write_weights
 from zoo.vae import to_tensor
 
 NUM_STEPS = 3000
@@ -21,7 +21,7 @@ _LEARNING_RATE = 1e-3
 _BATCH = 16
 _PATCH_PX = 8
 _SIDE_PX = 128
-#: Multiples of a patch, as the annotator's resizing leaves them.
+#: (width, height) of training images in pixels: multiples of a patch, as the image processor resizes to.
 _SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (128, 72), (72, 128))
 
 
@@ -38,7 +38,7 @@ def make() -> None:
     )
     write_weights(model.half(), WEIGHTS_FOLDER / _NAME)
     _new_processor().save_pretrained(WEIGHTS_FOLDER / _NAME)
-    forget(_NAME)
+    delete_states(_NAME)
 
 
 def _new_model() -> DepthAnythingForDepthEstimation:
@@ -60,11 +60,12 @@ def _new_model() -> DepthAnythingForDepthEstimation:
         head_hidden_size=16,
     )
     model = DepthAnythingForDepthEstimation(config)
-    # The library's weights begin so small that 600 steps learned next to nothing; torch's own learn it in 200.
+    # The library's initial weights are so small that the model learned next to nothing in 600 steps. With torch's
+    # defaults it learns within 200.
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear):
             module.reset_parameters()
-    # Most of a picture is background, which is zero: the last ReLU would soon be dead, and is left out in training.
+    # Training leaves out the last ReLU: most pixels are background, whose target is zero, so it would soon be dead.
     model.head.activation2 = torch.nn.Identity()
     return model
 
@@ -78,10 +79,10 @@ def _new_processor() -> DPTImageProcessorPil:
 
 
 def _loss(model: DepthAnythingForDepthEstimation, random: Random) -> torch.Tensor:
-    """Mean absolute error of the inverse depth, which is in 0 … 1."""
+    """Compute the mean absolute error of the inverse depth, 0 … 1."""
     width, height = random.choice(_SIZES)
     scenes = [arrange(random_training_description(random), random, width=width, height=height) for _ in range(_BATCH)]
-    pictures = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)
+    images = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)
     depths = torch.from_numpy(np.stack([np.asarray(draw_depth(scene)) for scene in scenes])).to(DEVICE) / 255
-    estimated: torch.Tensor = model(pictures).predicted_depth
+    estimated: torch.Tensor = model(images).predicted_depth
     return (estimated.float() - depths).abs().mean()

@@ -1,7 +1,7 @@
-"""The judge: looks at the pixels of a picture and says which parts of its description came true.
+"""The judge: compares the pixels of an image with its description, part by part.
 
-Deterministic and without any model. A thing's shape is the silhouette that overlaps its pixels best, over
-all shapes, rotations and scales; pixels of the other thing, which may stand in front, do not count.
+It is deterministic and uses no model. The shape of an object is the silhouette that overlaps its pixels best, over
+all shapes, rotations and scales. Pixels of the other object are ignored, because it may stand in front.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from PIL import Image
 
 from zoo.scenes import ANCHORS, COLOURS, RGB, SHAPES, Colour, Description, Place, Shape, Thing, silhouette
 
-Mask = npt.NDArray[np.bool_]  # [h, w]
+Mask = npt.NDArray[np.bool_]  # [height, width]
 
-#: A thing smaller than this share of the picture was not drawn.
+#: Minimum area of an object's mask, as a fraction of the image; a smaller one counts as a missing object.
 _MIN_AREA = 0.005
-#: Best overlap (intersection over union) below this is no shape at all.
+#: Minimum intersection over union of a mask with a silhouette, to count as the silhouette's shape.
 _MIN_OVERLAP = 0.6
-#: Silhouettes are compared on a grid of this many cells a side, reaching this many radii from the centre.
+#: Number of cells per side of the grid that silhouettes are compared on, and half its side in radii.
 _GRID, _REACH = 48, 1.5
 _ROTATIONS_DEG = (-18, -12, -6, 0, 6, 12, 18)
-#: Centres tried around the mask's centroid, in radii: what is cut off or hidden moves the centroid.
+#: Offsets from the mask's centroid that are tried as centres, in radii. Hidden or cropped parts move the centroid.
 _SHIFTS = (-0.3, -0.15, 0.0, 0.15, 0.3)
 _PALETTE = np.array([RGB[colour] for colour in COLOURS], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThingVerdict:
+    """Whether each attribute of an object is right."""
+
     colour: bool
     shape: bool
-    #: None: the description names no place.
+    #: None if the description names no place.
     place: bool | None
 
     @property
@@ -44,6 +46,8 @@ class ThingVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
+    """Whether the background and each object of an image are right."""
+
     background: bool
     things: tuple[ThingVerdict, ...]
 
@@ -52,9 +56,9 @@ class Verdict:
         return self.background and all(thing.is_right for thing in self.things)
 
 
-def judge(picture: Image.Image, description: Description) -> Verdict:
-    """Compare an RGB picture with what was asked for."""
-    colours = _nearest_colours(np.asarray(picture.convert("RGB"), dtype=np.float32))
+def judge(image: Image.Image, description: Description) -> Verdict:
+    """Compare an image with its description."""
+    colours = _nearest_colours(np.asarray(image.convert("RGB"), dtype=np.float32))
     background = _background(colours)
     masks = _thing_masks(colours, background, description)
     return Verdict(
@@ -67,27 +71,27 @@ def judge(picture: Image.Image, description: Description) -> Verdict:
 
 
 def _nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Index into `COLOURS` of the colour nearest to each pixel, [h, w]."""
+    """Return the index in `COLOURS` of the colour nearest to each pixel, [height, width]."""
     distances = np.square(pixels[:, :, None, :] - _PALETTE).sum(-1)
     nearest: npt.NDArray[np.intp] = distances.argmin(-1)
     return nearest
 
 
 def _background(colours: npt.NDArray[np.intp]) -> Colour:
-    """The colour that fills most of the rim."""
+    """Return the most frequent colour of the image's border, four pixels wide."""
     rim = np.concatenate([colours[:4].ravel(), colours[-4:].ravel(), colours[:, :4].ravel(), colours[:, -4:].ravel()])
     return COLOURS[np.bincount(rim, minlength=len(COLOURS)).argmax()]
 
 
 def _thing_masks(colours: npt.NDArray[np.intp], background: Colour, description: Description) -> list[Mask]:
-    """Alone, a thing is all that is not background, whatever its colour; two are told apart by colour."""
+    """Return each object's mask: all but the background for a single object, else the pixels of its colour."""
     if len(description.things) == 1:
         return [_clean(colours != COLOURS.index(background))]
     return [_clean(colours == COLOURS.index(thing.colour)) for thing in description.things]
 
 
 def _clean(mask: Mask) -> Mask:
-    """Drop lines of one or two pixels, such as blended edges between two other colours."""
+    """Remove lines of one or two pixels, such as blended edges between two other colours."""
     return _dilate(~_dilate(~mask))
 
 
@@ -123,7 +127,7 @@ def _nearest_place(centre: tuple[float, float]) -> Place:
 
 
 def _fit(mask: Mask, ignored: Mask) -> tuple[Shape | None, tuple[float, float]]:
-    """The best overlapping silhouette, None if none overlaps well, and its centre as (x, y) in 0 … 1."""
+    """Return the shape that overlaps best, None if none overlaps enough, and its centre (x, y), 0 … 1."""
     height, width = mask.shape
     centres, radii = _candidates(mask)
     columns, rows = (
@@ -144,7 +148,7 @@ def _fit(mask: Mask, ignored: Mask) -> tuple[Shape | None, tuple[float, float]]:
 
 
 def _candidates(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Centres [candidates, 2] in pixels around the mask's centroid, and radii [candidates]."""
+    """Return circles to try as outlines: centres [candidates, 2] near the centroid, radii [candidates], in pixels."""
     rows, columns = np.nonzero(mask)
     centroid = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
     shifts = np.array([(dx, dy) for dx in _SHIFTS for dy in _SHIFTS])
@@ -155,7 +159,7 @@ def _candidates(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.flo
 
 @cache
 def _grid() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """x and y of the cells in radii from the centre, each [cells]."""
+    """Return positions x and y of the grid's cells, [cells] each, in radii from the centre."""
     axis = ((np.arange(_GRID) + 0.5) / _GRID * 2 - 1) * _REACH
     x, y = np.meshgrid(axis, axis)
     return x.ravel(), y.ravel()
@@ -163,7 +167,7 @@ def _grid() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 
 @cache
 def _templates() -> npt.NDArray[np.float32]:
-    """Every shape at every rotation on the grid, [shapes · rotations, cells], 0 … 1."""
+    """Compute coverage of the grid's cells by every shape at every rotation, [shapes · rotations, cells], 0 … 1."""
     middle, radius = (_GRID / 2, _GRID / 2), _GRID / 2 / _REACH
     return np.stack(
         [

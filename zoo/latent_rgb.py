@@ -1,4 +1,4 @@
-"""`python -m zoo.latent_rgb`: how tiny-sdxl's latents look; prints `latent_rgb` of the catalogue, for previews."""
+"""`python -m zoo.latent_rgb`: compute tiny-sdxl's `latent_rgb` for the catalogue; previews are made with it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from zoo.report import load_pipeline
 from zoo.scenes import arrange, draw
 from zoo.vae import to_tensor
 
-_NUM_PICTURES, _BATCH = 320, 16
+_NUM_IMAGES, _BATCH = 320, 16
 
 
 @torch.inference_mode()
 def latent_rgb(vae: AutoencoderKL) -> torch.Tensor:
-    """[5, 3]: red, green and blue in −1 … 1 of each channel and of none, by least squares over the mean of a latent's
-    8 × 8 pixels."""
+    """Fit the linear latent-to-RGB projection, [5, 3]: four rows of weights, one per latent channel, and a bias row.
+
+    The fit is by least squares, to the mean colour, −1 … 1, of each latent position's 8 × 8 pixels.
+    """
     random = Random("latent rgb")
     latents, colours = [], []
-    for _ in range(_NUM_PICTURES // _BATCH):
+    for _ in range(_NUM_IMAGES // _BATCH):
         scenes = [arrange(random_training_description(random), random, width=128, height=128) for _ in range(_BATCH)]
-        pictures = torch.cat([to_tensor(draw(scene)) for scene in scenes])
-        encoded = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
+        images = torch.cat([to_tensor(draw(scene)) for scene in scenes])
+        encoded = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
         latents.append(encoded.permute(0, 2, 3, 1).reshape(-1, 4))
-        colours.append(torch.nn.functional.avg_pool2d(pictures, 8).permute(0, 2, 3, 1).reshape(-1, 3))
+        colours.append(torch.nn.functional.avg_pool2d(images, 8).permute(0, 2, 3, 1).reshape(-1, 3))
     known = torch.cat(latents)
     known_and_one = torch.cat([known, torch.ones(len(known), 1)], dim=1)
     solution: torch.Tensor = torch.linalg.lstsq(known_and_one, torch.cat(colours)).solution

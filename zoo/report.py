@@ -1,4 +1,4 @@
-"""Scores of the zoo on captions and pictures never trained on, and the contact sheet, into zoo/README.md."""
+"""Scores of tiny-sdxl on held-out captions and unseen images, written to zoo/README.md with a contact sheet."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ _SHEET_COLUMNS, _SHEET_ROWS = 6, 6
 
 @dataclass(frozen=True, slots=True)
 class Judged:
+    """A generated image, its description and the judge's verdict."""
+
     description: Description
-    picture: Image.Image
+    image: Image.Image
     verdict: Verdict
 
 
 def held_out_descriptions(count: int) -> list[Description]:
-    """As many with one thing as with two, never trained on in any wording."""
+    """Return distinct held-out descriptions, alternately of one and two objects, chosen with a fixed seed."""
     random = Random("judge")
     found: list[Description] = []
     while len(found) < count:
@@ -48,6 +50,7 @@ def held_out_descriptions(count: int) -> list[Description]:
 
 
 def load_pipeline() -> StableDiffusionXLPipeline:
+    """Load the committed tiny-sdxl into diffusers' pipeline, in float32."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(
         FOLDER, dtype=torch.float32, use_safetensors=True, add_watermarker=False
     )
@@ -56,22 +59,22 @@ def load_pipeline() -> StableDiffusionXLPipeline:
 
 
 def judge_captions(pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description]) -> list[Judged]:
-    """Draw the canonical caption of each description, with its position as the seed, and judge it."""
+    """Generate an image from each description's canonical caption, with its index as the seed, and judge it."""
     judged = []
     for start in tqdm(range(0, len(descriptions), _BATCH), desc="draw and judge"):
         batch = descriptions[start : start + _BATCH]
-        pictures = pipeline(
+        images = pipeline(
             [canonical(description) for description in batch],
             num_inference_steps=NUM_INFERENCE_STEPS,
             guidance_scale=GUIDANCE_SCALE,
             generator=[torch.Generator("cpu").manual_seed(start + index) for index in range(len(batch))],
         ).images
-        judged += [Judged(d, p, judge(p, d)) for d, p in zip(batch, pictures, strict=True)]
+        judged += [Judged(d, p, judge(p, d)) for d, p in zip(batch, images, strict=True)]
     return judged
 
 
 def scores(judged: Sequence[Judged]) -> dict[str, float]:
-    """Shares of what came true, 0 … 1."""
+    """Return the fractions of judged images whose background or attribute matches the description, 0 … 1."""
     singles = [one for one in judged if len(one.description.things) == 1]
     alone = [one.verdict.things[0] for one in singles]
     placed: list[ThingVerdict] = [thing for thing in alone if thing.place is not None]
@@ -92,21 +95,21 @@ def _share(outcomes: Iterable[bool]) -> float:
 
 
 def write() -> None:
-    """Judge the committed weights and write README.md and contact_sheet.png."""
+    """Score the committed weights, then write the table `scores` of README.md and contact_sheet.png."""
     pipeline = load_pipeline()
     judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS))
-    psnr_db = reconstruction_psnr_db(pipeline.vae, pictures_per_size=2, seed=0)
+    psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0)
     rows = [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
     rows += [
-        f"| VAE, mean over {len(psnr_db)} pictures of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
+        f"| VAE, mean over {len(psnr_db)} images of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
         f"| VAE, worst | {min(psnr_db):.1f} dB |",
     ]
-    write_table("scores", "\n".join(["| what | score |", "| --- | --- |", *rows]))
+    write_table("scores", "\n".join(["| measure | score |", "| --- | --- |", *rows]))
     _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_SHEET, optimize=True)
 
 
 def write_table(name: str, table: str) -> None:
-    """Print it, and put it between its marks in README.md."""
+    """Print the table, and write it between its markers in README.md."""
     print(table)
     before, _, rest = _README.read_text().partition(f"<!-- {name} -->")
     after = rest.partition(f"<!-- /{name} -->")[2]
@@ -114,12 +117,13 @@ def write_table(name: str, table: str) -> None:
 
 
 def _contact_sheet(judged: Sequence[Judged]) -> Image.Image:
+    """Draw a grid of images above their captions; captions of images with a mistake are red."""
     cell_width, cell_height = 176, 186
     sheet = Image.new("RGB", (_SHEET_COLUMNS * cell_width, _SHEET_ROWS * cell_height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     for index, one in enumerate(judged):
         x, y = index % _SHEET_COLUMNS * cell_width + 24, index // _SHEET_COLUMNS * cell_height + 4
-        sheet.paste(one.picture, (x, y))
+        sheet.paste(one.image, (x, y))
         colour = "black" if one.verdict.is_right else "red"
         for line, text in enumerate(textwrap.wrap(canonical(one.description), 32)):
             pen.text((x - 20, y + 130 + 13 * line), text, fill=colour, font=font)

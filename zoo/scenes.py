@@ -1,7 +1,7 @@
-"""The pictures the zoo's models learn: flat shapes on a flat background, drawn by a program.
+"""The images that the zoo's models learn: flat shapes on a flat background, drawn by a program.
 
-A `Description` holds what a caption may tell (colours, shapes, sizes, places); a `Scene` is one picture
-of it, with the position, size and rotation that no caption tells. Knows nothing of models or training.
+A `Description` holds what a caption expresses: colours, shapes, sizes and places. A `Scene` is one image of it, with
+exact positions, radii and rotations. This module does not depend on models or training.
 """
 
 from __future__ import annotations
@@ -44,50 +44,51 @@ ANCHORS: dict[Place, tuple[float, float]] = {
     "bottom": (0.5, 0.74),
     "centre": (0.5, 0.5),
 }
-#: Radius as a fraction of the shorter side, from and to.
+#: Smallest and largest radius, as fractions of the shorter side.
 RADII: dict[Size, tuple[float, float]] = {
     "small": (0.125, 0.15),
     "medium": (0.185, 0.215),
     "large": (0.245, 0.28),
 }
-#: How far a centre may lie from its anchor, as a fraction of the side.
+#: Largest offset of a centre from its anchor along each side, as a fraction of that side.
 JITTER = 0.05
 MAX_ROTATION_DEG = 15.0
-#: One description in this many is kept from every training run, for the judge.
+#: One description in this many is held out from all training, for evaluation.
 HELD_OUT_ONE_IN = 40
 _SUPERSAMPLING = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """One object as a caption describes it."""
+    """One object, as a caption describes it."""
 
     colour: Colour
     shape: Shape
     size: Size = "medium"
-    #: None: the caption says nothing; alone the object is in the centre, two stand from left to right.
+    #: None if the caption names no place: a single object is then in the centre, two stand from left to right.
     place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a caption may tell: one or two things, the hindmost first, and the background."""
+    """The content of a caption: one or two objects, the rearmost first, and the background."""
 
     things: tuple[Thing, ...]
     background: Colour
 
     @property
     def is_held_out(self) -> bool:
+        """Whether the description is held out from training, by a hash of its content."""
         digest = hashlib.sha256(repr(self).encode()).digest()
         return int.from_bytes(digest[:4], "big") % HELD_OUT_ONE_IN == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A thing with the geometry that no caption tells."""
+    """An object with its exact geometry in a scene."""
 
     thing: Thing
-    #: Where it really is, also when the caption does not say.
+    #: The place of the object, whether or not the caption names it.
     place: Place
     centre_px: tuple[float, float]
     radius_px: float
@@ -96,7 +97,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One picture: things from the hindmost to the foremost (their depth order) on a background."""
+    """The content of one image: objects on a background, from the rearmost to the foremost."""
 
     description: Description
     width: int
@@ -105,22 +106,22 @@ class Scene:
 
 
 def random_description(random: Random, *, num_things: int) -> Description:
-    """A description drawn uniformly; two things differ in colour and, if told, in place."""
+    """Return a random description; two objects differ in colour and, if places are named, in place."""
     colours = random.sample(COLOURS, num_things + 1)
     sizes = random.choices(SIZES, weights=(1, 2, 1), k=num_things)
     if num_things == 1:
-        told: Sequence[Place | None] = [random.choice((*PLACES, None))]
+        places: Sequence[Place | None] = [random.choice((*PLACES, None))]
     else:
-        told = _two_places(random) if random.random() < 0.6 else (None, None)
+        places = _two_places(random) if random.random() < 0.6 else (None, None)
     things = tuple(
         Thing(colour=colour, shape=random.choice(SHAPES), size=size, place=place)
-        for colour, size, place in zip(colours, sizes, told, strict=False)
+        for colour, size, place in zip(colours, sizes, places, strict=False)
     )
     return Description(things=things, background=colours[-1])
 
 
 def _two_places(random: Random) -> tuple[Place, Place]:
-    """Mostly opposite sides: two large things on neighbouring ones hide much of each other."""
+    """Choose two sides, mostly opposite ones, because large objects on adjacent sides hide much of each other."""
     pairs: list[tuple[Place, Place]] = [("left", "right"), ("top", "bottom")]
     pair = random.choice(pairs) if random.random() < 0.6 else tuple(random.sample(SIDES, 2))
     first, second = random.sample(pair, 2)
@@ -128,11 +129,11 @@ def _two_places(random: Random) -> tuple[Place, Place]:
 
 
 def arrange(description: Description, random: Random, *, width: int, height: int) -> Scene:
-    """Choose the geometry of a picture of `width` × `height` pixels."""
-    untold: tuple[Place, ...] = ("centre",) if len(description.things) == 1 else ("left", "right")
+    """Draw random geometry for an image of `width` × `height` pixels."""
+    default_places: tuple[Place, ...] = ("centre",) if len(description.things) == 1 else ("left", "right")
     placed = []
-    for thing, elsewhere in zip(description.things, untold, strict=True):
-        place = thing.place or elsewhere
+    for thing, default_place in zip(description.things, default_places, strict=True):
+        place = thing.place or default_place
         anchor_x, anchor_y = ANCHORS[place]
         placed.append(
             Placed(
@@ -150,17 +151,17 @@ def arrange(description: Description, random: Random, *, width: int, height: int
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture with smooth edges."""
-    picture = Image.new("RGB", (scene.width, scene.height), RGB[scene.description.background])
+    """Render the scene as an RGB image with smooth edges."""
+    image = Image.new("RGB", (scene.width, scene.height), RGB[scene.description.background])
     for placed in scene.placed:
-        picture.paste(RGB[placed.thing.colour], mask=_coverage(placed, scene))
-    return picture
+        image.paste(RGB[placed.thing.colour], mask=_coverage(placed, scene))
+    return image
 
 
 def draw_depth(scene: Scene) -> Image.Image:
-    """The scene's inverse depth, mode L: what is bright is near, the background infinitely far.
+    """Render the scene's inverse depth, mode L: near objects are bright, the background is infinitely far.
 
-    As if all things were equally large in truth: then the radius on the picture is proportional to 1 / distance.
+    All objects are assumed to be equally large, so that the radius in the image is proportional to 1 / distance.
     """
     depth = Image.new("L", (scene.width, scene.height))
     largest_px = RADII["large"][1] * min(scene.width, scene.height)
@@ -181,7 +182,7 @@ def silhouette(
     radius_px: float,
     rotation_deg: float,
 ) -> Image.Image:
-    """Coverage of each pixel by the shape, 0–255, mode L."""
+    """Compute coverage of each pixel by the shape, 0 … 255, mode L."""
     scale = _SUPERSAMPLING
     mask = Image.new("L", (size_px[0] * scale, size_px[1] * scale))
     pen = ImageDraw.Draw(mask)
@@ -197,7 +198,8 @@ def silhouette(
 
 
 def _corners(shape: Shape, x: float, y: float, radius: float, rotation: float) -> list[tuple[float, float]]:
-    """The polygon's corners in polar form: distance in radii, angle from straight up."""
+    """Return the corners of the polygon, in pixels."""
+    # Distance from the centre in radii, and angle clockwise from straight up.
     polar: list[tuple[float, float]]
     if shape == "square":
         polar = [(1.22, math.pi / 4 + k * math.pi / 2) for k in range(4)]

@@ -1,4 +1,4 @@
-"""The zoo's text encoders and UNet in SDXL's true architecture, trained together on latents."""
+"""The recipe of the zoo's text encoders and UNet: SDXL's architecture, trained together on latents."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NUM_STEPS, NUM_REFINING_STEPS = 8500, 2300
 
 _LEARNING_RATE, _REFINING_RATE = 1e-3, 4e-4
 _BATCH = 64
-#: Bound of the loss's weight, so that the noisiest steps do not drown the others.
+#: Maximum weight of an image in the loss, so that the noisiest timesteps do not dominate.
 _MAX_WEIGHT = 15.0
-#: Standard deviations of the token and position embeddings at the start. With CLIP's 0.02 "left" and "right" reach
-#: the UNet as the same vector: single objects stood in the right place 2 times in 16 after 900 steps, so 14 in 16.
+#: Initial standard deviations of the token and position embeddings. With CLIP's 0.02, "left" and "right" reach the
+#: UNet as the same vector: after 900 steps 2 of 16 single objects were in the right place, and 14 with these values.
 _TOKEN_STD, _POSITION_STD = 1.0, 0.3
 _TEXT_WIDTH = 64
-#: Share of rows trained without their prompt: as zeros (SDXL's own unconditional input) and as an empty text.
+#: Fractions of images trained without their prompt: with zeros (SDXL's own unconditional input), or an empty text.
 _DROP_TO_ZEROS, _DROP_TO_EMPTY = 0.07, 0.03
 
 
 def new_scheduler() -> EulerDiscreteScheduler:
-    """The noise schedule of SDXL base."""
+    """Create a scheduler with the noise schedule of SDXL base."""
     return EulerDiscreteScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -41,6 +41,7 @@ def new_scheduler() -> EulerDiscreteScheduler:
 
 
 def new_unet() -> UNet2DConditionModel:
+    """Create an untrained UNet of SDXL's architecture with 64 to 128 channels."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -61,7 +62,7 @@ def new_unet() -> UNet2DConditionModel:
 
 
 class TextAndUNet(torch.nn.Module):
-    """What is trained together: both tokenizers with their encoders, and the UNet."""
+    """The modules that are trained together: both text encoders, with their tokenizers, and the UNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class TextAndUNet(torch.nn.Module):
             torch.nn.init.normal_(encoder.embeddings.position_embedding.weight, std=_POSITION_STD)
 
     def encode(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """prompt_embeds [prompts, 77, 128] and pooled_prompt_embeds [prompts, 64]."""
+        """Encode prompts as `prompt_embeds` [prompts, 77, 128] and `pooled_prompt_embeds` [prompts, 64]."""
         first = self.text_encoder(_ids(self.tokenizer, prompts), output_hidden_states=True)
         second = self.text_encoder_2(_ids(self.tokenizer_2, prompts), output_hidden_states=True)
         return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
@@ -104,7 +105,7 @@ def _ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
 
 
 def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
-    """Train from scratch, or go on where an interrupted run stopped."""
+    """Train from scratch, or resume an interrupted run."""
     torch.manual_seed(0)
     model = TextAndUNet().to(DEVICE)
     alphas = new_scheduler().alphas_cumprod.to(DEVICE)
@@ -130,10 +131,10 @@ def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
 
 
 def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random) -> torch.Tensor:
-    """Squared error of the predicted noise (Ho et al. 2020, eq. 14), weighted as v-prediction weights it.
+    """Compute the squared error of the predicted noise (Ho et al. 2020, eq. 14), with the weights of v-prediction.
 
-    The factor 1/α = 1 + σ² (Salimans & Ho 2022, §4) lifts the noisiest steps: flat pictures show their colours
-    through all but the strongest noise, so only there the text has anything to say.
+    The weight 1/α = 1 + σ² (Salimans & Ho 2022, §4) is largest at the noisiest timesteps. The colours of flat images
+    are visible through all but the strongest noise, so the text matters only there.
     """
     chosen = random.sample(range(len(bucket.descriptions)), _BATCH)
     generator = torch.Generator().manual_seed(random.getrandbits(32))
@@ -142,13 +143,13 @@ def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Rand
     timesteps = torch.randint(0, len(alphas), (_BATCH,), generator=generator).to(DEVICE)
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-    fates = [random.random() for _ in chosen]
+    chances = [random.random() for _ in chosen]
     prompts = [
-        "" if fate < _DROP_TO_EMPTY else random_wording(bucket.descriptions[index], random)
-        for fate, index in zip(fates, chosen, strict=True)
+        "" if chance < _DROP_TO_EMPTY else random_wording(bucket.descriptions[index], random)
+        for chance, index in zip(chances, chosen, strict=True)
     ]
     prompt_embeds, pooled_prompt_embeds = model.encode(prompts)
-    kept = torch.tensor([float(fate < 1 - _DROP_TO_ZEROS) for fate in fates], device=DEVICE)
+    kept = torch.tensor([float(chance < 1 - _DROP_TO_ZEROS) for chance in chances], device=DEVICE)
     noise_pred: torch.Tensor = model.unet(
         noisy,
         timesteps,

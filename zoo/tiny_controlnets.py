@@ -1,4 +1,4 @@
-"""The recipes of `tiny-canny` and its like: ControlNets for tiny-sdxl, each with the map its annotator would draw."""
+"""The recipes of tiny-canny and tiny-depth: ControlNets for tiny-sdxl, trained on the maps of their annotators."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from atelier.control.depth import depth_map
 from atelier.control.drawing import canny
 from atelier.core.control import Annotation, ControlImage, ControlKind
 from zoo import tiny_sdxl
-from zoo.controlnet import MapOf, train_controlnet
+from zoo.controlnet import DrawMap, train_controlnet
 from zoo.scenes import Scene, draw, draw_depth
 from zoo.sdxl import TextAndUNet
-from zoo.training import DEVICE, WEIGHTS_FOLDER, forget, write_weights
+from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, write_weights
 
 
-def _canny_of(scene: Scene) -> ControlImage:
+def _canny_map(scene: Scene) -> ControlImage:
     return canny(np.asarray(draw(scene)), Annotation("canny"))
 
 
-def _depth_of(scene: Scene) -> ControlImage:
+def _depth_map(scene: Scene) -> ControlImage:
     return depth_map(np.asarray(draw_depth(scene)))
 
 
-#: What the annotator of each kind would draw of a scene; for depth, if it made no mistake.
-MAPS: dict[ControlKind, MapOf] = {"canny": _canny_of, "depth": _depth_of}
+#: Functions from a scene to its control map, by kind. The depth map shows the true depth, without an estimator.
+MAPS: dict[ControlKind, DrawMap] = {"canny": _canny_map, "depth": _depth_map}
 
 
 def make(kind: ControlKind) -> None:
@@ -35,11 +35,11 @@ def make(kind: ControlKind) -> None:
     vae, model = _trained()
     controlnet = train_controlnet(name, vae, model, MAPS[kind])
     write_weights(controlnet.to(dtype=torch.float16), WEIGHTS_FOLDER / name)
-    forget(name)
+    delete_states(name)
 
 
 def _trained() -> tuple[AutoencoderKL, TextAndUNet]:
-    """tiny-sdxl as it is committed, to be trained beside."""
+    """Load the VAE, and the text encoders with the UNet, of the committed tiny-sdxl."""
     folder, model = tiny_sdxl.FOLDER, TextAndUNet()
     parts = (
         (model.text_encoder, CLIPTextModel, "text_encoder"),

@@ -1,4 +1,4 @@
-"""The recipe of `tiny-sdxl`: train every part, then write the folder that diffusers and the server load."""
+"""The recipe of tiny-sdxl: train every part, then write all parts as a folder that diffusers and the server load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from zoo.dataset import latent_scaling_factor
 from zoo.sdxl import new_scheduler, train_text_and_unet
-from zoo.training import WEIGHTS_FOLDER, forget, write_weights
+from zoo.training import WEIGHTS_FOLDER, delete_states, write_weights
 from zoo.vae import train_vae
 
 FOLDER = WEIGHTS_FOLDER / "tiny-sdxl"
@@ -29,4 +29,4 @@ def make() -> None:
         add_watermarker=False,
     )
     write_weights(pipeline.to(dtype=torch.float16), FOLDER)
-    forget("vae", "vae-decoder", "sdxl", "sdxl-refined")
+    delete_states("vae", "vae-decoder", "sdxl", "sdxl-refined")

@@ -1,6 +1,6 @@
 """A CLIP tokenizer of 77 tokens whose vocabulary is trained on the zoo's captions.
 
-All 256 bytes are in the vocabulary, alone and at the end of a word, so any UTF-8 text tokenises.
+All 256 bytes are in the vocabulary, alone and at the end of a word, so any UTF-8 text can be tokenised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_MERGES = 400
 
 
 def new_tokenizer(*, pad_token: str) -> CLIPTokenizer:
-    """SDXL pads its first tokenizer with the end token and its second with "!" (id 0)."""
+    """Train a tokenizer. SDXL pads its first tokenizer with the end token and its second with "!" (id 0)."""
     merges = _learn_merges()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + _WORD_END for letter in alphabet), *("".join(pair) for pair in merges)]

@@ -1,7 +1,7 @@
-"""One training loop for every model of the zoo: fixed seeds, averaged weights, resumed where it stopped.
+"""The training loop of every model of the zoo: fixed seeds, averaged weights, and resumption of interrupted runs.
 
-Knows nothing of what is trained: the recipe hands it a module and a loss that is a function of the step
-alone, so an interrupted run goes on with the very pictures it would have seen.
+A recipe passes a module and a loss. The loss is a function of the step alone, so a resumed run sees the same images
+as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-#: Where interrupted runs are kept.
+#: Folder of the states of unfinished runs.
 STATE_FOLDER = Path(__file__).parent / ".training"
 
 _EMA_DECAY = 0.999
 _SAVE_EVERY_STEPS = 250
+#: Fraction of the steps in which the learning rate rises.
 _WARM_UP = 0.05
 
 
@@ -34,7 +35,7 @@ def train(
     num_steps: int,
     learning_rate: float,
 ) -> None:
-    """Minimise `loss_at(step)` over the module's parameters and leave their moving average in it."""
+    """Minimise `loss_at(step)` over the module's parameters, then set them to their moving average."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-3)
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(_EMA_DECAY))
     state_file = STATE_FOLDER / f"{name}.pt"
@@ -43,7 +44,7 @@ def train(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _one_cycle(step / num_steps)
-        # The fused attention's backward pass is half of a step on the CPU; the plain one takes a third off.
+        # On the CPU, half of a step is the backward pass of fused attention; plain attention saves a third of a step.
         with sdpa_kernel(SDPBackend.MATH):
             with torch.autocast(DEVICE.type, torch.bfloat16):
                 loss = loss_at(step)
@@ -60,24 +61,26 @@ def train(
 
 
 class Savable(Protocol):
+    """A model of diffusers or transformers."""
+
     def save_pretrained(self, folder: Path, *, safe_serialization: bool) -> object: ...
 
 
 def write_weights(model: Savable, folder: Path) -> None:
-    """As safetensors that everyone may read."""
+    """Write a model as safetensors files that all users may read."""
     model.save_pretrained(folder, safe_serialization=True)
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)
 
 
-def forget(*names: str) -> None:
-    """Drop the states of finished runs, so that the next run starts from scratch."""
+def delete_states(*names: str) -> None:
+    """Delete the states of finished runs, so that the next run starts from scratch."""
     for name in names:
         (STATE_FOLDER / f"{name}.pt").unlink()
 
 
 def _one_cycle(progress: float) -> float:
-    """Linear warm-up, then a half cosine down to one hundredth."""
+    """Return the factor of the learning rate: a linear warm-up, then half a cosine down to 0.01."""
     if progress < _WARM_UP:
         return progress / _WARM_UP
     return 0.01 + 0.495 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))

@@ -1,4 +1,4 @@
-"""The zoo's upscaler: Real-ESRGAN's compact network at 70 thousand parameters, four times larger."""
+"""The recipe of tiny-x4: Real-ESRGAN's compact network with 70 thousand parameters and a scale of 4."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from atelier.models.esrgan import SRVGGNetCompact
 from zoo.dataset import random_training_description
 from zoo.scenes import arrange, draw
-from zoo.training import DEVICE, WEIGHTS_FOLDER, forget, train
+from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, train
 
 NUM_STEPS = 4000
 
@@ -20,7 +20,7 @@ _NAME = "tiny-x4"
 _SCALE = 4
 _LEARNING_RATE = 2e-3
 _BATCH = 16
-#: Of the large picture.
+#: Side of the large image of a training pair, in pixels.
 _SIDE_PX = 96
 
 
@@ -28,7 +28,7 @@ def make() -> None:
     """Train from scratch (resuming an interrupted run) and write safetensors in fp16."""
     torch.manual_seed(0)
     network = SRVGGNetCompact(scale=_SCALE, features=32, num_convolutions=6).to(DEVICE)
-    # From the enlarged picture itself: nothing is to be unlearned where it is flat, which it is nearly everywhere.
+    # With a last layer of zeros, training starts from the enlarged input, which is already right where it is flat.
     for parameter in network.body[-1].parameters():
         torch.nn.init.zeros_(parameter)
     train(
@@ -44,11 +44,11 @@ def make() -> None:
     file = folder / "model.safetensors"
     save_file(weights, file)
     file.chmod(0o644)
-    forget(_NAME)
+    delete_states(_NAME)
 
 
 def random_pair(random: Random) -> tuple[Image.Image, Image.Image]:
-    """A picture four times smaller, and the picture: part of a scene of random size."""
+    """Draw a crop of a random scene; return it with its sides reduced to a quarter, and at full size."""
     side = random.randrange(_SIDE_PX, 4 * _SIDE_PX)
     large = draw(arrange(random_training_description(random), random, width=side, height=side))
     left, top = (random.randrange(side - _SIDE_PX + 1) for _ in range(2))
@@ -58,14 +58,14 @@ def random_pair(random: Random) -> tuple[Image.Image, Image.Image]:
 
 
 def _loss(network: SRVGGNetCompact, random: Random) -> torch.Tensor:
-    """Mean squared error: with the absolute one the flat parts, all but right, outweigh the edges."""
+    """Return the mean squared error; in absolute error, flat parts that are nearly right would outweigh edges."""
     pairs = [random_pair(random) for _ in range(_BATCH)]
     small, large = (_batch([pair[index] for pair in pairs]) for index in range(2))
     enlarged: torch.Tensor = network(small)
     return (enlarged.float() - large).square().mean()
 
 
-def _batch(pictures: list[Image.Image]) -> torch.Tensor:
-    """[pictures, 3, h, w] in 0 … 1"""
-    pixels = np.stack([np.asarray(picture) for picture in pictures])
+def _batch(images: list[Image.Image]) -> torch.Tensor:
+    """Return images as a tensor [images, 3, height, width], 0 … 1."""
+    pixels = np.stack([np.asarray(image) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().to(DEVICE) / 255

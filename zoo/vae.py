@@ -1,4 +1,4 @@
-"""The zoo's AutoencoderKL, factor 8: its shape, its recipe and its measure."""
+"""The recipe of the zoo's VAE, an AutoencoderKL with factor 8, and its reconstruction error."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _PIXELS_PER_STEP = 16 * _CROP_PX**2
 
 
 def new_vae() -> AutoencoderKL:
+    """Create an untrained VAE with four latent channels and 8 × 8 pixels per latent position."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -35,7 +36,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def train_vae() -> AutoencoderKL:
-    """Train from scratch, or go on where an interrupted run stopped."""
+    """Train from scratch, or resume an interrupted run."""
     torch.manual_seed(0)
     vae = new_vae().to(DEVICE)
     _train_whole(vae)
@@ -45,11 +46,11 @@ def train_vae() -> AutoencoderKL:
 
 def _train_whole(vae: AutoencoderKL) -> None:
     def loss_at(step: int) -> torch.Tensor:
-        pictures = _batch(Random(f"vae {step}"))
-        posterior = vae.encode(pictures).latent_dist
+        images = _batch(Random(f"vae {step}"))
+        posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
         latents = posterior.mean + posterior.std * noise.to(DEVICE)
-        error: torch.Tensor = vae.decode(latents).sample.float() - pictures
+        error: torch.Tensor = vae.decode(latents).sample.float() - images
         kl: torch.Tensor = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
         return error.abs().mean() + 4 * error.square().mean() + _KL_WEIGHT * kl
 
@@ -57,15 +58,15 @@ def _train_whole(vae: AutoencoderKL) -> None:
 
 
 def _refine_decoder(vae: AutoencoderKL) -> None:
-    """Go on with the decoder alone: the latents stay, and each picture counts by how badly it comes out."""
+    """Train the decoder alone, which keeps the latents; each image is weighted by its own error."""
     vae.requires_grad_(False)
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
 
     def loss_at(step: int) -> torch.Tensor:
-        pictures = _batch(Random(f"decoder {step}"))
+        images = _batch(Random(f"decoder {step}"))
         with torch.no_grad():
-            latents = vae.encode(pictures).latent_dist.mean
-        error: torch.Tensor = vae.decode(latents).sample.float() - pictures
+            latents = vae.encode(images).latent_dist.mean
+        error: torch.Tensor = vae.decode(latents).sample.float() - images
         mse = error.square().mean(dim=(1, 2, 3))
         weight = mse.detach() / mse.detach().mean()
         return (weight * (mse + 0.25 * error.abs().mean(dim=(1, 2, 3)))).mean()
@@ -74,14 +75,14 @@ def _refine_decoder(vae: AutoencoderKL) -> None:
 
 
 def _batch(random: Random) -> torch.Tensor:
-    """Whole pictures of one random size, or square crops near the things of pictures of any size."""
+    """Draw whole images of one random size, or square crops around the objects of images of any size."""
     if random.random() < 0.5:
         width, height = random.choice(SIDES_PX), random.choice(SIDES_PX)
         count = max(1, round(_PIXELS_PER_STEP / (width * height)))
-        pictures = [draw(_random_scene(random, width, height)) for _ in range(count)]
+        images = [draw(_random_scene(random, width, height)) for _ in range(count)]
     else:
-        pictures = [_crop(random) for _ in range(_PIXELS_PER_STEP // _CROP_PX**2)]
-    return torch.cat([to_tensor(picture) for picture in pictures]).to(DEVICE)
+        images = [_crop(random) for _ in range(_PIXELS_PER_STEP // _CROP_PX**2)]
+    return torch.cat([to_tensor(image) for image in images]).to(DEVICE)
 
 
 def _crop(random: Random) -> Image.Image:
@@ -96,30 +97,30 @@ def _random_scene(random: Random, width: int, height: int) -> Scene:
     return arrange(random_description(random, num_things=random.choice((1, 2))), random, width=width, height=height)
 
 
-def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """RGB picture to [1, 3, H, W] in −1 … 1."""
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Return an RGB image as a tensor [1, 3, height, width], −1 … 1."""
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 @torch.inference_mode()
-def reconstruct(vae: AutoencoderKL, picture: Image.Image) -> Image.Image:
-    """The picture there and back."""
-    decoded = vae.decode(vae.encode(to_tensor(picture).to(vae.device)).latent_dist.mean).sample
+def reconstruct(vae: AutoencoderKL, image: Image.Image) -> Image.Image:
+    """Encode an image and decode the mean of its posterior."""
+    decoded = vae.decode(vae.encode(to_tensor(image).to(vae.device)).latent_dist.mean).sample
     pixels = ((decoded[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 @torch.inference_mode()
-def reconstruction_psnr_db(vae: AutoencoderKL, *, pictures_per_size: int, seed: int) -> list[float]:
-    """PSNR of decode(encode mean) for pictures never seen, over all 169 sizes."""
+def reconstruction_psnr_db(vae: AutoencoderKL, *, images_per_size: int, seed: int) -> list[float]:
+    """Return the PSNR in dB of unseen images decoded from the means of their posteriors, over all 169 sizes."""
     random = Random(f"unseen {seed}")
     scores = []
     for width in SIDES_PX:
         for height in SIDES_PX:
-            pictures = torch.cat(
-                [to_tensor(draw(_random_scene(random, width, height))) for _ in range(pictures_per_size)]
+            images = torch.cat(
+                [to_tensor(draw(_random_scene(random, width, height))) for _ in range(images_per_size)]
             )
-            decoded = vae.decode(vae.encode(pictures).latent_dist.mean).sample.clamp(-1, 1)
-            mse = (decoded - pictures).square().mean(dim=(1, 2, 3)) / 4
+            decoded = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+            mse = (decoded - images).square().mean(dim=(1, 2, 3)) / 4
             scores += (-10 * mse.log10()).tolist()
     return scores

@@ -1,6 +1,6 @@
 """The HTTP application: the dialects' routes, our errors, and the middleware as one list.
 
-Made when a Router starts; nothing here knows where the stages run.
+A Router builds it when it starts; this module does not know where the stages run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 
 
 def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> ASGIApp:
-    """The application over these services; it rejects bodies of more than `max_body_bytes`."""
+    """Build the application over the services; it rejects bodies of more than `max_body_bytes`."""
     app = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
     app.state.services = Services(pipeline, blobs)
     install_error_handlers(app)

@@ -16,17 +16,17 @@ _JSON, _FORM = "application/json", "multipart/form-data"
 
 
 def json_body(kind: type[Params]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads these params from JSON."""
+    """Return the `openapi_extra` of a route that reads params of this kind from JSON."""
     return _body({_JSON: _schema(kind)})
 
 
 def form_body(kind: type[Params]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads these params from a multipart form."""
+    """Return the `openapi_extra` of a route that reads params of this kind from a multipart form."""
     return _body({_FORM: _form_schema(kind)})
 
 
 def either_body(kind: type[Params]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads these params from JSON or a multipart form."""
+    """Return the `openapi_extra` of a route that reads params of this kind from JSON or a multipart form."""
     return _body({_JSON: _schema(kind), _FORM: _form_schema(kind)})
 
 
@@ -36,7 +36,7 @@ def _body(schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _schema(kind: type[Params]) -> dict[str, Any]:
-    """The JSON schema of params; every field that may be absent may also be null."""
+    """Return the JSON schema of params; every field that may be absent may also be null."""
     schema = kind.model_json_schema()
     for name, field in schema["properties"].items():
         if name not in schema["required"] and _NULL not in field.get("anyOf", []):
@@ -46,7 +46,7 @@ def _schema(kind: type[Params]) -> dict[str, Any]:
 
 
 def _form_schema(kind: type[Params]) -> dict[str, Any]:
-    """The same for a form, where images are uploads."""
+    """Return the JSON schema of params as a multipart form, with images as file uploads."""
     schema = _schema(kind)
     for field in schema["properties"].values():
         for part in (field, field.get("items", {}), *field.get("anyOf", [])):

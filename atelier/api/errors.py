@@ -33,19 +33,19 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-#: Errors of routes that read a body, for their documentation.
+#: OpenAPI responses for the errors of routes that read a body.
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
 }
 
 
 def error_body(error: AtelierError) -> dict[str, object]:
-    """The error as JSON."""
+    """Return the error as JSON."""
     return {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
 
 
 def error_response(error: AtelierError) -> JSONResponse:
-    """The answer to a request that failed; `x-should-retry: false` where a retry would fail, too."""
+    """Return the response to a failed request; `x-should-retry: false` where a retry would fail, too."""
     headers = {} if error.is_retryable else {"x-should-retry": "false"}
     if isinstance(error, QueueFull):
         headers["retry-after"] = str(error.retry_after_s)
@@ -81,7 +81,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _allowed_methods(app: FastAPI, request: Request) -> str:
-    """The methods of all routes at the address; the framework's own header has those of the first only."""
+    """Return the methods of all routes at the address; the framework's header has those of the first only."""
     scopes = {method: {**request.scope, "method": method} for method in HTTPMethod}
     return ", ".join(
         method

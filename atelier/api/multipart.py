@@ -18,14 +18,14 @@ from starlette.requests import Request
 from atelier.core.errors import MalformedBody
 
 _MAX_FILES, _MAX_FIELDS = 20, 100
-#: Largest part that is not a file, in bytes: no limit beside the body's own.
+#: Maximum size of a text part, in bytes; large enough that only the limit of the whole body applies.
 _MAX_PART_BYTES = 2**40
 #: Separates the name of a list from the field of its objects in `name[][field]`.
 _RECORD = "]["
 
 
 def is_form(request: Request) -> bool:
-    """Whether the body is declared as a multipart form."""
+    """Return whether the body is declared as a multipart form."""
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
@@ -54,7 +54,7 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
 
 
 def _field(name: str, of_paths: Mapping[str, list[object]], *, is_list: bool) -> object:
-    """The value of `name`, from the values under the empty path and those under `name[path]`."""
+    """Return the value of `name`, from the values under the empty path and those under `name[path]`."""
     if all(path.startswith(_RECORD) for path in of_paths):
         return _records(name, {path.removeprefix(_RECORD): values for path, values in of_paths.items()})
     is_plain = set(of_paths) == {""}
@@ -70,7 +70,7 @@ def _field(name: str, of_paths: Mapping[str, list[object]], *, is_list: bool) ->
 
 
 def _records(name: str, columns: Mapping[str, list[object]]) -> list[object]:
-    """The objects of a list sent as `name[][field]`: the first value of each field belongs to the first object."""
+    """Return the objects of a list sent as `name[][field]`; the first value of each field is the first object's."""
     counts = {len(values) for values in columns.values()}
     if len(counts) > 1:
         raise MalformedBody(

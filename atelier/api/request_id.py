@@ -13,12 +13,12 @@ _KEY = "request_id"
 
 
 def new_request_id() -> RequestId:
-    """A random id, made where a request enters the server."""
+    """Draw a random id; called where a request enters the server."""
     return RequestId(f"req_{secrets.token_hex(12)}")
 
 
 def request_id_of(scope: Scope) -> RequestId:
-    """The id of a request that came through `RequestIds`."""
+    """Return the id of a request that came through `RequestIds`."""
     request_id: RequestId = scope["state"][_KEY]
     return request_id
 

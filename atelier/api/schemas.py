@@ -14,7 +14,9 @@ class File(BaseModel):
     """An image file, in base64 or behind a URL."""
 
     b64_json: str | None = None
-    url: str | None = Field(None, description="Readable for the server's time to live, an hour by default.")
+    url: str | None = Field(
+        None, description="URL of the file; valid for the server's time to live, one hour by default."
+    )
 
 
 class ControlMap(BaseModel):
@@ -25,5 +27,5 @@ class ControlMap(BaseModel):
 
 
 def control_map(drawn: DrawnMap) -> ControlMap:
-    """The map as answers carry it."""
+    """Encode the control map as responses carry it."""
     return ControlMap(kind=drawn.kind, b64_json=base64.b64encode(drawn.data).decode("ascii"))

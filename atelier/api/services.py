@@ -1,4 +1,4 @@
-"""What routes need from the server, as FastAPI dependencies."""
+"""The services of the application, as FastAPI dependencies of its routes."""
 
 from __future__ import annotations
 

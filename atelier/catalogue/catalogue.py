@@ -32,7 +32,7 @@ class Catalogue(Entry):
         annotators: Iterable[str] = (),
         upscalers: Iterable[str] = (),
     ) -> Catalogue:
-        """The catalogue of what a graph serves, in the order given; the first model is the default.
+        """Restrict the catalogue to the given ids, in their order; the first model is the default.
 
         For None the ControlNets are those of the models whose files are on this machine.
 
@@ -56,25 +56,25 @@ class Catalogue(Entry):
         )
 
     def model(self, model_id: str | None) -> ModelEntry:
-        """The entry with this id, the first one for None.
+        """Return the model with this id, the first one for None.
 
         Raises:
-            ModelNotFound: naming the models there are.
+            ModelNotFound: no model has this id; the message lists the known ones.
         """
         return self.models[0] if model_id is None else _entry(self.models, model_id, "model")
 
     def upscaler(self, model_id: str | None) -> UpscalerEntry | None:
-        """The entry with this id; the first one for None, or None if there is none.
+        """Return the upscaler with this id; for None the first one, or None if there is none.
 
         Raises:
-            ModelNotFound: naming the upscalers there are.
+            ModelNotFound: no upscaler has this id; the message lists the known ones.
         """
         if model_id is not None:
             return _entry(self.upscalers, model_id, "upscaler")
         return self.upscalers[0] if self.upscalers else None
 
     def controlnets_for(self, model_id: str) -> tuple[ControlNetEntry, ...]:
-        """The ControlNets that were trained beside the model."""
+        """Return the ControlNets that were trained for the model."""
         return tuple(entry for entry in self.controlnets if entry.base == model_id)
 
 
@@ -115,7 +115,7 @@ def _problems(error: ValidationError, file: Path, root: yaml.Node | None) -> lis
 
 
 def _line(node: yaml.Node | None, path: Sequence[str | int]) -> int:
-    """The line of the deepest node on the path that exists, from one."""
+    """Return the line, counted from one, of the deepest node on the path that exists."""
     line = 1
     for key in path:
         child = _child(node, key)

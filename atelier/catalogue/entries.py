@@ -1,6 +1,6 @@
 """The entries of the catalogue: a model's id, its files, its defaults.
 
-How files are loaded is not known here. Clients choose among these ids; no path or URL from a client is ever opened.
+Loading is left to `atelier.models`. Clients choose among these ids; no path or URL from a client is ever opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _beside_the_catalogue(value: object, info: ValidationInfo) -> object:
 
 
 class Files(Entry):
-    """Where a model's files are: a local folder, or a repository on the Hugging Face hub."""
+    """Location of a model's files: a local folder, or a repository on the Hugging Face hub."""
 
     folder: Annotated[Path, BeforeValidator(_beside_the_catalogue)] | None = None
     repository: str | None = None
@@ -56,11 +56,11 @@ class Sides(Entry):
     max: int
 
     def allow(self, size: Size) -> bool:
-        """Whether the model draws this size."""
+        """Return whether the model supports images of this size."""
         return size.is_whole_latents and all(self.min <= side <= self.max for side in (size.width, size.height))
 
     def nearest(self, size: Size) -> Size:
-        """The allowed size nearest to this one, side by side."""
+        """Return the allowed size whose width and height are nearest to those of `size`."""
         width, height = (min(max(side, self.min), self.max) for side in (size.width, size.height))
         return Size(width=width, height=height).in_whole_latents()
 

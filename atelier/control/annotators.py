@@ -1,8 +1,8 @@
-"""The annotators of a replica: control maps of every kind, drawn by OpenCV or by a model.
+"""The annotators of a replica: control maps of every kind, drawn by OpenCV or a model.
 
 `atelier.core.control.CONTROL_KINDS` is the table of kinds. A kind that OpenCV draws is a row there and a function in
-`atelier.control.drawing`; a kind that a model draws is a row there and one in `_MODELS`. All maps are bright where
-there is something, or where it is near.
+`atelier.control.drawing`; a kind that a model draws is a row there and one in `_MODELS`. All control
+maps are bright at edges, lines and near surfaces.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Annotators:
         self._models = {kind: _MODELS[kind](entry, placement) for kind, entry in first.items()}
 
     def weights(self, kind: ControlKind) -> Mapping[str, str]:
-        """Hash of the model that draws maps of this kind, by its id; empty if OpenCV draws them."""
+        """Return the weights hash, by id, of the model that draws this kind of control map; empty for OpenCV."""
         return self._models[kind].weights if kind in self._models else {}
 
     def annotate(self, annotation: Annotation, pixels: ControlImage) -> ControlImage:
-        """The control map of an image [height, width, 3], of the same shape.
+        """Draw the control map of an image [height, width, 3], in the same shape.
 
         Raises NotSupported if a model draws this kind and none is loaded.
         """

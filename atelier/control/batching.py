@@ -32,7 +32,7 @@ class _Waiting:
 
     @property
     def key(self) -> object:
-        """Calls with equal keys may run as one."""
+        """Key of the call; calls with equal keys may run as one."""
         return self if self.call.width else (self.call.controlnet, self.call.model_input.shape[1:])
 
 
@@ -64,13 +64,13 @@ class ResidualBatcher:
             try:
                 self._answer([waiting for waiting in group if self._prepare(waiting)])
             except Exception as error:
-                # The thread's boundary: the error belongs to the calls of the group.
+                # Catch everything, because an error must fail only the calls of this group and not the thread.
                 for waiting in group:
                     if not waiting.answer.done():
                         waiting.answer.set_exception(error)
 
     def _prepare(self, waiting: _Waiting) -> bool:
-        """Prepare the contexts that came with a call; answer at once if others are missing."""
+        """Prepare the contexts sent with a call; reply with `UnknownContexts` if any others are missing."""
         for context in waiting.contexts:
             self._controlnets.prepare(context)
         unknown = self._controlnets.unknown(waiting.call.rows)
@@ -90,7 +90,7 @@ class ResidualBatcher:
 
 
 def _joined(calls: Sequence[ControlCall]) -> ControlCall:
-    """One call with the rows of all calls."""
+    """Join the rows of all calls into one call."""
     return replace(
         calls[0],
         rows=tuple(row for call in calls for row in call.rows),

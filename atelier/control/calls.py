@@ -32,7 +32,7 @@ class ControlContext:
 
     @classmethod
     def of(cls, controlnet: str, control_image: ControlImage, embeds: Mapping[Role, TextEmbeds]) -> ControlContext:
-        """A context with the id that its content gives it."""
+        """Create a context whose id is a hash of its content."""
         digest = hashlib.sha256(f"{controlnet} {control_image.shape} ".encode())
         digest.update(control_image.tobytes())
         for role, text_embeds in sorted(embeds.items()):
@@ -53,7 +53,7 @@ Contexts = Mapping[ContextId, ControlContext]
 
 @dataclass(frozen=True, slots=True)
 class ControlRow:
-    """One row of a UNet call that a ControlNet acts on."""
+    """One row (an image with one of its prompts) of a UNet call that a ControlNet acts on."""
 
     context_id: ContextId
     #: Which of the context's prompts the row reads.
@@ -73,10 +73,10 @@ class ControlCall:
     model_input: torch.Tensor
     #: [rows]
     timesteps: torch.Tensor
-    #: Number of tokens that every prompt is padded to, the same as in the UNet's call.
+    #: Number of tokens that every prompt is padded to; equal to that of the UNet's call.
     num_tokens: int
-    #: Number of rows of every pass of the model, padded with copies so that bits do not depend on how many rows there
-    #: are. None runs all rows in one pass.
+    #: Number of rows of every pass of the model. Passes are padded with copies, so that bits do not depend on the
+    #: number of real rows. None runs all rows in one pass.
     width: int | None
 
 

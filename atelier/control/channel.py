@@ -1,4 +1,4 @@
-"""Messages between two processes of a node: a Unix socket for their structure, shared memory for their arrays.
+"""Messages between two processes of a node: a Unix socket for their structure, shared memory for their buffers.
 
 Each side writes its arrays into shared memory of its own and sends the rest of the message, with the lengths of the
 arrays, as one packet. The memory is a memfd, so a killed process leaves none behind. Linux only. Messages are
@@ -15,6 +15,9 @@ import time
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from atelier.control.codec import Encoded, decode, encode
+from atelier.models.loading import Placement
+
 R = TypeVar("R")
 
 _MAX_PACKET_BYTES = 128 * 1024
@@ -29,7 +32,7 @@ class _Arena:
         self._memory: mmap.mmap | None = None
 
     def slices(self, lengths: Sequence[int]) -> list[memoryview]:
-        """One aligned piece of memory for each length, in bytes; the memory grows if they do not fit."""
+        """Return one aligned piece of memory for each length, in bytes; the memory grows if they do not fit."""
         starts, end = [], 0
         for length in lengths:
             starts.append(end)
@@ -52,8 +55,10 @@ class Channel(Generic[R]):
     Methods raise OSError when the other side has closed the connection or does not respond in time.
     """
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, placement: Placement) -> None:
+        """Tensors of received messages are put on the placement's device."""
         self._socket = connected
+        self._placement = placement
         self._own = _Arena(os.memfd_create("atelier-control"))
         self._theirs: _Arena | None = None
         self._is_memory_sent = False
@@ -63,14 +68,13 @@ class Channel(Generic[R]):
         self._socket.settimeout(max(end_s - time.monotonic(), 1e-3))
 
     def send(self, message: object) -> None:
-        """Write the message's arrays into shared memory and send the rest."""
-        buffers: list[pickle.PickleBuffer] = []
-        structure = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-        raws = [buffer.raw() for buffer in buffers]
+        """Write the message's buffers into shared memory and send the rest."""
+        encoded = encode(message)
+        raws = [buffer.raw() for buffer in encoded.buffers]
         lengths = [raw.nbytes for raw in raws]
         for place, raw in zip(self._own.slices(lengths), raws, strict=True):
             place[:] = raw
-        packet = pickle.dumps((lengths, structure))
+        packet = pickle.dumps((lengths, encoded.structure))
         if self._is_memory_sent:
             self._socket.send(packet)
         else:
@@ -78,7 +82,7 @@ class Channel(Generic[R]):
             self._is_memory_sent = True
 
     def receive(self) -> R:
-        """The next message; its arrays are valid until the sender's next one."""
+        """Return the next message; its tensors and arrays are valid until the sender's next one."""
         packet, fds, _, _ = socket.recv_fds(self._socket, _MAX_PACKET_BYTES, 1)
         if not packet:
             raise ConnectionError("the other side has closed the connection")
@@ -86,8 +90,9 @@ class Channel(Generic[R]):
             self._theirs = _Arena(fds[0])
         assert self._theirs is not None, "the first packet carries the memory's descriptor"
         lengths, structure = pickle.loads(packet)
-        message: R = pickle.loads(structure, buffers=self._theirs.slices(lengths))
-        return message
+        buffers = tuple(map(pickle.PickleBuffer, self._theirs.slices(lengths)))
+        encoded: Encoded[R] = Encoded(structure, buffers)
+        return decode(encoded, self._placement)
 
     def close(self) -> None:
         """Close the connection; the other side's next call raises."""

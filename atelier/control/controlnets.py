@@ -1,4 +1,4 @@
-"""The ControlNets of a replica: prepared contexts, and residuals for packed rows of any of them."""
+"""The ControlNets of a replica: prepared contexts, and residuals for packed rows (images with one prompt each)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Prepared:
 
 
 def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
-    """All ControlNets of a catalogue, warmed up at their base models' default sizes. Raises ModelUnavailable."""
+    """Load a catalogue's ControlNets and warm them up at their models' default sizes. Raises ModelUnavailable."""
     controlnets = ControlNets(catalogue.controlnets, placement)
     for entry in catalogue.controlnets:
         controlnets.warm_up(entry.id, catalogue.model(entry.base).defaults.size)
@@ -54,7 +54,7 @@ class ControlNets:
     """The ControlNets of a replica and the contexts they have prepared. Not thread-safe: used from one thread."""
 
     def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
-        """Raises ModelUnavailable if files are missing or a model is not one of SDXL's plain ControlNets."""
+        """Load all. Raises ModelUnavailable if files are missing or a model is not a plain SDXL ControlNet."""
         controlnets = {entry.id: _load(entry, placement) for entry in entries}
         self._weights_hashes = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
         self._host = ModelHost(controlnets)
@@ -68,7 +68,7 @@ class ControlNets:
         )
 
     def unknown(self, rows: Iterable[ControlRow]) -> tuple[ContextId, ...]:
-        """The contexts of the rows that were never prepared, or were evicted."""
+        """Return the ids of the rows' contexts that were never prepared, or were evicted."""
         return tuple(dict.fromkeys(row.context_id for row in rows if row.context_id not in self._prepared))
 
     @torch.inference_mode()
@@ -90,7 +90,7 @@ class ControlNets:
 
     @torch.inference_mode()
     def residuals(self, call: ControlCall) -> Residuals:
-        """The residuals of a call's rows. Raises KeyError if a context is not prepared."""
+        """Compute the residuals of a call's rows. Raises KeyError if a context is not prepared."""
         self._num_calls += 1
         self._last_call.update((row.context_id, self._num_calls) for row in call.rows)
         self._evict()
@@ -126,7 +126,7 @@ class ControlNets:
         )
 
     def _pass(self, controlnet: ControlNetModel, call: ControlCall, part: slice, width: int) -> Residuals:
-        """The residuals of some rows of a call, padded to the width."""
+        """Compute the residuals of some rows of a call, in a pass padded to `width` rows."""
         rows = _padded(call.rows[part], width)
         model_input = torch.stack(_padded(call.model_input[part].unbind(), width))
         timesteps = torch.stack(_padded(call.timesteps[part].unbind(), width))
@@ -145,7 +145,7 @@ class ControlNets:
             self._stacked.clear()
 
     def _stack(self, rows: tuple[ControlRow, ...], num_tokens: int) -> tuple[Conditions, torch.Tensor]:
-        """The conditions and the control images' embeddings of rows."""
+        """Stack the conditions and the control images' embeddings of rows."""
         if (rows, num_tokens) not in self._stacked:
             contexts = [self._prepared[row.context_id] for row in rows]
             prompts = [context.prompts[row.role] for context, row in zip(contexts, rows, strict=True)]
@@ -156,12 +156,12 @@ class ControlNets:
 
 
 def _padded(rows: tuple[T, ...], width: int) -> tuple[T, ...]:
-    """The rows, followed by copies of the last one up to the width."""
+    """Return the rows, followed by copies of the last one up to the width."""
     return rows + rows[-1:] * (width - len(rows))
 
 
 def _scales(controlnet: ControlNetModel, rows: Sequence[ControlRow], like: torch.Tensor) -> torch.Tensor | None:
-    """The scales of all layers and rows, [skips + 1, rows]; None if all are 1."""
+    """Return the scales of all layers and rows, [skips + 1, rows]; None if all are 1."""
     if all(row.controlnet_conditioning_scale == 1 and not row.guess_mode for row in rows):
         return None
     num_skips = len(controlnet.controlnet_down_blocks)

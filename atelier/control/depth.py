@@ -17,18 +17,18 @@ class DepthEstimator:
     """A model that draws depth maps. Not thread-safe: used from one thread."""
 
     def __init__(self, entry: AnnotatorEntry, placement: Placement) -> None:
-        """Raises ModelUnavailable if files are missing."""
+        """Load the model. Raises ModelUnavailable if files are missing."""
         self._processor, self._model = load_depth_estimator(entry, placement)
         self._placement = placement
         self.weights = {entry.id: weights_hash(self._model)}
 
     def draw(self, pixels: ControlImage) -> ControlImage:
-        """The depth map of an image [height, width, 3]."""
+        """Draw the depth map of an image [height, width, 3]."""
         return depth_map(self.inverse_depth(pixels))
 
     @torch.inference_mode()
     def inverse_depth(self, pixels: ControlImage) -> npt.NDArray[np.float32]:
-        """Inverse depth [height, width] of an image [height, width, 3] in the model's own unit; large is near."""
+        """Estimate an image's [height, width, 3] inverse depth [height, width] in the model's unit; large is near."""
         inputs = self._processor(pixels, return_tensors="pt").to(self._placement.device, self._placement.dtype)
         predicted = self._processor.post_process_depth_estimation(
             self._model(**inputs), target_sizes=[pixels.shape[:2]]
@@ -38,7 +38,7 @@ class DepthEstimator:
 
 
 def depth_map(inverse_depth: npt.NDArray[np.generic]) -> ControlImage:
-    """Inverse depth [height, width] of any unit as a map: the nearest point is white, the farthest black."""
+    """Draw inverse depth [height, width] as a control map: the nearest point white, the farthest black."""
     values = inverse_depth.astype(np.float32)
     span = max(float(values.max() - values.min()), 1e-6)
     return grey_image(np.round(255 * (values - values.min()) / span))

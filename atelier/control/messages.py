@@ -23,22 +23,22 @@ class ResidualsRequest:
     contexts: tuple[ControlContext, ...] = ()
 
 
-#: `GenerationFailed` is the replica's own failure on this call.
+#: `GenerationFailed` means that the ControlNet raised an error on this call.
 ResidualsResponse = Residuals | UnknownContexts | GenerationFailed
 
 
 def response_of(answer: Future[Answer]) -> ResidualsResponse:
-    """The response with an answer's result or error; waits for the answer."""
+    """Wait for an answer and return the response with its result or error."""
     try:
         return answer.result()
     except Exception as error:
-        # The replica's boundary: the error is logged here and raised again by the client.
+        # Log the error here; the client receives it as `GenerationFailed` and raises it.
         logger.exception("residuals failed")
         return GenerationFailed(f"A ControlNet failed: {error}")
 
 
 def residuals_of(response: ResidualsResponse) -> Residuals:
-    """The residuals of a response.
+    """Return the residuals of a response.
 
     Raises GenerationFailed if the replica failed, or TransportFailed if it lacks contexts that it was just sent.
     """

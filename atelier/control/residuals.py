@@ -1,5 +1,7 @@
 """The residuals that a ControlNet adds to the UNet's encoder half, for packed rows (Zhang et al. 2023, §3.1).
 
+A row is one image with one of its prompts.
+
 Equal to `ControlNetModel.forward` of diffusers, except that the control image is embedded once per request and that
 every row has its own scale.
 """
@@ -24,24 +26,24 @@ class Residuals:
     skips: tuple[torch.Tensor, ...]
     #: Residual of the middle block, [rows, channels, h, w].
     hidden_states: torch.Tensor
-    #: Hash of the ControlNet that made them.
+    #: Weights hash of the ControlNet that computed the residuals.
     weights_hash: str = ""
 
     @classmethod
     def joined(cls, parts: Sequence[Residuals]) -> Residuals:
-        """The rows of all parts, one part after the other."""
+        """Join the rows of all parts, one part after the other."""
         if len(parts) == 1:
             return parts[0]
         skips = zip(*(part.skips for part in parts), strict=True)
         return cls(tuple(map(torch.cat, skips)), torch.cat([part.hidden_states for part in parts]))
 
     def select(self, rows: slice | torch.Tensor) -> Residuals:
-        """The residuals of some of the rows."""
+        """Return the residuals of some of the rows."""
         skips = tuple(skip[rows] for skip in self.skips)
         return Residuals(skips, self.hidden_states[rows], self.weights_hash)
 
     def scaled(self, scales: torch.Tensor) -> Residuals:
-        """The residuals times `scales` [skips + 1, rows, 1, 1, 1]; the last scale is the middle block's."""
+        """Return the residuals times `scales` [skips + 1, rows, 1, 1, 1]; the last scale is the middle block's."""
         skips = tuple(skip * scale for skip, scale in zip(self.skips, scales[:-1], strict=True))
         return Residuals(skips, self.hidden_states * scales[-1])
 
@@ -53,7 +55,7 @@ class Residuals:
 
 
 def embed_control_image(controlnet: ControlNetModel, control_image: torch.Tensor) -> torch.Tensor:
-    """The embedding [1, channels, h, w] of a control image [1, 3, height, width] in 0 … 1."""
+    """Compute the embedding [1, channels, h, w] of a control image [1, 3, height, width] in 0 … 1."""
     embedding: torch.Tensor = controlnet.controlnet_cond_embedding(control_image)
     return embedding
 
@@ -66,9 +68,9 @@ def residuals(
     embedding: torch.Tensor,
     scales: torch.Tensor | None,
 ) -> Residuals:
-    """The residuals of rows [rows, 4, h, w].
+    """Compute a ControlNet's residuals for `model_input` [rows, 4, h, w] at `timesteps` [rows].
 
-    `embedding` of the control images is [rows, channels, h, w]; `scales` is [skips + 1, rows], None for 1 everywhere.
+    `embedding`, of the control images, is [rows, channels, h, w]. `scales` is [skips + 1, rows]; None if all are 1.
     """
     encoded = encode_rows(controlnet, controlnet.conv_in(model_input) + embedding, timesteps, conditions)
     unscaled = Residuals(
@@ -82,7 +84,7 @@ def residuals(
 
 
 def scales_of_layers(controlnet_conditioning_scale: float, *, num_skips: int, guess_mode: bool) -> torch.Tensor:
-    """Scales of the layers, [skips + 1]; in guess mode they grow from a tenth at the first layer, as in diffusers."""
+    """Return the layers' scales, [skips + 1]; in guess mode they grow from a tenth at the first, as in diffusers."""
     if guess_mode:
         return torch.logspace(-1, 0, num_skips + 1) * controlnet_conditioning_scale
     return torch.full((num_skips + 1,), controlnet_conditioning_scale)

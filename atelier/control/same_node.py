@@ -18,7 +18,6 @@ from pathlib import Path
 from atelier.control.batching import ResidualBatcher
 from atelier.control.calls import Contexts, ControlCall, UnknownContexts
 from atelier.control.channel import Channel
-from atelier.control.codec import Encoded, decode, encode
 from atelier.control.messages import ResidualsRequest, ResidualsResponse, residuals_of, response_of
 from atelier.control.residuals import Residuals
 from atelier.control.transports import TransportFailed, Wait
@@ -37,25 +36,25 @@ class SameNode:
         self._find = find
         self._placement = placement
         self._deadline_s = deadline_s
-        self._channel: Channel[list[Encoded[ResidualsResponse]]] | None = None
+        self._channel: Channel[list[ResidualsResponse]] | None = None
         #: Whether a response is outstanding. If the caller did not wait for it, the next call must not receive it.
         self._is_response_due = False
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Send the calls; their contexts follow only if the replica does not have them. Raises TransportFailed."""
+        """Send the calls; contexts are sent only if the replica reports them missing. Raises TransportFailed."""
         end_s = time.monotonic() + self._deadline_s
         if self._is_response_due:
             self.close()
         with self._connected(end_s) as channel:
-            channel.send([encode(ResidualsRequest(call)) for call in calls])
+            channel.send([ResidualsRequest(call) for call in calls])
             self._is_response_due = True
 
         def wait() -> list[Residuals]:
             with self._connected(end_s) as channel:
-                responses = self._receive(channel)
+                responses = channel.receive()
                 if any(isinstance(response, UnknownContexts) for response in responses):
-                    channel.send([encode(request) for request in _with_unknown(calls, responses, contexts)])
-                    responses = self._receive(channel)
+                    channel.send(_with_unknown(calls, responses, contexts))
+                    responses = channel.receive()
                 self._is_response_due = False
                 return [residuals_of(response) for response in responses]
 
@@ -68,15 +67,12 @@ class SameNode:
             self._channel.close()
             self._channel = None
 
-    def _receive(self, channel: Channel[list[Encoded[ResidualsResponse]]]) -> list[ResidualsResponse]:
-        return [decode(response, self._placement) for response in channel.receive()]
-
     @contextmanager
-    def _connected(self, end_s: float) -> Iterator[Channel[list[Encoded[ResidualsResponse]]]]:
-        """The channel until the deadline; an error closes it. Raises TransportFailed."""
+    def _connected(self, end_s: float) -> Iterator[Channel[list[ResidualsResponse]]]:
+        """Connect if necessary and yield the channel, with a deadline; an error closes it. Raises TransportFailed."""
         try:
             if self._channel is None:
-                self._channel = Channel(self._connect())
+                self._channel = Channel(self._connect(), self._placement)
             self._channel.wait_until(end_s)
             yield self._channel
         except OSError as error:
@@ -98,7 +94,7 @@ class SameNode:
 def _with_unknown(
     calls: Sequence[ControlCall], responses: Sequence[ResidualsResponse], contexts: Contexts
 ) -> list[ResidualsRequest]:
-    """The calls again, each with the contexts that its response lacks."""
+    """Return requests that repeat the calls, each with the contexts that the replica reported missing."""
     return [
         ResidualsRequest(call, tuple(contexts[context_id] for context_id in response.context_ids))
         if isinstance(response, UnknownContexts)
@@ -124,19 +120,19 @@ class SameNodeServer:
             try:
                 connected, _ = self._listener.accept()
             except OSError:
-                # For example, no file descriptors are left; a later connection may succeed.
+                # Accepting can fail, for example without free file descriptors; a later attempt may succeed.
                 logger.exception("cannot accept a Denoiser")
                 time.sleep(_ACCEPT_RETRY_S)
                 continue
             threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
 
     def _serve(self, connected: socket.socket) -> None:
-        channel: Channel[list[Encoded[ResidualsRequest]]] = Channel(connected)
+        channel: Channel[list[ResidualsRequest]] = Channel(connected, self._placement)
         try:
             while True:
-                requests = [decode(request, self._placement) for request in channel.receive()]
+                requests = channel.receive()
                 answers = [self._batcher.submit(request.call, request.contexts) for request in requests]
-                channel.send([encode(response_of(answer)) for answer in answers])
+                channel.send([response_of(answer) for answer in answers])
         except ConnectionError:
             logger.info("a Denoiser has disconnected")
         finally:

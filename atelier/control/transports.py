@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 #: Waits for the residuals of a step's calls and returns them in the calls' order. Raises TransportFailed.
 Wait = Callable[[], list[Residuals]]
 
-#: A transport that failed is skipped for this long, so that not every step waits for a dead replica.
+#: A transport that failed is skipped for this many seconds, so that not every step waits for a dead replica.
 _SKIP_FAILED_S = 5.0
 
 
 class TransportFailed(Exception):
-    """No response within the deadline, or the replica is gone."""
+    """No response within the deadline, or the replica failed."""
 
 
 class Transport(Protocol):
@@ -68,7 +68,7 @@ class InOrder:
         self._skipped_until_s: dict[TransportName, float] = {}
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Raises ReplicaLost, here or while waiting, when no transport is left or all are skipped."""
+        """Send the calls. Raises ReplicaLost, here or while waiting, when no transport is left or all are skipped."""
         now_s = time.monotonic()
         names = [name for name in self._transports if self._skipped_until_s.get(name, 0) <= now_s]
         return self._start(names, calls, contexts)

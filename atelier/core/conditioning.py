@@ -21,7 +21,7 @@ class Text:
     """One prompt for SDXL's two text encoders."""
 
     prompt: str
-    #: Text for the second encoder; usually the same.
+    #: Text for the second encoder; usually equal to `prompt`.
     prompt_2: str
 
 
@@ -52,7 +52,7 @@ class TextEmbeds:
             )
 
     def zeros(self) -> TextEmbeds:
-        """Embeddings of zeros in the same shapes, which SDXL is trained to read as no prompt."""
+        """Return embeddings of zeros with equal shapes, which SDXL is trained to read as no prompt."""
         return TextEmbeds(
             prompt_embeds=np.zeros_like(self.prompt_embeds),
             pooled_prompt_embeds=np.zeros_like(self.pooled_prompt_embeds),
@@ -72,7 +72,7 @@ class Conditioning:
     negative: TextEmbeds | None
 
     def by_role(self, *, is_guided: bool) -> dict[Role, TextEmbeds]:
-        """The embeddings that the UNet reads: both roles with guidance, only the positive one without."""
+        """Return the embeddings that the UNet reads: both roles with guidance, only the positive one without."""
         if not is_guided:
             return {"positive": self.positive}
         return {"negative": self.negative or self.positive.zeros(), "positive": self.positive}

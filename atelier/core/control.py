@@ -1,4 +1,4 @@
-"""ControlNets in a request: an image that steers, how strongly and when. Plain numpy that deployments exchange."""
+"""The ControlNets of a request: control map, scale and range of steps, as plain numpy for other deployments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from atelier.core.geometry import Size
 
-#: What draws a control map of each kind: OpenCV, or a model of the catalogue's `annotators`.
+#: Source of the control maps of each kind: OpenCV, or a model of the catalogue's `annotators`.
 CONTROL_KINDS: dict[str, Literal["opencv", "model"]] = {
     "canny": "opencv",
     "softedge": "opencv",
@@ -26,7 +26,7 @@ else:
 
 ControlImage = npt.NDArray[np.uint8]  # [height, width, 3]
 
-#: Where the Denoiser finds a ControlNet: in its own process, in another process of its node, or on any node.
+#: Location of the ControlNets that a Denoiser calls: its own process, another process of its node, or any node.
 TransportName = Literal["in_process", "same_node", "handle"]
 
 MAX_CONTROLS = 4
@@ -40,7 +40,7 @@ CANNY_THRESHOLDS = 100, 200
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """How to draw a control map from an image."""
+    """Settings for drawing a control map from an image."""
 
     kind: ControlKind
     #: Thresholds of `canny`; other kinds ignore them.
@@ -57,10 +57,10 @@ class Control:
     #: The control map, at the size of the image that is denoised.
     control_image: ControlImage
     controlnet_conditioning_scale: float
-    #: Shares of the steps, 0 … 1, between which the ControlNet acts.
+    #: Fractions of the steps, 0 … 1, between which the ControlNet acts.
     control_guidance_start: float = 0.0
     control_guidance_end: float = 1.0
-    #: Whether to act on the positive rows only, with weaker early layers (diffusers' `guess_mode`).
+    #: Whether to act on positive-prompt rows only, with weaker early layers (diffusers' `guess_mode`).
     guess_mode: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Control:
         return Size(width=width, height=height)
 
     def acts_at(self, step_index: int, num_steps: int) -> bool:
-        """Whether the ControlNet acts in a step, as `controlnet_keep` of diffusers' pipelines."""
+        """Return whether the ControlNet acts in a step, as `controlnet_keep` of diffusers' pipelines."""
         return (
             self.control_guidance_start <= step_index / num_steps
             and (step_index + 1) / num_steps <= self.control_guidance_end

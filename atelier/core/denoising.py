@@ -1,4 +1,4 @@
-"""What the denoising engine is asked to do, and the events that it answers with."""
+"""Requests to the denoising engine, and the events it emits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pass:
     seeds: tuple[int, ...]
     sampling: Sampling
     guidance_scale: float
-    #: Share of the guided prediction that is rescaled to the standard deviation of the unguided one, 0 … 1.
+    #: Blend factor: 0 is the guided prediction, 1 the same rescaled to the positive prediction's standard deviation.
     guidance_rescale: float = 0.0
     #: `exact` gives the same bits for an equal exactness key, whatever else is in the batch.
     reproducibility: Reproducibility = "fast"
@@ -55,7 +55,7 @@ class InitImage:
     #: Mean and standard deviation, each [1 or images, 4, height / 8, width / 8]; one image serves all of a request.
     mean: Floats
     std: Floats
-    #: [height / 8, width / 8]; 1 is painted anew, 0 is kept. None paints everything anew.
+    #: Latent mask, [height / 8, width / 8]; 1 is painted anew, 0 is kept. None paints everything anew.
     mask: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class DenoiseRequest:
     conditioning: Conditioning
     init_image: InitImage | None = None
     controls: tuple[Control, ...] = ()
-    #: Send a `StepEvent` after every step.
+    #: Whether to emit a `StepEvent` after every step.
     report_steps: bool = False
     #: Number of evenly spaced steps whose event carries a preview.
     num_previews: int = 0
@@ -93,7 +93,7 @@ class DenoiseRequest:
 
     @property
     def embeds(self) -> dict[Role, TextEmbeds]:
-        """The embeddings that the UNet reads for each image; one row per role."""
+        """The embeddings that the UNet reads for each image; one row per role ("positive", "negative")."""
         return self.conditioning.by_role(is_guided=self.pass_.is_guided)
 
     @property
@@ -120,6 +120,6 @@ class StepEvent:
 class Denoised:
     """The last event of a stream: the final latents."""
 
-    #: [images, 4, height / 8, width / 8]
+    #: The latents, [images, 4, height / 8, width / 8].
     latents: Floats
     origin: Origin

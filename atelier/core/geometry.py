@@ -1,4 +1,4 @@
-"""Sizes of images in pixels, and of the latents that stand for them."""
+"""Sizes of images in pixels, and of their latents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Size:
 
     @classmethod
     def parse(cls, text: str) -> Size:
-        """Raises ValueError if the text is not WIDTHxHEIGHT."""
+        """Read a size. Raises ValueError if the text is not WIDTHxHEIGHT."""
         match = _SIZE.fullmatch(text)
         if match is None:
             raise ValueError(f"expected WIDTHxHEIGHT, got {text!r}")
@@ -55,10 +55,10 @@ class Size:
         return self.width % PIXELS_PER_LATENT == 0 and self.height % PIXELS_PER_LATENT == 0
 
     def scaled(self, scale: float) -> Size:
-        """The size with both sides `scale` times as long, rounded to whole pixels."""
+        """Return the size with both sides `scale` times as long, rounded to whole pixels."""
         return Size(width=round(self.width * scale), height=round(self.height * scale))
 
     def in_whole_latents(self) -> Size:
-        """The size with both sides rounded to multiples of `PIXELS_PER_LATENT`."""
+        """Return the size with both sides rounded to multiples of `PIXELS_PER_LATENT`."""
         width, height = (PIXELS_PER_LATENT * round(side / PIXELS_PER_LATENT) for side in (self.width, self.height))
         return Size(width=width, height=height)

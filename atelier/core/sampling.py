@@ -21,7 +21,7 @@ MAX_STEPS = 150
 NumInferenceSteps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 #: Values of at most 1 switch guidance off.
 GuidanceScale = Annotated[float, Field(ge=0, le=30)]
-#: How far an image is taken from the one it starts from: the share of the steps that is run.
+#: Fraction of the steps that is run when starting from an init image: small values keep it, 1 runs all steps.
 Strength = Annotated[float, Field(gt=0, le=1)]
 
 _ALL: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -38,10 +38,10 @@ class Sampler:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     #: The function of `atelier.engine.samplers` that makes its coefficients.
     formula: Literal["ddim", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "heun", "unipc"]
-    #: Where noise levels come from: the scheduler's sigmas with α = 1, its sigmas scaled to α² + σ² = 1, or ᾱ at its
+    #: Source of the noise levels: the scheduler's sigmas with α = 1, its sigmas scaled to α² + σ² = 1, or ᾱ at its
     #: timesteps, where DDIM steps by a fixed number of training steps.
     levels: Literal["sigmas", "scaled_sigmas", "timesteps", "ddim_timesteps"] = "sigmas"
-    #: Share of fresh noise in the `ddim` formula; None takes the request's `eta`.
+    #: Fraction of fresh noise in the `ddim` formula; None takes the request's `eta`.
     eta: float | None = 0.0
     #: The schedules that diffusers has for this sampler; others could not be checked against it.
     schedules: tuple[ScheduleName, ...] = _ALL
@@ -122,15 +122,15 @@ else:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """The way of a request from noise to latents."""
+    """Sampler, schedule and number of steps of a request."""
 
     num_inference_steps: int
     sampler: SamplerName = "euler"
     #: None is the schedule of the model's own scheduler.
     schedule: ScheduleName | None = None
-    #: Share of DDIM's noise (Song et al. 2021, eq. 16).
+    #: Fraction of DDIM's noise, 0 … 1 (Song et al. 2021, eq. 16).
     eta: float = 0.0
-    #: Share of the steps that is run, 0 … 1; the first of them starts from the init image at its noise level.
+    #: Fraction of the steps that is run, 0 … 1; the first of them starts from the init image at its noise level.
     strength: float = 1.0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ MAX_SCALE = 4
 MAX_UPSCALED_PIXELS = 4096 * 4096
 #: Largest sum over all enlarged images of a request, in pixels.
 MAX_TOGETHER_PIXELS = 4 * MAX_UPSCALED_PIXELS
-#: Largest image a network may read, in pixels: it makes up to 16 times as many, whatever the final size.
+#: Largest input of an upscaling network, in pixels; its output has up to 16 times as many, whatever the final size.
 MAX_READ_PIXELS = 2048 * 2048
 #: Networks fold up to 4 × 4 pixels into one, so the sides they read are multiples of it.
 FOLD_PX = 4

@@ -14,7 +14,7 @@ from atelier.families.family import Family
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """Rows share a UNet call if and only if their keys are equal."""
+    """Key of rows (one per image and prompt role); rows share a UNet call if and only if their keys are equal."""
 
     model: str
     size: Size
@@ -23,7 +23,7 @@ class BatchKey:
 
     @classmethod
     def of(cls, request: DenoiseRequest) -> BatchKey:
-        """The key of a request's rows."""
+        """Return the key of a request's rows."""
         is_exact = request.pass_.reproducibility == "exact"
         return cls(request.pass_.model, request.pass_.size, request.num_chunks if is_exact else None)
 

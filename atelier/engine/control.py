@@ -1,4 +1,4 @@
-"""ControlNets in a step: the rows that each one acts on, and where its residuals are added."""
+"""ControlNets in a step: the rows (one per image and prompt role) they act on, and where residuals are added."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class StepControl:
 
 
 def control_contexts(controls: Sequence[Control], embeds: Mapping[Role, TextEmbeds]) -> tuple[ControlContext, ...]:
-    """The contexts of a request's controls, in their order."""
+    """Return the contexts of a request's controls, in their order."""
     return tuple(ControlContext.of(control.controlnet, control.control_image, embeds) for control in controls)
 
 
 def _acting_controls(requests: Sequence[RunningRequest], call: Call) -> list[_ActingControl]:
-    """The controls that act on each row in its present step; those in guess mode act on positive rows only."""
+    """Return the controls that act on each row in its present step; in guess mode only on positive rows."""
     acting = []
     for row, ref in enumerate(call.refs):
         request = requests[ref.request]
@@ -114,7 +114,7 @@ def _acting_controls(requests: Sequence[RunningRequest], call: Call) -> list[_Ac
 
 
 def _row_index(rows: list[int], like: torch.Tensor) -> slice | torch.Tensor:
-    """An index of rows for tensors on the device of `like`; consecutive rows are a slice, which copies nothing."""
+    """Return an index of rows for tensors on `like`'s device; for consecutive rows a slice, which copies nothing."""
     first, last = rows[0], rows[-1]
     if rows == list(range(first, last + 1)):
         return slice(first, last + 1)

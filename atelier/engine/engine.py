@@ -62,7 +62,7 @@ class EngineSettings:
     num_threads: int
     #: Maximum number of waiting requests.
     max_waiting: int
-    #: Maximum number of rows that share a UNet call.
+    #: Maximum number of rows (one per image and prompt role) that share a UNet call.
     max_rows: int
     #: Rows of every UNet call of `exact` requests.
     exact_width: int
@@ -101,7 +101,7 @@ class Engine:
         self._cancelled: set[RequestId] = set()
         self._is_open = True
         self._num_steps = 0
-        #: Start of the loop's present iteration.
+        #: Start of the current iteration of the step loop, on the clock of `now_s`.
         self._last_beat_s = now_s()
         #: End of the last step; None after an idle pause.
         self._last_end_s: float | None = None
@@ -133,14 +133,14 @@ class Engine:
                 self._cancelled.add(request_id)
 
     def status(self) -> EngineStatus:
-        """The engine's counts now."""
+        """Return the engine's present counts."""
         with self._changed:
             return EngineStatus(
                 num_waiting=len(self._waiting), num_running=len(self._running), num_steps=self._num_steps
             )
 
     def check(self, *, stall_s: float) -> None:
-        """Raises RuntimeError if the thread has ended, or if the loop has made no progress for `stall_s` seconds."""
+        """Raise RuntimeError if the thread has ended, or if the loop has made no progress for `stall_s` seconds."""
         if not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
         silent_s = self._now_s() - self._last_beat_s
@@ -251,7 +251,7 @@ class Engine:
 
     @contextmanager
     def _isolated(self, submitted: Submitted) -> Iterator[None]:
-        """The error boundary of the step loop: an error inside finishes this request and no other."""
+        """Bound errors in the step loop: an error inside finishes this request and no other."""
         try:
             yield
         except Exception as error:

@@ -41,10 +41,10 @@ class Packed:
     """The constant part of a batch."""
 
     calls: tuple[Call, ...]
-    #: Index of each image's row with the positive prompt and with the negative one, [images]; equal without guidance.
+    #: Index of each image's positive and negative row, [images] each; both are the same row without guidance.
     positive_row: torch.Tensor
     negative_row: torch.Tensor
-    #: [images, 1, 1, 1]
+    #: Guidance scale of each image, [images, 1, 1, 1].
     guidance_scale: torch.Tensor
     #: Rescale factors by the index of the image; images that are not rescaled are left out.
     guidance_rescale: dict[int, float]
@@ -53,9 +53,9 @@ class Packed:
 
 
 def pack(requests: Sequence[RunningRequest], family: Family, *, width: int | None) -> Packed:
-    """Lay out the rows of the requests.
+    """Pack the rows (one per image and prompt role) of the requests into UNet calls.
 
-    With a `width` every call has that many rows, padded with copies of the last one; without, one call has all rows.
+    With a `width` every call has that many rows, padded with copies of its last row; without, one call has all rows.
     """
     layout = _layout(requests)
     device = requests[0].latents.device
@@ -87,7 +87,7 @@ class _Layout:
 
 
 def _layout(requests: Sequence[RunningRequest]) -> _Layout:
-    """Rows are ordered by request, then by prompt, then by image."""
+    """Order the rows by request, then by prompt, then by image, and return their indices."""
     layout = _Layout()
     num_prompts = num_images = 0
     for request_index, request in enumerate(requests):

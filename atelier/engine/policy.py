@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def next_key(last_step: Mapping[K, int]) -> K | None:
-    """The key with the longest time since its last step, so that batches take turns; None if there is no key."""
+    """Return the key with the longest time since its last step, so that batches take turns; None without keys."""
     return min(last_step, key=lambda key: last_step[key], default=None)
 
 
@@ -22,9 +22,10 @@ def admissible(
     rows_of: Callable[[R], int],
     max_rows: int,
 ) -> Sequence[R]:
-    """The waiting requests that fit their batches, first come first served within each key.
+    """Return the waiting requests that fit their batches, first come first served within each key.
 
-    `num_rows` is the number of running rows of each key. A request wider than `max_rows` gets a batch of its own.
+    `num_rows` is the number of running rows (one per image and prompt role) of each key. A request wider
+    than `max_rows` gets a batch of its own.
     """
     admitted: list[R] = []
     rows, full = dict(num_rows), set[K]()

@@ -1,4 +1,4 @@
-"""A request on its way through the engine: waiting, then running until its last step."""
+"""States of a request in the engine: submitted and waiting, then running until its last step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InpaintState:
     #: Latents of the init image and their noise, each [images, 4, h, w].
     x0: torch.Tensor
     noise: torch.Tensor
-    #: [h, w]; 1 is painted anew, 0 is kept.
+    #: Latent mask, [h, w]; 1 is painted anew, 0 is kept.
     mask: torch.Tensor
 
 
@@ -53,7 +53,7 @@ class RunningRequest:
     prompts: Mapping[Role, PromptConditions]
     #: One generator per image. The next numbers that it draws are the noise of the next step.
     generators: tuple[torch.Generator, ...]
-    #: [images, 4, h, w], float32
+    #: The noisy latents at the current step, [images, 4, h, w], float32.
     latents: torch.Tensor
     #: Predictions of x₀ in the last step and in the one before, [images, 4, h, w]; zeros where there was no step.
     denoised_1: torch.Tensor
@@ -61,7 +61,7 @@ class RunningRequest:
     inpaint: InpaintState | None = None
     #: One context per control of the request, in their order.
     control_contexts: tuple[ControlContext, ...] = ()
-    #: Hashes of the models that have taken part so far, by their names.
+    #: Weights hashes of the models that have run on the request so far, by name.
     weights: dict[str, str] = field(default_factory=dict)
     #: Number of steps done.
     step_index: int = 0
@@ -85,7 +85,7 @@ class RunningRequest:
         return self.step_index == len(self.schedule.steps)
 
     def step_event(self) -> StepEvent | None:
-        """The event of the step just done; None if the request asks for none."""
+        """Return the event of the step just done; None if the request asks for none."""
         request, total = self.request, len(self.schedule.steps)
         marks = [round(total * mark / (request.num_previews + 1)) for mark in range(1, request.num_previews + 1)]
         if self.step_index in marks:

@@ -1,6 +1,6 @@
 """Runs the UNet of one model: admits requests and takes their steps.
 
-With `step` and `control` the only part of the engine that computes on tensors. Latents stay in float32 throughout.
+Only this module, `step` and `control` compute on tensors in the engine. Latents stay in float32 throughout.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Runner:
     ) -> torch.Tensor:
         """Run the UNet on `model_input` [images, 4, h, w] at `timesteps` [images].
 
-        Returns `noise_pred` of the rows of all calls, [rows, 4, h, w].
+        Returns `noise_pred` of the rows (one per image and prompt role) of all calls, [rows, 4, h, w].
         """
         noise_preds = []
         with self._host.acquire(self._entry.id) as unet:
@@ -130,7 +130,7 @@ class Runner:
     def _initial_latents(
         self, request: DenoiseRequest, schedule: Schedule, generators: Sequence[torch.Generator]
     ) -> tuple[torch.Tensor, InpaintState | None]:
-        """The latents before the first step, [images, 4, h, w], and for inpainting what it keeps.
+        """Return the latents before the first step, [images, 4, h, w], and the inpainting state if there is a mask.
 
         Every image draws its random numbers in the order of the diffusers pipeline.
         """
@@ -144,7 +144,7 @@ class Runner:
     def _noised(
         self, init_image: InitImage, sampling: Sampling, schedule: Schedule, generators: Sequence[torch.Generator]
     ) -> tuple[torch.Tensor, InpaintState | None]:
-        """The init image at the noise level of the first step.
+        """Noise the init image to the noise level of the first step.
 
         Image-to-image draws the VAE's posterior, then the noise. Inpainting then draws the posterior of the masked
         image, which is not used but moves the generators on; at full strength it starts from noise alone.

@@ -25,7 +25,7 @@ class Levels:
     next_sigma: Array
 
     def from_step(self, first: int) -> Levels:
-        """The levels without the steps before `first`."""
+        """Return the noise levels of the steps from index `first` on."""
         return Levels(self.alpha[first:], self.sigma[first:], self.next_alpha[first:], self.next_sigma[first:])
 
     @property
@@ -51,7 +51,7 @@ class Coefficients:
 
 
 def ddim(levels: Levels, *, eta: float) -> Coefficients:
-    """DDIM: Song et al. 2021, eq. 12 and 16.
+    """Return the coefficients of DDIM: Song et al. 2021, eq. 12 and 16.
 
     With α = 1 it is Euler's method on the probability flow for η = 0 (Karras et al. 2022, algorithm 1 without churn)
     and the ancestral Euler sampler for η = 1.
@@ -65,12 +65,15 @@ def ddim(levels: Levels, *, eta: float) -> Coefficients:
 
 
 def dpmpp_2m(levels: Levels) -> Coefficients:
-    """DPM-Solver++(2M): Lu et al. 2022b, algorithm 2. The first and the last step are of first order."""
+    """Return the coefficients of DPM-Solver++(2M): Lu et al. 2022b, algorithm 2.
+
+    The first and the last step are of first order.
+    """
     return _second_order(levels, a=levels.next_sigma / levels.sigma, weight=-levels.next_alpha * np.expm1(-levels.h))
 
 
 def dpmpp_2m_sde(levels: Levels) -> Coefficients:
-    """SDE-DPM-Solver++(2M), midpoint: Lu et al. 2022b, eq. 18 and appendix."""
+    """Return the coefficients of SDE-DPM-Solver++(2M), midpoint: Lu et al. 2022b, eq. 18 and appendix."""
     fresh = -np.expm1(-2 * levels.h)
     coefficients = _second_order(
         levels, a=levels.next_sigma / levels.sigma * np.exp(-levels.h), weight=levels.next_alpha * fresh
@@ -80,7 +83,7 @@ def dpmpp_2m_sde(levels: Levels) -> Coefficients:
 
 
 def _second_order(levels: Levels, *, a: Array, weight: Array) -> Coefficients:
-    """x' = a·x + weight·(D + (D − D₋₁)/2r) with r = h₋₁/h."""
+    """Return the coefficients of x' = a·x + weight·(D + (D − D₋₁)/2r) with r = h₋₁/h."""
     share = np.zeros_like(a)
     share[1:-1] = levels.h[1:-1] / (2 * levels.h[:-2])
     zero = np.zeros_like(a)
@@ -88,7 +91,7 @@ def _second_order(levels: Levels, *, a: Array, weight: Array) -> Coefficients:
 
 
 def lcm(levels: Levels, *, timesteps: Array, timestep_scaling: float) -> Coefficients:
-    """Latent consistency: Luo et al. 2023, algorithm 3, with the boundary condition of Song et al. 2023, eq. 5."""
+    """Return LCM's coefficients: Luo et al. 2023, algorithm 3; boundary condition of Song et al. 2023, eq. 5."""
     sigma_data = 0.5
     scaled = timestep_scaling * timesteps
     c_skip = sigma_data**2 / (scaled**2 + sigma_data**2)
@@ -100,7 +103,7 @@ def lcm(levels: Levels, *, timesteps: Array, timestep_scaling: float) -> Coeffic
 
 
 def heun(levels: Levels) -> Coefficients:
-    """Heun's method: Karras et al. 2022, algorithm 1 without churn, for α = 1.
+    """Return the coefficients of Heun's method: Karras et al. 2022, algorithm 1 without churn, for α = 1.
 
     Every step but the last takes two ticks. The first is Euler's, to x̂. The second reads x̂ and recovers x from x̂ and
     D₋₁; with r = σ'/σ, the mean of both slopes leads to x' = x̂ + (1 − r)/2r · (D − D₋₁).
@@ -117,7 +120,7 @@ def heun(levels: Levels) -> Coefficients:
 
 
 def unipc(levels: Levels) -> Coefficients:
-    """UniPC of order 2 with B₂(h): Zhao et al. 2023, algorithms 1 to 3 and eq. 5, 9.
+    """Return the coefficients of UniPC of order 2 with B₂(h): Zhao et al. 2023, algorithms 1 to 3 and eq. 5, 9.
 
     The corrector of a step needs D at the level that the step goes to, so it is applied in the following step. It
     starts from the same latents as the predictor; therefore it adds to x only a combination of D, D₋₁ and D₋₂.
@@ -140,7 +143,7 @@ def unipc(levels: Levels) -> Coefficients:
 
 
 def _corrector(lambdas: Array, h: float, k: int) -> tuple[float, float, float]:
-    """Weights of D, D₋₁ and D₋₂ in the correction of step `k − 1`, relative to the weight of D in that step."""
+    """Return the weights of D, D₋₁ and D₋₂ in the correction of step `k − 1`, relative to D's weight in that step."""
     if k == 1:
         return 0.5, -0.5, 0.0
     reach = (lambdas[k - 2] - lambdas[k - 1]) / h

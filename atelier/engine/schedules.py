@@ -1,4 +1,4 @@
-"""From a model's scheduler and a request's sampling to the numbers of every step.
+"""Computes the coefficients of every step from a model's scheduler config and a request's sampling.
 
 Timesteps and noise levels are those of the diffusers scheduler that `core.sampling.SAMPLERS` names. The result is one
 row of float64 numbers per step, computed when a request is admitted and cached for the next request with the same
@@ -41,7 +41,7 @@ class Schedule:
     prediction of x₀ is D = c_skip·x + c_out·noise_pred. The formula of `samplers` makes the next latents.
     """
 
-    #: [steps, 11]; the columns are named above.
+    #: [steps, 11]; the columns are `TIMESTEP` to `S`.
     steps: npt.NDArray[np.float64]
     #: Standard deviation of the noise that an image starts from.
     init_noise_sigma: float
@@ -82,14 +82,17 @@ class Schedules:
         )
 
     def _denoiser(self, levels: Levels, c_in: Array) -> tuple[Array, Array]:
-        """c_skip and c_out, which give x₀ from predicted noise or from v = α·ε − σ·x₀ (Salimans & Ho 2022, §4)."""
+        """Return c_skip and c_out, which give x₀ from predicted noise or v = α·ε − σ·x₀ (Salimans & Ho 2022, §4)."""
         if self._predicts_v:
             return levels.alpha * c_in**2, -levels.sigma * c_in
         return 1 / levels.alpha, -levels.sigma / levels.alpha
 
 
 def _new_scheduler(config: Mapping[str, object], sampler: Sampler, sampling: Sampling) -> SchedulerMixin:
-    """The sampler's diffusers scheduler with its timesteps set; whatever the sampler leaves open is the model's."""
+    """Create the sampler's diffusers scheduler with its timesteps set.
+
+    Settings that the sampler does not fix come from the model's config.
+    """
     schedule = {} if sampling.schedule is None else _SCHEDULES[sampling.schedule]
     scheduler = getattr(diffusers, sampler.scheduler).from_config(config, **sampler.settings, **schedule)
     scheduler.set_timesteps(sampling.num_inference_steps)
@@ -114,7 +117,7 @@ def _levels(sampler: Sampler, scheduler: SchedulerMixin) -> Levels:
 
 
 def _levels_of_sigmas(scheduler: SchedulerMixin, *, is_scaled: bool) -> Levels:
-    """The scheduler's sigmas with α = 1, or scaled to α² + σ² = 1."""
+    """Return the scheduler's sigmas with α = 1, or scaled to α² + σ² = 1."""
     sigmas = np.asarray(scheduler.sigmas, dtype=np.float64)
     alphas = 1 / np.sqrt(sigmas**2 + 1) if is_scaled else np.ones_like(sigmas)
     sigmas = sigmas * alphas
@@ -124,7 +127,7 @@ def _levels_of_sigmas(scheduler: SchedulerMixin, *, is_scaled: bool) -> Levels:
 def _levels_of_timesteps(
     scheduler: SchedulerMixin, next_timesteps: npt.NDArray[np.int64], *, final_alpha_cumprod: float
 ) -> Levels:
-    """ᾱ at the scheduler's timesteps; a step to a negative timestep goes to `final_alpha_cumprod`."""
+    """Return levels of ᾱ at the scheduler's timesteps; a negative timestep has `final_alpha_cumprod`."""
     alphas_cumprod = np.asarray(scheduler.alphas_cumprod, dtype=np.float64)
     now = alphas_cumprod[np.asarray(scheduler.timesteps)]
     after = np.where(next_timesteps >= 0, alphas_cumprod[next_timesteps], final_alpha_cumprod)

@@ -1,4 +1,4 @@
-"""The oracle of the engine: one request, diffusers' scheduler, diffusers' UNet and attention, no batching.
+"""Reference implementation of the engine: one request, diffusers' scheduler, UNet and attention, no batching.
 
 It is slow and plain, and takes nothing from the code that it checks: the caller makes the scheduler. It runs only in
 tests and benchmarks.
@@ -20,7 +20,7 @@ from atelier.core.geometry import Size
 
 @torch.inference_mode()
 def denoise(unet: UNet2DConditionModel, scheduler: SchedulerMixin, request: DenoiseRequest) -> torch.Tensor:
-    """Final latents [images, 4, h, w] of a request that starts from noise and has no controls.
+    """Compute the final latents [images, 4, h, w] of a request that starts from noise and has no controls.
 
     `unet` has diffusers' own attention processors; `scheduler` has its timesteps set.
     """
@@ -38,7 +38,7 @@ def denoise(unet: UNet2DConditionModel, scheduler: SchedulerMixin, request: Deno
 
 
 def _step_arguments(scheduler: SchedulerMixin, generators: list[torch.Generator], eta: float) -> dict[str, object]:
-    """The arguments that this scheduler's `step` takes, as `prepare_extra_step_kwargs` of diffusers' pipelines."""
+    """Return the arguments that the scheduler's `step` takes, like diffusers' `prepare_extra_step_kwargs`."""
     accepted = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in (("generator", generators), ("eta", eta)) if name in accepted}
 
@@ -59,7 +59,7 @@ def _predict_guided(
 
 
 def _zeros(embeds: TextEmbeds) -> TextEmbeds:
-    """What SDXL's pipeline takes for a missing negative prompt (`force_zeros_for_empty_prompt`)."""
+    """Return embeddings of zeros, for a missing negative prompt (diffusers' `force_zeros_for_empty_prompt`)."""
     return TextEmbeds(
         prompt_embeds=np.zeros_like(embeds.prompt_embeds),
         pooled_prompt_embeds=np.zeros_like(embeds.pooled_prompt_embeds),
@@ -69,7 +69,7 @@ def _zeros(embeds: TextEmbeds) -> TextEmbeds:
 def _predict(
     unet: UNet2DConditionModel, model_input: torch.Tensor, timestep: torch.Tensor, embeds: TextEmbeds, size: Size
 ) -> torch.Tensor:
-    """`noise_pred` for one prompt, [images, 4, h, w]."""
+    """Compute `noise_pred` for one prompt, [images, 4, h, w]."""
     num_images, time_ids = len(model_input), [size.height, size.width, 0, 0, size.height, size.width]
     noise_pred: torch.Tensor = unet(
         model_input,

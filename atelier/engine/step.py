@@ -17,14 +17,14 @@ from atelier.engine.schedules import B0, B1, B2, C_OUT, C_SKIP, A, S
 
 
 def numbers_of_step(requests: Sequence[RunningRequest]) -> torch.Tensor:
-    """The columns of `Schedule.steps` for the present step of each image, [11, images, 1, 1, 1]."""
+    """Return the columns of `Schedule.steps` for the present step of each image, [11, images, 1, 1, 1]."""
     rows = [request.schedule.steps[request.step_index] for request in requests for _ in range(request.num_images)]
     numbers = torch.from_numpy(np.stack(rows, axis=1).astype(np.float32))
     return numbers[..., None, None, None].to(requests[0].latents.device)
 
 
 def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
+    """Apply classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
     Takes `noise_pred` of the rows, [rows, 4, h, w], and returns the guided one of the images, [images, 4, h, w]. An
     image without guidance has one row, which is returned unchanged.
@@ -37,7 +37,7 @@ def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:
 
 
 def _rescale(guided: torch.Tensor, noise_pred_text: torch.Tensor, guidance_rescale: float) -> torch.Tensor:
-    """Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15 and 16."""
+    """Blend in the rescaled prediction: Lin et al. 2023, "Common Diffusion Noise Schedules …", eq. 15 and 16."""
     rescaled = guided * (noise_pred_text.std() / guided.std())
     return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
 

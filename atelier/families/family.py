@@ -31,7 +31,7 @@ class TextEncoders(Protocol):
     def weights_hash(self) -> str: ...
 
     def check_length(self, text: Text) -> None:
-        """Raises InvalidParameter if the text is longer than the encoders read."""
+        """Raise InvalidParameter if the text is longer than the encoders read."""
         ...
 
     def encode(self, texts: Sequence[Text]) -> list[TextEmbeds]:
@@ -51,7 +51,7 @@ class Family(Protocol):
         ...
 
     def zero_embeds(self, model: UNet2DConditionModel | ControlNetModel) -> TextEmbeds:
-        """Embeddings of zeros in the model's widths, one chunk long; for warm-up."""
+        """Return embeddings of zeros in the model's widths, one chunk long; for warm-up."""
         ...
 
     def prompt_conditions(
@@ -91,5 +91,5 @@ _FAMILIES: Mapping[str, Family] = {"sdxl": sdxl}
 
 
 def family_of(name: str) -> Family:
-    """The family that a catalogue entry names in `family`."""
+    """Return the family that a catalogue entry names in `family`."""
     return _FAMILIES[name]

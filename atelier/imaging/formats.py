@@ -15,7 +15,7 @@ from atelier.imaging.metadata import Metadata, exif, png_chunks
 
 MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-#: Longest side of an image in formats that have a limit.
+#: Maximum side of an image, in pixels, in formats that have a limit.
 _MAX_SIDE_PX: dict[OutputFormat, int] = {"jpeg": 65_500, "webp": 16_383}
 
 _JPEG_QUALITY = 95
@@ -23,7 +23,7 @@ _WEBP_QUALITY = 90
 
 
 def check_output(output_format: OutputFormat, quality: int | None, size: Size) -> None:
-    """Raises InvalidParameter if an image of this size cannot be written in the format, or not at the quality."""
+    """Raise InvalidParameter if an image of this size cannot be written in the format, or not at the quality."""
     if output_format == "png" and quality not in (None, 100):
         raise InvalidParameter(
             f"output_compression: PNG is lossless; use jpeg or webp for {quality}.", param="output_compression"
@@ -44,7 +44,7 @@ def write_picture(
     quality: int | None = None,
     metadata: Metadata | None = None,
 ) -> bytes:
-    """The file of an image [height, width, 3 or 4]; `quality` of JPEG and WebP in 0 … 100.
+    """Encode an image [height, width, 3 or 4] as a file; `quality` of JPEG and WebP is 0 … 100.
 
     JPEG has no alpha: transparent parts become white.
     """

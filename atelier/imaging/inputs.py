@@ -1,4 +1,4 @@
-"""Images that clients send: read safely, turned upright, resized to what the model draws.
+"""Images that clients send: read safely, turned upright, resized to the size that is generated.
 
 An image is rejected before its pixels are decoded if its format is not in `FORMATS` or if it has more than
 `MAX_PIXELS`. Resizing scales an image to cover the target size and crops the rest evenly on both sides.
@@ -30,7 +30,7 @@ _SIDEWAYS = range(5, 9)
 
 @contextmanager
 def read_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
-    """The image of a file, upright, as RGB, or as RGBA if any of it is transparent.
+    """Open the image of a file, upright, as RGB, or as RGBA if any of it is transparent.
 
     It is closed at the end, so that an error's traceback does not keep its pixels in memory.
 
@@ -42,13 +42,13 @@ def read_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
 
 
 def image_size(data: bytes, *, param: str) -> Size:
-    """The size of a file's image once it is upright, from the file's header.
+    """Return the size of a file's image once it is upright, from the file's header.
 
     Raises:
         InvalidParameter: as `read_image`, as far as the header shows it.
     """
     with opened_image(data, param=param) as image:
-        # PNG's own `getexif` decodes all pixels to look for a chunk behind them.
+        # Pillow's `getexif` for PNG would decode all pixels, because an eXIf chunk may follow them.
         is_sideways = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _SIDEWAYS
         width, height = reversed(image.size) if is_sideways else image.size
         return Size(width=width, height=height)
@@ -56,7 +56,7 @@ def image_size(data: bytes, *, param: str) -> Size:
 
 @contextmanager
 def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
-    """The image of a file before its pixels are decoded.
+    """Open the image of a file before its pixels are decoded.
 
     Raises:
         InvalidParameter: as `read_image`, also for what goes wrong while the image is open.
@@ -74,7 +74,7 @@ def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
         except InvalidParameter:
             raise
         except Exception as error:
-            # Pillow's decoders raise whatever their format leads to: OSError, SyntaxError, struct.error, …
+            # Catch everything: Pillow's decoders raise OSError, SyntaxError, struct.error and others.
             _forget_frames(error)
             raise InvalidParameter(
                 f"{param}: not a readable image; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
@@ -84,7 +84,7 @@ def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Drop the local variables of the traceback: decoders keep the pixels read so far in theirs."""
+    """Clear the traceback's local variables, in which decoders keep the pixels read so far."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -102,25 +102,25 @@ def _upright(data: bytes, param: str) -> Image.Image:
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image in a mode, copied only if necessary: an image of 4096² has 67 MB."""
+    """Convert the image to a mode, copied only if necessary: an image of 4096² has 67 MB."""
     return image if image.mode == mode else image.convert(mode)
 
 
 def _is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel is transparent; an alpha channel alone does not make an image so."""
+    """Return whether any pixel is transparent; an alpha channel alone does not make an image so."""
     return image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
 
 
 def to_pixels(image: Image.Image, size: Size) -> RgbPixels:
-    """The image resized, over white where it is transparent."""
+    """Resize the image, over white where it is transparent."""
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.asarray(_fitted(image.convert("RGB"), size))
+    return np.asarray(_fitted(_in_mode(image, "RGB"), size))
 
 
 def to_mask(image: Image.Image, size: Size) -> MaskPixels:
-    """The mask that an image describes: its transparent parts or, if it is opaque, its light parts are painted."""
+    """Return the mask that an image describes: its transparent or, if it is opaque, its light parts are painted."""
     is_transparent = image.mode == "RGBA"
     coverage = ImageOps.invert(image.getchannel("A")) if is_transparent else image.convert("L")
     fitted = np.asarray(_fitted(coverage, size))
@@ -128,12 +128,12 @@ def to_mask(image: Image.Image, size: Size) -> MaskPixels:
 
 
 def to_latent_mask(mask: MaskPixels) -> npt.NDArray[np.float32]:
-    """The mask of the latents [height / 8, width / 8], 1 where they are painted; nearest pixel, as diffusers does."""
+    """Reduce a mask to the latents' [height / 8, width / 8], 1 where painted; nearest pixel, as diffusers does."""
     return (mask[::PIXELS_PER_LATENT, ::PIXELS_PER_LATENT] > 0).astype(np.float32)
 
 
 def blend(painted: RgbPixels, original: RgbPixels, mask: MaskPixels) -> RgbPixels:
-    """The painted image over the original: the original's exact pixels outside the mask, a soft edge inside it."""
+    """Lay the painted image over the original: the original's exact pixels outside the mask, a soft edge inside."""
     radius = min(mask.shape) / 64
     blurred = np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
     weight = np.clip(2 * blurred - 1, 0, 1)[..., None] * (mask > 0)[..., None]

@@ -1,4 +1,4 @@
-"""Metadata in image files: AUTOMATIC1111's text for people and tools, and a record to make the image again from.
+"""Metadata in image files: AUTOMATIC1111's infotext, and a JSON record that reproduces the image.
 
 PNG carries both in iTXt chunks, JPEG and WebP in EXIF's UserComment and ImageDescription.
 """
@@ -36,7 +36,7 @@ class Metadata:
 
 
 def png_chunks(metadata: Metadata) -> PngInfo:
-    """The metadata as PNG chunks."""
+    """Write the metadata as PNG chunks."""
     chunks = PngInfo()
     chunks.add_itxt(_INFOTEXT, metadata.infotext)
     chunks.add_itxt(_RECORD, metadata.record_json)
@@ -44,7 +44,7 @@ def png_chunks(metadata: Metadata) -> PngInfo:
 
 
 def exif(metadata: Metadata) -> Image.Exif:
-    """The metadata as EXIF tags; none if the texts are longer than a JPEG segment."""
+    """Write the metadata as EXIF tags; none if the texts are longer than a JPEG segment."""
     tags = Image.Exif()
     comment = _UNICODE + metadata.infotext.encode("utf-16-be")
     if len(comment) + len(metadata.record_json) <= _MAX_EXIF_BYTES:
@@ -54,7 +54,7 @@ def exif(metadata: Metadata) -> Image.Exif:
 
 
 def read_metadata(picture: Image.Image) -> Metadata | None:
-    """The metadata of a file; None if it has none of ours."""
+    """Read the metadata of an image file; None if it has none that this server wrote."""
     if picture.format == "PNG":
         infotext, record = picture.info.get(_INFOTEXT), picture.info.get(_RECORD)
     else:

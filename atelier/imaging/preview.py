@@ -13,7 +13,7 @@ from atelier.imaging.inputs import RgbPixels
 
 
 def preview(latents: Floats, latent_rgb: Sequence[Sequence[float]], size: Size) -> RgbPixels:
-    """Latents [4, h, w] as an image of the given size; `latent_rgb` [5, 3] as in the catalogue."""
+    """Project latents [4, h, w] to an image of the given size; `latent_rgb` is [5, 3], as in the catalogue."""
     factors = np.asarray(latent_rgb, dtype=np.float32)
     rgb = np.moveaxis(latents, 0, -1) @ factors[:4] + factors[4]
     small = Image.fromarray(np.uint8(np.clip(127.5 * (rgb + 1), 0, 255)))

@@ -17,7 +17,7 @@ class Tile:
 
 
 def tiles(side: int, *, tile: int, overlap: int) -> Iterator[Tile]:
-    """Tiles of one length whose kept parts cover the side exactly; one tile if the side is shorter."""
+    """Yield tiles of one length whose kept parts cover the side exactly; one tile if the side is shorter."""
     if side <= tile:
         yield Tile(0, side, 0, side)
         return

@@ -25,7 +25,7 @@ def new_engine(
     transport: Callable[[], Transport],
     observe: Callable[[StepReport], None] = lambda _: None,
 ) -> Engine:
-    """An engine with every model of the catalogue. Raises ModelUnavailable.
+    """Create an engine with every model of the catalogue. Raises ModelUnavailable.
 
     `transport` is called in the engine's thread, because ControlNets in the same process run there.
     """

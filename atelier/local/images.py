@@ -44,7 +44,7 @@ class AutoencoderStage:
 
 
 class AnnotatorStage:
-    """Everything that draws control maps."""
+    """The annotators: OpenCV's functions and the models that draw control maps."""
 
     def __init__(self, annotators: Annotators, runtime: Runtime) -> None:
         """`annotators` were loaded in the runtime's thread."""

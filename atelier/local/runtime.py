@@ -13,7 +13,7 @@ from atelier.models.thread import ModelThread
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """The thread that runs a stage's models, and where their weights lie."""
+    """The thread that runs a stage's models, and the device that holds their weights."""
 
     placement: Placement
     thread: ModelThread
@@ -30,5 +30,5 @@ class Runtime:
         )
 
     def origin(self, weights: Mapping[str, str]) -> Origin:
-        """The origin of a result that was made here with these weights."""
+        """Return the origin of a result that the runtime's models with the given weights made."""
         return Origin(self.place, weights)

@@ -84,7 +84,7 @@ class LocalStages:
         )
 
     async def check_ready(self) -> bool:
-        """Whether both threads are alive and no model call or step has run for longer than two minutes."""
+        """Return whether both threads are alive and no model call or step has run for longer than two minutes."""
         try:
             self._runtime.thread.check(stall_s=_STALL_S)
             self.engine.check(stall_s=_STALL_S)

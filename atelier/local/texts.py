@@ -1,4 +1,4 @@
-"""The text stage: prompts to a conditioning, with every text cached and encoded in as few calls as possible."""
+"""The text stage: encodes prompts into a conditioning, with a cache of texts and as few encoder calls as possible."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TextEncoderStage:
         *,
         encode: EncodeTexts | None = None,
     ) -> EncodedTexts:
-        """The conditioning of a request's prompts; `encode` may batch its texts with those of other requests.
+        """Encode a request's prompts; `encode` may batch its texts with those of other requests.
 
         Raises InvalidParameter if a text is longer than the encoders read.
         """

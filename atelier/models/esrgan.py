@@ -100,7 +100,7 @@ class SRVGGNetCompact(Network):
 
 
 def network_from(weights: Mapping[str, torch.Tensor]) -> Network:
-    """Build the network that these weights belong to, and load them.
+    """Build the network that the weights belong to, and load them.
 
     Raises:
         ValueError: the keys and shapes are neither those of RRDBNet nor of SRVGGNetCompact.
@@ -114,7 +114,7 @@ def network_from(weights: Mapping[str, torch.Tensor]) -> Network:
 
 
 def _empty_network(weights: Mapping[str, torch.Tensor]) -> Network:
-    """Build a network of the size of these weights.
+    """Build a network, without weights, whose size fits the given ones.
 
     Raises KeyError if a weight that determines the size is missing.
     """

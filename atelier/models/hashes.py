@@ -15,9 +15,9 @@ _LIBRARIES = ("diffusers", "numpy", "opencv-python-headless", "pillow", "torch",
 
 
 def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
-    """Hash of everything outside the weights that bits depend on.
+    """Hash everything outside the weights that bits depend on.
 
-    These are device model, precision, library versions, threads, rows per call (`width`) and attention backend.
+    It covers device model, precision, library versions, threads, rows per call (`width`) and attention backend.
     """
     is_gpu = placement.device != "cpu"
     parts = {
@@ -32,7 +32,7 @@ def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
 
 
 def weights_hash(*modules: torch.nn.Module, settings: Mapping[str, object] | None = None) -> str:
-    """Hash of the modules' parameters and buffers, by name and in the precision they run in, and of `settings`.
+    """Hash the modules' parameters and buffers, by name and in the precision they run in, and of `settings`.
 
     The files that the weights came from and their layout in memory do not change it. Settings whose names begin with
     an underscore are skipped: diffusers records file names and versions in them.

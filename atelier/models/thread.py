@@ -61,7 +61,7 @@ class ModelThread:
         return end.result
 
     def check(self, *, stall_s: float) -> None:
-        """Raises TimeoutError if the call in progress has been running for more than `stall_s` seconds."""
+        """Raise TimeoutError if the call in progress has been running for more than `stall_s` seconds."""
         since_s = self._busy_since_s
         if since_s is not None and self._now_s() - since_s > stall_s:
             raise TimeoutError(f"a model call has been running for over {stall_s} s")

@@ -1,6 +1,6 @@
 """Upscalers: networks that run over the tiles of images.
 
-A call has few tiles, so that memory does not grow with the image.
+A network call has few tiles, so that its memory does not grow with the image.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Upscalers:
         }
 
     def weights(self, upscaler: str) -> dict[str, str]:
-        """Hash of the upscaler's weights by its id; empty for `BICUBIC`."""
+        """Return the hash of the upscaler's weights, under its id; empty for `BICUBIC`."""
         return {upscaler: self._upscalers[upscaler].weights_hash} if upscaler in self._upscalers else {}
 
     def upscale(self, tasks: Sequence[UpscaleTask]) -> Generator[None, None, list[tuple[Pixels, str]]]:
         """Upscale images that share a network in one batch, then resize them to the requested sizes.
 
         Returns for each task the image, [height, width, 3 or 4], and the id of the upscaler that made it, or
-        `BICUBIC`. Alpha is resized separately. Yields after each call of a network.
+        `BICUBIC`. Alpha is resized separately. Yields None after each network call, so that other calls can run.
         """
         upscaled = [np.ascontiguousarray(task.pixels[..., :3]) for task in tasks]
         names = [task.upscaler if task.upscaler in self._upscalers else BICUBIC for task in tasks]
@@ -74,7 +74,7 @@ class Upscalers:
 
 
 def is_small(pixels: Pixels) -> bool:
-    """Whether the image [height, width, channels] has so few tiles that others fit into the same call."""
+    """Return whether the image [height, width, channels] has so few tiles that others fit into the same call."""
     rows, columns = (list(tiles(side, tile=_TILE_PX, overlap=_OVERLAP_PX)) for side in pixels.shape[:2])
     return len(rows) * len(columns) < _BATCH
 
@@ -89,9 +89,9 @@ class Upscaler:
         self._tile_px = tile_px
 
     def upscale(self, images: Sequence[Pixels]) -> Generator[None, None, list[Pixels]]:
-        """Upscale images [height, width, 3] by the network's scale.
+        """Upscale images [height, width, 3] by the network's scale factor; the generator returns the upscaled images.
 
-        Tiles of all images are batched together. Yields after each call of the network.
+        Tiles of all images are batched together. Yields None after each network call, so that other calls can run.
         """
         scale = self._network.scale
         padded = [_padded(image) for image in images]
@@ -108,7 +108,7 @@ class Upscaler:
         ]
 
     def _batches(self, images: Sequence[Pixels]) -> Iterator[list[tuple[int, Tile, Tile]]]:
-        """Batches of tiles of one size, each tile as the index of its image, its rows and its columns."""
+        """Yield batches of tiles of one size; a tile is its image's index, its vertical and its horizontal range."""
         by_size: dict[tuple[int, int], list[tuple[int, Tile, Tile]]] = {}
         for index, image in enumerate(images):
             for row in tiles(image.shape[0], tile=self._tile_px, overlap=_OVERLAP_PX):
@@ -149,15 +149,15 @@ def _padded(pixels: Pixels) -> Pixels:
 
 
 def _read(tile: Tile) -> slice:
-    """The positions of the input image that the network reads."""
+    """Return the slice of the input image that the network reads for the tile, in pixels."""
     return slice(tile.start, tile.end)
 
 
 def _written(tile: Tile, scale: int) -> slice:
-    """The positions of the output image that the tile determines."""
+    """Return the slice of the output image that the tile's output is written to, in pixels."""
     return slice(tile.kept_start * scale, tile.kept_end * scale)
 
 
 def _kept_of_output(tile: Tile, scale: int) -> slice:
-    """The same positions, counted from the start of the tile's own output."""
+    """Return the slice of the tile's upscaled output to keep, in pixels from that output's own start."""
     return slice((tile.kept_start - tile.start) * scale, (tile.kept_end - tile.start) * scale)

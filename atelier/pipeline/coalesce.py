@@ -1,4 +1,4 @@
-"""Equal requests that run at the same time are made once."""
+"""Coalescing: equal requests that run at the same time share one generation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Coalescer(Generic[R]):
         self._running: dict[Hashable, _Work[R]] = {}
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[R]]) -> R:
-        """The result of the work with this key, started by `make` unless it is already in progress."""
+        """Return the result of the work with this key, started by `make` unless it is already in progress."""
         work = self._running.get(key)
         if work is None:
-            # An empty context, because Serve cancels what runs in the context of a client that has left.
+            # Start it in an empty context, because Serve cancels tasks that run in a disconnected client's context.
             task = asyncio.get_running_loop().create_task(_awaited(make), context=contextvars.Context())
             work = self._running[key] = _Work(task)
             task.add_done_callback(lambda done: self._remove(key, done))

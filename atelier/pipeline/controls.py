@@ -1,4 +1,4 @@
-"""The ControlNets of a request: which one each control means, and images that control maps may be drawn from."""
+"""Resolves the controls of a request to ControlNets, and checks images that control maps are drawn from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIN_ANNOTATED_PX, _MAX_RATIO = 16, 4
 
 
 def resolve_control(control: ControlParams, index: int, model: ModelEntry, catalogue: Catalogue) -> ControlParams:
-    """The control with its ControlNet's id, kind and scale filled in. Raises InvalidParameter or NotSupported."""
+    """Fill in the ControlNet's id, kind and scale of a control. Raises InvalidParameter or NotSupported."""
     entries = catalogue.controlnets_for(model.id)
     entry = next((entry for entry in entries if control.model == entry.id or control.kind == entry.kind), None)
     if entry is None:
@@ -31,13 +31,13 @@ def resolve_control(control: ControlParams, index: int, model: ModelEntry, catal
 
 
 def annotation_of(params: ControlParams | AnnotateParams) -> Annotation:
-    """How to draw the map that a resolved control, or a client, asks for."""
+    """Return the settings of the control map that a resolved control, or a client, asks for."""
     assert params.kind is not None
     return Annotation(params.kind, params.low_threshold, params.high_threshold)
 
 
 def to_control(params: ControlParams, control_image: ControlImage) -> Control:
-    """A resolved control with its map, as the engine reads it."""
+    """Convert a resolved control and its control map to the engine's record."""
     assert params.model is not None
     assert params.scale is not None
     return Control(
@@ -51,7 +51,7 @@ def to_control(params: ControlParams, control_image: ControlImage) -> Control:
 
 
 def pixels_to_annotate(data: bytes) -> ControlImage:
-    """The pixels of an image file.
+    """Decode the pixels of an image file that a control map is drawn from.
 
     Raises:
         InvalidParameter: it is not an image, or so small or narrow that a depth model could not read it.

@@ -13,7 +13,7 @@ E = TypeVar("E")
 
 
 async def within(events: AsyncGenerator[E], deadline_s: float | None) -> AsyncGenerator[E]:
-    """The events, which are closed when the consumer leaves.
+    """Yield the events until the deadline; closes the source when the consumer stops.
 
     The limit is set anew around each event, because a consumer may ask for each in another task.
 

@@ -29,7 +29,7 @@ class Delivery:
     async def deliver(
         self, data: bytes, output_format: OutputFormat, response_format: ResponseFormat
     ) -> DeliveredFile:
-        """The file in the form that was asked for; `url` stores it for the store's time to live."""
+        """Return the file in the form that was asked for; `url` stores it for the store's time to live."""
         if response_format == "b64_json":
             return DeliveredFile(b64_json=base64.b64encode(data).decode("ascii"))
         return DeliveredFile(url=self.url_of(await self.blobs.put(data, output_format)))

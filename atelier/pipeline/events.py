@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """The images as they look so far."""
+    """Previews of the images after a step."""
 
     #: Number of previews before this one.
     index: int

@@ -1,4 +1,4 @@
-"""The images of a request: their sizes from the files' headers, then their pixels at the size that is drawn.
+"""The images of a request: sizes from the files' headers, then pixels resized to the output size.
 
 Blocking work where a request has images; the pipeline calls it in a thread.
 """
@@ -21,18 +21,18 @@ class InputSizes:
     """Sizes of a request's images once they are upright."""
 
     init_image: Size | None = None
-    #: In the order of the controls.
+    #: Sizes of the control images, in the order of the controls.
     control_images: tuple[Size, ...] = ()
 
     @property
     def first(self) -> Size | None:
-        """Size of the image that decides how large the result is where the request does not say."""
+        """Size of the first input image, which determines the output size if the request's `size` is auto."""
         return next((size for size in (self.init_image, *self.control_images) if size is not None), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """A request's images at the size that is drawn."""
+    """A request's images at the size that is generated."""
 
     init_image: RgbPixels | None = None
     mask: MaskPixels | None = None
@@ -79,7 +79,7 @@ def read_inputs(params: GenerateParams, size: Size) -> Inputs:
 
 
 def _init_image(params: GenerateParams, data: bytes, size: Size) -> tuple[RgbPixels, MaskPixels | None]:
-    """The image to start from, under its mark-up, and its mask: one that was sent, or its own transparency."""
+    """Return the image to start from, under its mark-up, and its mask: one that was sent, or its own transparency."""
     with ExitStack() as images:
         image = images.enter_context(read_image(data, param="init_image"))
         if params.markup_image is not None:
@@ -92,7 +92,7 @@ def _init_image(params: GenerateParams, data: bytes, size: Size) -> tuple[RgbPix
 
 
 def _marked_up(image: Image.Image, markup_image: bytes) -> Image.Image:
-    """The image under its mark-up; it stays transparent where both are."""
+    """Lay the mark-up over the image; it stays transparent where both are."""
     with read_image(markup_image, param="markup_image") as markup:
         if markup.mode != "RGBA":
             raise InvalidParameter(

@@ -16,7 +16,7 @@ _VERSIONS = {name: version(name) for name in ("atelier", "diffusers", "torch", "
 
 
 def metadata_of(plan: Plan, seed: int, provenance: Provenance) -> Metadata:
-    """Metadata of the image with this seed: AUTOMATIC1111's text, and a record to make it again from."""
+    """Return the metadata of the image with this seed: AUTOMATIC1111's text, and a record that reproduces it."""
     record = {
         "parameters": plan.parameters(seed),
         "weights": provenance.weights,
@@ -28,7 +28,7 @@ def metadata_of(plan: Plan, seed: int, provenance: Provenance) -> Metadata:
 
 
 def _infotext(plan: Plan, seed: int) -> str:
-    """Prompt, negative prompt and settings in AUTOMATIC1111's format."""
+    """Write prompt, negative prompt and settings in AUTOMATIC1111's format."""
     params = plan.params
     settings = {
         "Steps": params.num_inference_steps,

@@ -1,6 +1,6 @@
-"""The way of a request through the graph: resolve → read images → run, with its deadline and limits.
+"""Runs a request through the graph: resolve → read images → run, with its deadline and limits.
 
-Equal requests are coalesced here; retries will be added here, from snapshots. Ray and HTTP are not known.
+Equal requests are coalesced here. This module depends on neither Ray nor HTTP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from atelier.pipeline.run import run
 from atelier.pipeline.stages import Stages
 from atelier.pipeline.upscaling import UpscaledImage, pixels_to_upscale, refuse_hires, upscale_image
 
-#: Number of images in memory at the size they were sent: up to six of 4096² in a request are 400 MB otherwise.
+#: Maximum number of input images decoded at full size at once; the six that a request may have can take 400 MB.
 _MAX_LARGE_IMAGES = 2
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Pipeline:
         self._running: Coalescer[Result] = Coalescer()
         #: Images are decoded only in these threads, which bounds memory even after a client has left.
         self._image_threads = ThreadPoolExecutor(_MAX_LARGE_IMAGES, "images")
-        #: Bounds the images that are answered at the size they were sent, or larger.
+        #: Limits how many upscaled images and control maps are in memory at the size they were sent, or larger.
         self._large_answers = asyncio.Semaphore(_MAX_LARGE_IMAGES)
 
     async def generate(self, request_id: RequestId, params: GenerateParams) -> Result:
@@ -102,7 +102,7 @@ class Pipeline:
                 yield event
 
     def _accept(self, params: GenerateParams) -> tuple[Plan, Inputs]:
-        """Everything that may refuse the request, the cheap checks first and all before any model sees it."""
+        """Run every check that can reject the request, cheap ones first and all before any model runs."""
         plan = resolve(
             params,
             read_sizes(params),

@@ -1,4 +1,4 @@
-"""From a plan to the engine's request: one function per kind of input, run side by side."""
+"""Prepares the engine's request from a plan: one function per kind of input, run concurrently."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.resolve import Plan
 from atelier.pipeline.stages import Annotated, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
 
-#: In the order of the controls; None where the client sent the map itself.
+#: Control maps drawn for a request, in the order of its controls; None if the client sent the map itself.
 DrawnMaps = tuple[Annotated | None, ...]
 
 
 async def prepare(
     request_id: RequestId, plan: Plan, inputs: Inputs, stages: Stages, provenance: Provenance, reports: Reports
 ) -> tuple[DenoiseRequest, DrawnMaps]:
-    """The request of the first pass, and the control maps that were drawn for it."""
+    """Return the engine's request for the first pass, and the control maps drawn for it."""
     texts, latents, drawn_maps = await asyncio.gather(
         encode_texts(plan, stages), encode_init_image(plan, inputs, stages), draw_maps(plan, inputs, stages)
     )
@@ -49,19 +49,19 @@ async def prepare(
 
 
 async def encode_texts(plan: Plan, stages: Stages) -> EncodedTexts:
-    """The embeddings of the request's prompts."""
+    """Encode the request's prompts."""
     return await stages.encode_texts(plan.model, plan.prompts, plan.params.reproducibility)
 
 
 async def encode_init_image(plan: Plan, inputs: Inputs, stages: Stages) -> EncodedLatents | None:
-    """The VAE's posterior of the init image, if there is one."""
+    """Encode the init image to the VAE's posterior; None if there is no init image."""
     if inputs.init_image is None:
         return None
     return await stages.encode_latents(plan.model, inputs.init_image[None])
 
 
 async def draw_maps(plan: Plan, inputs: Inputs, stages: Stages) -> DrawnMaps:
-    """The control maps of controls with `annotate`."""
+    """Draw the control maps of controls with `annotate`."""
 
     async def draw(control: ControlParams, image: ControlImage) -> Annotated | None:
         return await stages.annotate(annotation_of(control), image) if control.annotate else None
@@ -72,7 +72,7 @@ async def draw_maps(plan: Plan, inputs: Inputs, stages: Stages) -> DrawnMaps:
 async def prepare_hires(
     first: DenoiseRequest, pass_: Pass, pixels: Pixels, upscaler: str | None, stages: Stages, provenance: Provenance
 ) -> tuple[DenoiseRequest, Sequence[Upscaled]]:
-    """The request of the second pass: the first one's images enlarged and encoded, with the same texts and seeds."""
+    """Return the request of the second pass: the first pass's images, enlarged and encoded, its texts and seeds."""
     upscaled = await upscale_images(pixels, pass_.size, upscaler, pass_.reproducibility, stages)
     # One by one, because an image's bits must not depend on how many come with it.
     encoded = [await stages.encode_latents(pass_.model, image.pixels[None]) for image in upscaled]
@@ -93,5 +93,5 @@ async def prepare_hires(
 async def upscale_images(
     pixels: Pixels, size: Size, upscaler: str | None, reproducibility: Reproducibility, stages: Stages
 ) -> Sequence[Upscaled]:
-    """Images [images, height, width, 3] at another size, side by side."""
+    """Upscale images [images, height, width, 3] concurrently."""
     return await asyncio.gather(*(stages.upscale(upscaler, image, size, reproducibility) for image in pixels))

@@ -21,12 +21,12 @@ class Provenance:
         self._origins: list[Origin] = []
 
     def record(self, *answers: _Answer | None) -> None:
-        """Note the origins of answers; None stands for a stage that the request did not use."""
+        """Record the origins of answers; None stands for a stage that the request did not use."""
         self._origins += [answer.origin for answer in answers if answer is not None]
 
     @property
     def exactness_key(self) -> ExactnessKey:
-        """Hash of the places and weights of all stages that took part; repeated answers of a stage count once."""
+        """Hash of the placements and weights of all stages that contributed; equal origins count once."""
         origins = dict.fromkeys(
             json.dumps([origin.place, sorted(origin.weights.items())]) for origin in self._origins
         )
@@ -34,5 +34,5 @@ class Provenance:
 
     @property
     def weights(self) -> dict[str, str]:
-        """Hashes of the weights of all models that took part, by name."""
+        """Hashes of the weights of all models that contributed to the images, by name."""
         return {name: digest for origin in self._origins for name, digest in origin.weights.items()}

@@ -1,4 +1,4 @@
-"""From a client's params to a plan in which nothing is open. Pure, and done before any pixels are decoded."""
+"""Resolves a client's params into a plan with every default filled in. Pure, and done before images are decoded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DEFAULT_STRENGTH = 0.8
 class Plan:
     """A request with every default filled in, and the engine's passes that make its images."""
 
-    #: What the client asked for, with defaults filled in. An absent schedule is the model's own, an absent negative
+    #: The client's params with defaults filled in. An absent schedule is the model's own, an absent negative
     #: prompt is guidance against zeros, an absent upscaler is bicubic resampling.
     params: GenerateParams
     #: One pass, or two with `hires`.
@@ -57,7 +57,7 @@ class Plan:
         return drawn if self.params.upscale is None else drawn.scaled(self.params.upscale.scale)
 
     def parameters(self, seed: int) -> Parameters:
-        """The fields that make the image of this seed again, without its input images."""
+        """Return the fields that reproduce the image of this seed, without its input images."""
         fields: Parameters = self.params.model_copy(update={"seed": seed}).model_dump(mode="json", exclude_none=True)
         return fields
 
@@ -107,7 +107,7 @@ def resolve(
 
 
 def _with_enlargements(params: GenerateParams, first: Pass, entry: ModelEntry, catalogue: Catalogue) -> Plan:
-    """The plan, with the second pass and the upscaler that the params ask for."""
+    """Return the plan with the second pass and the upscaler that the params ask for."""
     hires, upscale = params.hires, params.upscale
     passes: tuple[Pass, ...] = (first,)
     if hires is not None:
@@ -179,7 +179,7 @@ def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
 
 
 def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, str | None]:
-    """The texts of both encoders; as in diffusers, no negative prompt at all is not the same as an empty one."""
+    """Return the texts of both encoders; as in diffusers, an absent negative prompt differs from an empty one."""
     negative = params.negative_prompt
     if negative is None:
         negative = entry.defaults.negative_prompt

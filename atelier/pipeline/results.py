@@ -47,7 +47,7 @@ class Usage:
     output_image_tokens: int
 
     def share(self, index: int, num_images: int) -> Usage:
-        """Usage of one image of several; input is counted for the first image only."""
+        """Return the usage of one image of several; input is counted for the first image only."""
         return Usage(
             text_tokens=self.text_tokens if index == 0 else 0,
             input_image_tokens=self.input_image_tokens if index == 0 else 0,
@@ -57,29 +57,29 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The end of a request."""
+    """The result of a request: images, control maps, upscaler and usage."""
 
     request_id: RequestId
     plan: Plan
     exactness_key: ExactnessKey
-    #: In the order of the seeds.
+    #: The images, in the order of their seeds.
     pictures: tuple[Picture, ...]
     usage: Usage
-    #: Names of what enlarged the images, for `hires` or at the end; None if nothing did.
+    #: Names of the upscalers that enlarged the images, in `hires` or at the end; None if there was no enlargement.
     upscaler: str | None
-    #: Maps that were drawn for this request, in the order of its controls.
+    #: Control maps that were drawn for this request, in the order of its controls.
     control_maps: tuple[ControlMap, ...]
 
 
 def paint_over(pixels: Pixels, inputs: Inputs) -> Pixels:
-    """Images [images, height, width, 3], with the client's own pixels where inpainting keeps them."""
+    """Return the images [images, height, width, 3] with the client's own pixels where inpainting keeps them."""
     if inputs.init_image is None or inputs.mask is None:
         return pixels
     return np.stack([blend(painted, inputs.init_image, inputs.mask) for painted in pixels])
 
 
 def picture_files(images: Sequence[Pixels], plan: Plan, provenance: Provenance) -> tuple[Picture, ...]:
-    """Files of the images, each with its own seed and metadata."""
+    """Encode the images as files, each with its own seed and metadata."""
     output_format, quality = plan.params.output_format, plan.params.output_compression
 
     def file(pixels: Pixels, seed: int) -> bytes:
@@ -89,7 +89,7 @@ def picture_files(images: Sequence[Pixels], plan: Plan, provenance: Provenance) 
 
 
 def map_files(controls: Sequence[ControlParams], drawn_maps: Sequence[Annotated | None]) -> tuple[ControlMap, ...]:
-    """Files of the maps that were drawn."""
+    """Encode the drawn control maps as files."""
     return tuple(
         to_control_map(control.kind, drawn)
         for control, drawn in zip(controls, drawn_maps, strict=True)
@@ -98,12 +98,12 @@ def map_files(controls: Sequence[ControlParams], drawn_maps: Sequence[Annotated 
 
 
 def to_control_map(kind: ControlKind, drawn: Annotated) -> ControlMap:
-    """The file of a map."""
+    """Encode a control map as a PNG file."""
     return ControlMap(kind=kind, data=write_picture(drawn.control_image, "png"))
 
 
 def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
-    """Usage of all images together; an image that is denoised twice counts at both sizes."""
+    """Return the usage of all images together; an image that is denoised twice counts at both sizes."""
     positions = [pass_.size.num_latent_positions for pass_ in plan.passes]
     conditioning = first.conditioning
     negative_tokens = 0 if conditioning.negative is None else conditioning.negative.num_tokens
@@ -115,5 +115,5 @@ def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
 
 
 def upscalers_of(enlarged: Sequence[Upscaled]) -> str | None:
-    """Names of what enlarged the images, each once."""
+    """Return the distinct names of the upscalers that enlarged the images."""
     return ", ".join(dict.fromkeys(image.upscaler for image in enlarged)) or None

@@ -1,6 +1,6 @@
 """A generation as an iterator of events: encode → denoise → decode, once or twice, then enlarge and write files.
 
-Plain answers and streams read the same iterator, and so will jobs and retries. Ray and HTTP are not known here.
+Plain answers and streams read the same iterator. This module depends on neither Ray nor HTTP.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Reporter:
         self._num_previews = 0
 
     async def reports(self, event: StepEvent, *, pass_index: int) -> Sequence[Step | Preview]:
-        """The step, the preview, both or neither."""
+        """Return the reports of an event: its step, its preview, both or neither."""
         reports: list[Step | Preview] = []
         if self._reports.steps:
             step = sum(self._num_steps[:pass_index]) + event.step

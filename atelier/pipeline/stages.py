@@ -66,10 +66,10 @@ class Upscaled:
 
 
 class Stages(Protocol):
-    """What the pipeline calls. Every method may raise QueueFull, ReplicaLost or GenerationFailed."""
+    """The stages that the pipeline calls. Every method may raise QueueFull, ReplicaLost or GenerationFailed."""
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
-        """Raises InvalidParameter if a text is longer than the encoders read."""
+        """Encode the prompts. Raises InvalidParameter if a text is longer than the encoders read."""
         ...
 
     async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
@@ -77,11 +77,11 @@ class Stages(Protocol):
         ...
 
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
-        """Draw the control map of an image [height, width, 3]. Raises NotSupported if nothing draws the kind."""
+        """Draw the control map of an image [height, width, 3]. Raises NotSupported if nothing draws its kind."""
         ...
 
     def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:
-        """A stream of events that ends with `Denoised`; leaving the context stops the work before the next step."""
+        """Open a stream of events, `Denoised` last; leaving the context stops the work before the next step."""
         ...
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
@@ -99,5 +99,5 @@ class Stages(Protocol):
         ...
 
     async def check_ready(self) -> bool:
-        """Whether every stage answers."""
+        """Return whether every stage answers."""
         ...

@@ -36,7 +36,7 @@ class UpscaledImage:
 def resolve_upscale(
     step: UpscaleStep, size: Size, catalogue: Catalogue, *, num_images: int = 1, param: str
 ) -> str | None:
-    """Id of the upscaler that enlarges images of this size; None is bicubic.
+    """Return the id of the upscaler that enlarges images of this size; None is bicubic.
 
     Raises:
         ModelNotFound: the upscaler is not served here.
@@ -62,7 +62,10 @@ def resolve_upscale(
 
 
 def resolve_hires(params: GenerateParams, hires: HiresStep, first: Pass, entry: ModelEntry) -> Pass:
-    """The second pass. Raises NotSupported with controls or a mask, InvalidParameter if it cannot be drawn."""
+    """Return the second pass.
+
+    Raises NotSupported with controls or a mask, InvalidParameter if the model does not allow the size.
+    """
     if params.controls or params.mask_image is not None:
         refuse_hires()
     size = first.size.scaled(hires.scale).in_whole_latents()
@@ -84,7 +87,7 @@ def resolve_hires(params: GenerateParams, hires: HiresStep, first: Pass, entry: 
 
 
 def refuse_hires() -> None:
-    """Raises NotSupported: a second pass would not keep what controls and masks ask for."""
+    """Raise NotSupported, because a second pass would not keep what controls and masks ask for."""
     raise NotSupported("hires goes with neither controls nor a mask yet.", param="hires")
 
 
@@ -100,7 +103,7 @@ async def upscale_image(stages: Stages, params: UpscaleParams, upscaler: str | N
 
 
 def pixels_to_upscale(params: UpscaleParams, catalogue: Catalogue) -> tuple[str | None, Pixels]:
-    """The upscaler's id and the image [height, width, 3], or 4 with alpha; checked before its pixels are decoded.
+    """Return the upscaler's id and the image [height, width, 3 or 4], checked before its pixels are decoded.
 
     Raises:
         ModelNotFound: the upscaler is not served here.
@@ -114,5 +117,5 @@ def pixels_to_upscale(params: UpscaleParams, catalogue: Catalogue) -> tuple[str 
 
 
 def _num_pixels_read(size: Size) -> int:
-    """Number of pixels the network reads, with the padding to multiples of `FOLD_PX`."""
+    """Return the number of pixels the network reads, with the padding to multiples of `FOLD_PX`."""
     return math.prod(math.ceil(side / FOLD_PX) * FOLD_PX for side in (size.width, size.height))

@@ -40,7 +40,7 @@ class BlobStore:
         return name
 
     async def get(self, name: str) -> bytes | None:
-        """The content, or None if there is no such blob or it has expired."""
+        """Return the content, or None if there is no such blob or it has expired."""
         if _NAME.fullmatch(name) is None:
             return None
         try:

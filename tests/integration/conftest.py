@@ -1,4 +1,4 @@
-"""One Ray cluster for all integration tests, and the graph on it."""
+"""One Ray cluster for all integration tests, with one graph on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.steps import Steps
 
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    """The graph's HTTP address; the graph itself runs until the session ends."""
+    """The HTTP address of a graph that runs until the session ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

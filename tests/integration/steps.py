@@ -1,33 +1,49 @@
-"""The steps of the graph's engine, as `GET /metrics` tells them."""
+"""The steps of a graph's engine, read from `GET /metrics`."""
 
 from __future__ import annotations
+
+import asyncio
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-_SHARED, _ACTIVE = "atelier_denoiser_step_requests_bucket", "atelier_denoiser_active_requests"
+_SHARED, _RUNNING = "atelier_denoiser_step_requests_bucket", "atelier_denoiser_active_requests"
+_WAIT_S = 120
 
 
 class Steps:
+    """The counters of the Denoiser's steps at one address."""
+
     def __init__(self, address: str) -> None:
         self._address = address
 
     async def done(self) -> int:
-        """Since the replica started."""
+        """Number of steps since the replica started."""
         return await self.shared_by_at_most(float("inf"))
 
     async def shared_by(self, num_requests: int) -> int:
-        """Those in which so many requests shared the UNet call."""
+        """Number of steps in which exactly so many requests shared the UNet call."""
         return await self.shared_by_at_most(num_requests) - await self.shared_by_at_most(num_requests - 1)
 
     async def shared_by_at_most(self, num_requests: float) -> int:
+        """Number of steps in which so many requests or fewer shared the UNet call."""
         samples = [sample for sample in await self._samples(_SHARED) if float(sample.labels["le"]) == num_requests]
         return sum(int(sample.value) for sample in samples)
 
-    async def active(self) -> int:
-        """Requests whose rows are in the engine now."""
-        return sum(int(sample.value) for sample in await self._samples(_ACTIVE))
+    async def wait_for(self, num_steps: int) -> int:
+        """Wait until there were so many steps since the replica started; their number then."""
+        async with asyncio.timeout(_WAIT_S):
+            while (done := await self.done()) < num_steps:
+                await asyncio.sleep(0.01)
+        return done
+
+    async def until_idle(self) -> int:
+        """Wait until no request is in the engine; the number of steps then."""
+        async with asyncio.timeout(_WAIT_S):
+            while any(sample.value for sample in await self._samples(_RUNNING)):
+                await asyncio.sleep(0.01)
+        return await self.done()
 
     async def _samples(self, name: str) -> list[Sample]:
         async with httpx2.AsyncClient(base_url=self._address) as client:

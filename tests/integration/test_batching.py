@@ -1,4 +1,4 @@
-"""Clients who know nothing of each other share UNet calls; `GET /metrics` tells."""
+"""Requests of independent clients share UNet calls, as `GET /metrics` shows."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ async def test_a_late_request_joins_the_running_batch(address: str, steps: Steps
     async with httpx2.AsyncClient(base_url=address) as client:
         done, shared = await steps.done(), await steps.shared_by(2)
         long = asyncio.create_task(_generate(client, size="160x160", num_inference_steps=150))
-        while await steps.done() - done < 5:
-            await asyncio.sleep(0.01)
+        await steps.wait_for(done + 5)
         await _generate(client, prompt="a blue ring", size="160x160", num_inference_steps=20)
         assert not long.done()
         await long
@@ -51,12 +50,12 @@ async def test_a_late_request_joins_the_running_batch(address: str, steps: Steps
         assert await steps.done() - done == 150
 
 
-async def test_an_exact_request_is_the_same_bytes_alone_and_in_company(address: str) -> None:
+async def test_an_exact_request_gives_the_same_bytes_alone_and_beside_others(address: str) -> None:
     fields = {"prompt": "a green star", "seed": 3, "reproducibility": "exact", "num_inference_steps": 6}
     async with httpx2.AsyncClient(base_url=address) as client:
         alone = (await _generate(client, **fields)).json()
-        company = [_generate(client, seed=seed, num_inference_steps=8, reproducibility="exact") for seed in range(5)]
-        together = (await asyncio.gather(_generate(client, **fields), *company))[0].json()
+        others = [_generate(client, seed=seed, num_inference_steps=8, reproducibility="exact") for seed in range(5)]
+        together = (await asyncio.gather(_generate(client, **fields), *others))[0].json()
     assert alone["exactness_key"] == together["exactness_key"]
     assert alone["data"][0]["b64_json"] == together["data"][0]["b64_json"]
     assert alone["data"][0]["parameters"]["reproducibility"] == "exact"

@@ -1,4 +1,4 @@
-"""The same picture by every transport, also when the ControlNet replica dies or freezes in the middle of it."""
+"""Every transport gives the same image, even if the ControlNet replica dies or freezes while the image is made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUM_STEPS = 60
 
 
 def _ring() -> str:
-    """The outline of a ring on the right, as base64."""
+    """The outline of a ring on the right, as a PNG in base64."""
     edges = Image.new("RGB", (128, 128))
     ImageDraw.Draw(edges).circle((92, 64), 26, outline="white")
     ImageDraw.Draw(edges).circle((92, 64), 14, outline="white")
@@ -44,7 +44,7 @@ _REQUEST = {
 
 @pytest.fixture(scope="module", params=["in_process", "same_node", "handle"])
 def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[TransportName, str]]:
-    """A graph whose Denoiser asks by that transport first, and its address."""
+    """A graph whose Denoiser tries that transport first, and its address."""
     name: TransportName = request.param
     if name == "in_process":
         yield name, address
@@ -57,33 +57,31 @@ def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[Transp
 
 @pytest.fixture(scope="module")
 def expected(address: str) -> str:
-    return asyncio.run(_picture(address))
+    return asyncio.run(_image(address))
 
 
-async def _picture(address: str) -> str:
+async def _image(address: str) -> str:
     async with httpx2.AsyncClient(timeout=60) as client:
         answer = await client.post(f"{address}/v1/images/generations", json=_REQUEST)
         assert answer.status_code == 200, answer.text
-        picture: str = answer.json()["data"][0]["b64_json"]
-    return picture
+        image: str = answer.json()["data"][0]["b64_json"]
+    return image
 
 
-async def _signal_in_mid_picture(address: str, app: str, signal_: signal.Signals) -> str:
-    """The picture of a request that has done a third of its steps when its ControlNet replica gets the signal."""
+async def _image_with_signal(address: str, pid: int, signal_: signal.Signals) -> str:
+    """The image of a request after a third of whose steps the process receives the signal."""
     steps = Steps(address)
-    done = await steps.done()
-    picture = asyncio.create_task(_picture(address))
-    while await steps.done() - done < _NUM_STEPS / 3:
-        await asyncio.sleep(0.01)
-    for pid in _replicas(app):
-        os.kill(pid, signal_)
-    assert await steps.done() - done < _NUM_STEPS
-    return await picture
+    before = await steps.done()
+    image = asyncio.create_task(_image(address))
+    await steps.wait_for(before + _NUM_STEPS // 3)
+    os.kill(pid, signal_)
+    assert await steps.done() - before < _NUM_STEPS
+    return await image
 
 
-def _replicas(app: str) -> list[int]:
-    """Process ids of the app's ControlNet replicas, which Ray names after them."""
-    title = f"ray::ServeReplica:{app}:ControlNet".encode()
+def _replicas(app: str, deployment: str) -> list[int]:
+    """Process ids of a deployment's replicas; Ray puts their names into the process titles."""
+    title = f"ray::ServeReplica:{app}:{deployment}".encode()
     return [int(entry.name) for entry in Path("/proc").iterdir() if _title(entry).startswith(title)]
 
 
@@ -102,27 +100,27 @@ async def _failures(address: str) -> float:
 
 
 @pytest.mark.slow
-async def test_a_transport_changes_no_bit(graph: tuple[TransportName, str], expected: str) -> None:
+async def test_every_transport_gives_the_same_bits(graph: tuple[TransportName, str], expected: str) -> None:
     _, address = graph
-    assert await _picture(address) == expected
+    assert await _image(address) == expected
     assert await _failures(address) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
-async def test_a_lost_controlnet_is_not_seen_in_the_picture(
+async def test_a_lost_controlnet_does_not_change_the_image(
     graph: tuple[TransportName, str], expected: str, signal_: signal.Signals
 ) -> None:
+    """With ControlNets in process the Annotator is lost, whose work is done before the first step."""
     name, address = graph
-    app = "atelier" if name == "in_process" else name
-    # A transport that failed in the test before rests for a while.
+    app, deployment = ("atelier", "Annotator") if name == "in_process" else (name, "ControlNet")
+    # A transport that failed in the test before is skipped for a while.
     await asyncio.sleep(6)
     failures = await _failures(address)
-    frozen = _replicas(app)
-    assert len(frozen) == 1
+    [pid] = _replicas(app, deployment)
     try:
-        assert await _signal_in_mid_picture(address, app, signal_) == expected
+        assert await _image_with_signal(address, pid, signal_) == expected
     finally:
         if signal_ == signal.SIGSTOP:
-            os.kill(frozen[0], signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
     assert (await _failures(address) > failures) == (name != "in_process")

@@ -1,4 +1,4 @@
-"""The graph called from another Serve application, by handle."""
+"""Calls of the graph by handle, from another Serve application."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.scenes import Description, Thing, arrange, draw, random_description
 
 
 def _another_app() -> DeploymentHandle:
-    """A second application whose deployment asks the first for a picture."""
+    """Run a second application, whose deployment requests an image from the graph."""
 
     class Postcards:
         async def make(self, prompt: str) -> dict[str, object]:
@@ -30,7 +30,7 @@ def _another_app() -> DeploymentHandle:
     return serve.run(postcards.bind(), name="postcards", route_prefix="/postcards")
 
 
-def test_another_app_gets_a_picture(address: str) -> None:
+def test_another_app_generates_an_image(address: str) -> None:
     assert address
     answer = _another_app().make.remote("a green star, black background").result(timeout_s=60)
     [image] = answer["images"]
@@ -40,7 +40,7 @@ def test_another_app_gets_a_picture(address: str) -> None:
     serve.delete("postcards")
 
 
-def test_errors_arrive_as_themselves(address: str) -> None:
+def test_errors_keep_their_types(address: str) -> None:
     assert address
     atelier = serve.get_app_handle("atelier")
     with pytest.raises(InvalidParameter) as caught:
@@ -51,7 +51,7 @@ def test_errors_arrive_as_themselves(address: str) -> None:
         atelier.generate.remote({"prompt": "x", "clip_skip": 1}).result(timeout_s=60)
 
 
-def test_small_pictures_upscaled_together_are_the_same_as_alone(address: str) -> None:
+def test_small_images_upscaled_together_equal_those_upscaled_alone(address: str) -> None:
     assert address
     atelier = serve.get_app_handle("atelier")
     files = [io.BytesIO() for _ in range(6)]
@@ -62,22 +62,22 @@ def test_small_pictures_upscaled_together_are_the_same_as_alone(address: str) ->
     asked = [atelier.upscale.remote({"image": file.getvalue(), "scale": 2}) for file in files]
     for first, response in zip(alone, asked, strict=True):
         second = response.result(timeout_s=60)
-        pictures = [np.asarray(Image.open(io.BytesIO(one["image"])), dtype=int) for one in (first, second)]
-        assert pictures[0].shape == (128, 128, 3)
-        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        images = [np.asarray(Image.open(io.BytesIO(one["image"])), dtype=int) for one in (first, second)]
+        assert images[0].shape == (128, 128, 3)
+        assert np.abs(images[0] - images[1]).max() <= 1
         assert (first["media_type"], first["upscaler"]) == ("image/png", "tiny-x4")
 
 
-def test_a_handle_is_told_what_made_pictures_larger(address: str) -> None:
+def test_answer_names_the_upscaler(address: str) -> None:
     assert address
     atelier = serve.get_app_handle("atelier")
     asked = {"prompt": "x", "size": "64x64", "num_inference_steps": 1, "seed": 1}
     requests: list[dict[str, object]] = [asked, {**asked, "upscale": {}}]
-    told = [atelier.generate.remote(request).result(timeout_s=60) for request in requests]
-    assert [answer["upscaler"] for answer in told] == [None, "tiny-x4"]
+    answers = [atelier.generate.remote(request).result(timeout_s=60) for request in requests]
+    assert [answer["upscaler"] for answer in answers] == [None, "tiny-x4"]
 
 
-def test_an_upscaled_image_is_stored_behind_the_url_a_handle_asks_for(address: str) -> None:
+def test_upscaled_image_is_stored_behind_its_url(address: str) -> None:
     atelier = serve.get_app_handle("atelier")
     file = io.BytesIO()
     Image.new("RGB", (16, 24), "orange").save(file, "PNG")
@@ -89,8 +89,8 @@ def test_an_upscaled_image_is_stored_behind_the_url_a_handle_asks_for(address: s
     assert Image.open(io.BytesIO(stored.content)).size == (32, 48)
 
 
-def test_latents_and_pixels_by_handle(address: str) -> None:
-    """Other applications may use the Autoencoder, too."""
+def test_autoencoder_encodes_and_decodes_by_handle(address: str) -> None:
+    """Other applications may call the Autoencoder directly."""
     assert address
     autoencoder = serve.get_deployment_handle("Autoencoder", "atelier")
     grey = np.full((1, 64, 96, 3), 245, dtype=np.uint8)

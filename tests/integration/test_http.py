@@ -1,4 +1,4 @@
-"""The graph on Ray, met by clients we did not write: the openai package and curl."""
+"""The graph on Ray over HTTP, with the openai package and curl as clients."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _PROMPT = "a red circle on the left, white background"
 _RED_CIRCLE = Description(things=(Thing(colour="red", shape="circle", place="left"),), background="white")
 
 
-def _picture(b64_json: str | None) -> Image.Image:
+def _image(b64_json: str | None) -> Image.Image:
     assert b64_json is not None
     return Image.open(io.BytesIO(base64.b64decode(b64_json)))
 
 
-def test_the_openai_client_gets_the_picture_it_asked_for(address: str) -> None:
+def test_openai_client_generates_what_the_prompt_describes(address: str) -> None:
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
     answer = client.images.generate(prompt=_PROMPT, n=2, size="128x128", extra_body={"seed": 1})
     assert answer.data is not None
     assert len(answer.data) == 2
     for image in answer.data:
-        assert judge(_picture(image.b64_json), _RED_CIRCLE).is_right
+        assert judge(_image(image.b64_json), _RED_CIRCLE).is_right
 
 
-def test_the_sync_client_watches_it_appear(address: str) -> None:
+def test_sync_client_streams_previews(address: str) -> None:
     with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
         stream = client.images.generate(
             prompt=_PROMPT, size="128x128", stream=True, partial_images=2, extra_body={"seed": 1}
@@ -47,14 +47,14 @@ def test_the_sync_client_watches_it_appear(address: str) -> None:
         "image_generation.partial_image",
         "image_generation.completed",
     ]
-    assert judge(_picture(events[-1].b64_json), _RED_CIRCLE).is_right
+    assert judge(_image(events[-1].b64_json), _RED_CIRCLE).is_right
 
 
-async def test_the_async_client_gets_it_too(address: str) -> None:
+async def test_async_client_generates_an_image(address: str) -> None:
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none") as client:
         answer = await client.images.generate(prompt=_PROMPT, model="tiny-sdxl", extra_body={"seed": 1})
     assert answer.data is not None
-    assert judge(_picture(answer.data[0].b64_json), _RED_CIRCLE).is_right
+    assert judge(_image(answer.data[0].b64_json), _RED_CIRCLE).is_right
 
 
 def test_curl_gets_a_url_and_the_file_behind_it(address: str) -> None:
@@ -62,16 +62,16 @@ def test_curl_gets_a_url_and_the_file_behind_it(address: str) -> None:
     answer = _curl(f"{address}/v1/images/generations", "-H", "content-type: application/json", "-d", json.dumps(body))
     [image] = json.loads(answer)["data"]
     assert image["url"].startswith(address)
-    picture = Image.open(io.BytesIO(_curl(image["url"])))
-    asked = Description(things=(Thing(colour="blue", shape="square"),), background="yellow")
-    assert judge(picture, asked).is_right
+    stored = Image.open(io.BytesIO(_curl(image["url"])))
+    described = Description(things=(Thing(colour="blue", shape="square"),), background="yellow")
+    assert judge(stored, described).is_right
 
 
 def _curl(url: str, *options: str) -> bytes:
     return subprocess.run(["curl", "-sf", url, *options], check=True, capture_output=True, timeout=60).stdout
 
 
-def test_refusals_arrive_in_openais_shape(address: str) -> None:
+def test_errors_have_openais_shape(address: str) -> None:
     answer = subprocess.run(
         ["curl", "-s", "-w", "%{http_code}", f"{address}/v1/images/generations", "-d", '{"prompt": "x", "n": 0}'],
         check=True,
@@ -94,13 +94,13 @@ def test_no_prompt_is_in_any_log(address: str) -> None:
         with pytest.raises(InvalidParameter):
             serve.get_app_handle("atelier").generate.remote({"prompt": prompt}).result(timeout_s=60)
     logs = [file for file in Path("/tmp/ray/session_latest/logs").rglob("*") if file.is_file()]
-    told = b"".join(file.read_bytes() for file in logs)
-    assert b"tokens is too long" in told
-    assert b"40000 characters" in told
-    assert secret.encode() not in told
+    logged = b"".join(file.read_bytes() for file in logs)
+    assert b"tokens is too long" in logged
+    assert b"40000 characters" in logged
+    assert secret.encode() not in logged
 
 
-async def test_sixteen_clients_at_once_all_get_their_own_picture(address: str) -> None:
+async def test_sixteen_concurrent_clients_get_their_own_images(address: str) -> None:
     shapes = ("circle", "square", "triangle", "star", "ring", "cross")
     colours = ("red", "blue", "green", "purple")
     asked = [
@@ -121,5 +121,5 @@ async def test_sixteen_clients_at_once_all_get_their_own_picture(address: str) -
     for i, (one, answer) in enumerate(zip(asked, answers, strict=True)):
         assert answer.data is not None
         assert answer.data[0].seed == 100 + i  # type: ignore[attr-defined]
-        right += judge(_picture(answer.data[0].b64_json), one).is_right
+        right += judge(_image(answer.data[0].b64_json), one).is_right
     assert right >= 14

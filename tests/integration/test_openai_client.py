@@ -1,4 +1,4 @@
-"""The official client, sync and async, over the graph: every method and every parameter of images, in one table."""
+"""The official client, sync and async, with the graph: one table of every method and parameter of its images API."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import openai
 import pytest
 from PIL import Image
 
-Answer = Any  # what a method of the client answers; a list of events where it streams
+Answer = Any  # the return value of a client's method; a list of events if it streams
 Method = str
 
-#: Of every method: how a call is sent, not what is asked for.
-_OF_CALLS = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+#: Parameters of every method that change how a request is sent, not its content.
+_TRANSPORT_PARAMETERS = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
 _QUICK = {"num_inference_steps": 2, "seed": 3}
 _METHODS = ("generate", "edit", "create_variation")
 
@@ -27,23 +27,25 @@ pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
 @dataclass(frozen=True)
 class Case:
+    """One call of the client, and its expected answer."""
+
     method: Method
     fields: dict[str, Any]
-    #: What must be true of the answer; or the code of the error, whose `param` is the last of the fields.
+    #: A check of the answer, or the code of the error, whose `param` is the last of the fields.
     expected: Callable[[Answer], bool] | str
     ours: dict[str, Any] | None = None
 
     def call(self, images: Any) -> Any:
         needed: dict[Method, dict[str, Any]] = {
             "generate": {"prompt": "a red circle", "size": "64x64"},
-            "edit": {"prompt": "a red circle", "image": _picture("white")},
-            "create_variation": {"image": _picture("white")},
+            "edit": {"prompt": "a red circle", "image": _image_file("white")},
+            "create_variation": {"image": _image_file("white")},
         }
         ours = _QUICK if self.ours is None else self.ours
         return getattr(images, self.method)(**{**needed[self.method], **self.fields}, extra_body=ours)
 
 
-def _picture(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
+def _image_file(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()
@@ -60,7 +62,7 @@ def _files(answer: Answer) -> list[Image.Image]:
 
 
 def _sizes(answer: Answer) -> list[tuple[int, int]]:
-    return [picture.size for picture in _files(answer)]
+    return [image.size for image in _files(answer)]
 
 
 def _parameters(answer: Answer) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def _types(events: Answer) -> list[str]:
     return [event.type.rpartition(".")[2] for event in events]
 
 
-def _of_generate_and_edit(method: Method) -> list[Case]:
+def _generate_and_edit_cases(method: Method) -> list[Case]:
     return [
         Case(method, {"prompt": "a blue star"}, lambda a: _parameters(a)["prompt"] == "a blue star"),
         Case(method, {"prompt": " "}, "invalid_value"),
@@ -127,7 +129,7 @@ def _of_generate_and_edit(method: Method) -> list[Case]:
 
 
 _CASES = [
-    *_of_generate_and_edit("generate"),
+    *_generate_and_edit_cases("generate"),
     Case("generate", {"size": "auto"}, lambda a: _sizes(a) == [(128, 128)]),
     Case(
         "generate",
@@ -139,18 +141,18 @@ _CASES = [
     Case("generate", {"moderation": "high"}, "invalid_value"),
     Case("generate", {"style": "vivid"}, lambda a: _parameters(a)["guidance_scale"] == 7),
     Case("generate", {"style": "loud"}, "invalid_value"),
-    *_of_generate_and_edit("edit"),
-    Case("edit", {"size": "auto", "image": _picture("white", (96, 64))}, lambda a: _sizes(a) == [(96, 64)]),
-    Case("edit", {"image": [_picture("white")]}, lambda a: _sizes(a) == [(64, 64)]),
-    Case("edit", {"image": [_picture("white"), _picture("red")]}, "not_supported"),
+    *_generate_and_edit_cases("edit"),
+    Case("edit", {"size": "auto", "image": _image_file("white", (96, 64))}, lambda a: _sizes(a) == [(96, 64)]),
+    Case("edit", {"image": [_image_file("white")]}, lambda a: _sizes(a) == [(64, 64)]),
+    Case("edit", {"image": [_image_file("white"), _image_file("red")]}, "not_supported"),
     Case("edit", {"image": b"no picture"}, "invalid_value"),
-    Case("edit", {"mask": _picture("black")}, lambda a: _files(a)[0].getcolors() == [(64 * 64, (255, 255, 255))]),
-    Case("edit", {"mask": _picture("white", (32, 32))}, "invalid_value"),
+    Case("edit", {"mask": _image_file("black")}, lambda a: _files(a)[0].getcolors() == [(64 * 64, (255, 255, 255))]),
+    Case("edit", {"mask": _image_file("white", (32, 32))}, "invalid_value"),
     Case("edit", {"markup": _transparent()}, lambda a: _sizes(a) == [(64, 64)]),
-    Case("edit", {"markup": _picture("white")}, "invalid_value"),
+    Case("edit", {"markup": _image_file("white")}, "invalid_value"),
     Case("edit", {"input_fidelity": "high"}, lambda a: _parameters(a)["strength"] == 0.5),
     Case("edit", {"input_fidelity": "low"}, lambda a: _parameters(a)["strength"] == 0.8),
-    Case("create_variation", {"image": _picture("red")}, lambda a: _parameters(a)["strength"] == 0.6),
+    Case("create_variation", {"image": _image_file("red")}, lambda a: _parameters(a)["strength"] == 0.6),
     Case("create_variation", {"model": "tiny-sdxl"}, lambda a: _parameters(a)["model"] == "tiny-sdxl"),
     Case("create_variation", {"n": 2}, lambda a: len(a.data) == 2),
     Case("create_variation", {"response_format": "url"}, lambda a: _fetched(a).size == (64, 64)),
@@ -162,7 +164,7 @@ _CASES = [
 
 @pytest.mark.parametrize("method", _METHODS)
 def test_the_table_has_every_parameter_of_the_client(method: Method) -> None:
-    known = set(inspect.signature(getattr(openai.resources.images.Images, method)).parameters) - _OF_CALLS
+    known = set(inspect.signature(getattr(openai.resources.images.Images, method)).parameters) - _TRANSPORT_PARAMETERS
     assert {name for case in _CASES if case.method == method for name in case.fields} == known
     public = {name for name in vars(openai.resources.images.Images) if not name.startswith("_")}
     assert public - {"with_raw_response", "with_streaming_response"} == set(_METHODS)

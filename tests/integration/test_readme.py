@@ -1,4 +1,4 @@
-"""The code blocks of the README and of the pages that it leads to: shell and Python run, make targets exist."""
+"""The code blocks of the README and of the pages that it links to: shell and Python run, make targets exist."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_page_with_python_is_run() -> None:
 
 
 def _run(block: str, address: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a block; standard output has the answer of each curl on a line of its own, standard error its status."""
+    """Run a block; each curl writes its answer to standard output and its status to standard error, a line each."""
     with_status = r"""curl() { command curl -w '%{stderr}%{http_code}\n%{stdout}\n' "$@"; }"""
     script = f"{with_status}\n{block.replace(_ADDRESS, address)}"
     return subprocess.run(

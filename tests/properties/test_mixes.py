@@ -1,4 +1,4 @@
-"""Whatever shares the batch, a request's latents are its own: near at `fast`, to the bit at `exact`."""
+"""A request's latents do not depend on the rest of the batch: within a bound at `fast`, to the bit at `exact`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from hypothesis import strategies as st
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Conditioning, Text, TextEmbeds
 from atelier.core.control import Control
-from atelier.core.denoising import DenoiseRequest, RequestId
+from atelier.core.denoising import DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.engine.engine import Engine
 from atelier.families.sdxl.text import TextEncoders
 from atelier.models.autoencoder import Autoencoder
-from tests.local_stages import CPU, new_engine, run_together
+from tests.engines import new_engine, run_together
+from tests.small_models import CPU
 
 _PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, black background", "")
-#: Relative to the largest latent of the request alone.
+#: Largest difference of latents, relative to the largest latent of the request alone.
 _FAST = 5e-4
 _MIN_PSNR_DB = 70.0
 
-#: A mix is slow to run: a failing one is shown as it is found.
+#: No shrinking, because a mix is slow to run: a failing one is reported as it is found.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 _settings = settings(
     deadline=None, max_examples=4, phases=_PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -41,15 +43,15 @@ def embeds(catalogue: Catalogue) -> list[TextEmbeds]:
 
 @pytest.fixture(scope="module")
 def engine(catalogue: Catalogue) -> Iterator[Engine]:
-    engine = new_engine(catalogue, max_rows=64)
+    engine = new_engine(catalogue, max_rows=64, num_threads=2)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
 def replica(catalogue: Catalogue) -> Iterator[Engine]:
-    """The same settings, its own modules and thread."""
-    engine = new_engine(catalogue, max_rows=64)
+    """Another engine with the same settings, and its own modules and thread."""
+    engine = new_engine(catalogue, max_rows=64, num_threads=2)
     yield engine
     engine.close()
 
@@ -72,9 +74,10 @@ def _sampling(draw: st.DrawFn) -> Sampling:
 
 
 @st.composite
-def _controls(draw: st.DrawFn, height: int, width: int) -> tuple[Control, ...]:
-    """None for most requests."""
-    noise = np.random.default_rng(draw(st.integers(0, 2))).integers(0, 255, (height, width, 3), dtype=np.uint8)
+def _controls(draw: st.DrawFn, size: Size) -> tuple[Control, ...]:
+    """Up to two controls; most requests have none."""
+    shape = (size.height, size.width, 3)
+    noise = np.random.default_rng(draw(st.integers(0, 2))).integers(0, 255, shape, dtype=np.uint8)
     return tuple(
         Control(
             controlnet=draw(st.sampled_from(["tiny-canny", "tiny-depth"])),
@@ -90,31 +93,32 @@ def _controls(draw: st.DrawFn, height: int, width: int) -> tuple[Control, ...]:
 
 @st.composite
 def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[DenoiseRequest, tuple[int, int | None]]]:
-    """Sixteen requests, with the prompts that they are to have."""
-    heights = [draw(st.sampled_from([64, 72])) for _ in range(16)]
+    """Sixteen requests without prompts, and the indices of their positive and negative prompts."""
+    sizes = [Size(width=64, height=draw(st.sampled_from([64, 72]))) for _ in range(16)]
     return [
         (
             DenoiseRequest(
                 request_id=RequestId(f"req_{index}"),
-                model="tiny-sdxl",
-                height=height,
-                width=64,
-                controls=draw(_controls(height, 64)),
-                seeds=tuple(range(index, index + draw(st.integers(1, 2)))),
-                sampling=draw(_sampling()),
-                guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
-                guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.6])),
-                conditioning=_NOTHING,
-                reproducibility=reproducibility,
+                pass_=Pass(
+                    model="tiny-sdxl",
+                    size=size,
+                    seeds=tuple(range(index, index + draw(st.integers(1, 2)))),
+                    sampling=draw(_sampling()),
+                    guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
+                    guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.6])),
+                    reproducibility=reproducibility,
+                ),
+                controls=draw(_controls(size)),
+                conditioning=_NO_PROMPT,
             ),
             (draw(st.integers(0, 3)), draw(st.sampled_from([None, 0, 1, 3]))),
         )
-        for index, height in enumerate(heights)
+        for index, size in enumerate(sizes)
     ]
 
 
-_NOTHING = Conditioning(
-    positive=TextEmbeds(prompt_embeds=np.zeros((0, 0), np.float32), pooled_prompt_embeds=np.zeros(0, np.float32)),
+_NO_PROMPT = Conditioning(
+    positive=TextEmbeds(prompt_embeds=np.zeros((77, 0), np.float32), pooled_prompt_embeds=np.zeros(0, np.float32)),
     negative=None,
 )
 
@@ -140,7 +144,7 @@ def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> floa
 
 @given(mix=_mix("fast"))
 @_settings
-def test_fast_requests_are_what_they_are_alone(
+def test_fast_requests_differ_little_from_themselves_alone(
     engine: Engine,
     autoencoder: Autoencoder,
     embeds: list[TextEmbeds],
@@ -149,13 +153,13 @@ def test_fast_requests_are_what_they_are_alone(
     requests = _with_prompts(mix, embeds)
     for request, together in zip(requests, run_together(engine, requests), strict=True):
         [alone] = run_together(engine, [request])
-        assert np.abs(together - alone).max() <= _FAST * np.abs(alone).max(), request.sampling
-        assert _psnr_db(autoencoder.decode(together), autoencoder.decode(alone)) >= _MIN_PSNR_DB
+        assert np.abs(together - alone).max() <= _FAST * np.abs(alone).max(), request.pass_
+        assert _psnr_db(autoencoder.decode_latents(together), autoencoder.decode_latents(alone)) >= _MIN_PSNR_DB
 
 
 @given(mix=_mix("exact"), order=st.permutations(range(16)))
 @_settings
-def test_exact_requests_are_the_same_bits_alone_in_any_company_and_on_another_replica(
+def test_exact_requests_have_the_same_bits_alone_in_any_batch_and_on_another_replica(
     engine: Engine,
     replica: Engine,
     embeds: list[TextEmbeds],
@@ -167,5 +171,5 @@ def test_exact_requests_are_the_same_bits_alone_in_any_company_and_on_another_re
     shuffled = dict(zip(order, run_together(replica, [requests[index] for index in order]), strict=True))
     for index in order[:6]:
         [alone] = run_together(replica, [requests[index]])
-        assert np.array_equal(together[index], alone), requests[index].sampling
+        assert np.array_equal(together[index], alone), requests[index].pass_
         assert np.array_equal(shuffled[index], alone)

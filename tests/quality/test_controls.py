@@ -1,4 +1,4 @@
-"""ControlNets against diffusers' pipelines, and whether their pictures follow the map."""
+"""Latents with ControlNets compared with diffusers' pipelines, and scores of images against their control maps."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def pipeline(local_stages: LocalStages, catalogue: Catalogue) -> WatchedPipeline
     return WatchedPipeline(local_stages, catalogue, max_pixel_steps=40_000_000)
 
 
-async def _ours_alone_and_in_company(
+async def _latents_alone_and_batched(
     pipeline: WatchedPipeline, fields: dict[str, object]
 ) -> list[npt.NDArray[np.float32]]:
-    """Final latents, also when a plain request and another controlled one share the steps."""
+    """Final latents of the request alone, and batched with a plain request and one that has another control."""
     request = {**_FIELDS, "seed": _SEED, "size": "128x96", **fields}
     await pixels_of(pipeline, request)
     alone = pipeline.latents[_SEED]
@@ -98,7 +98,7 @@ def _control(kind: ControlKind, **fields: object) -> dict[str, object]:
         ),
     ],
 )
-async def test_controls_are_diffusers(
+async def test_latents_with_controls_equal_diffusers(
     pipeline: WatchedPipeline,
     theirs: StableDiffusionXLPipeline,
     controlnets: dict[ControlKind, ControlNetModel],
@@ -121,11 +121,11 @@ async def test_controls_are_diffusers(
         **_FIELDS,
         **settings,
     )
-    for latents in await _ours_alone_and_in_company(pipeline, {"controls": controls}):
+    for latents in await _latents_alone_and_batched(pipeline, {"controls": controls}):
         assert is_near(latents, expected)
 
 
-async def test_a_control_goes_with_image_to_image(
+async def test_image_to_image_with_a_control_equals_diffusers(
     pipeline: WatchedPipeline, theirs: StableDiffusionXLPipeline, controlnets: dict[ControlKind, ControlNetModel]
 ) -> None:
     original = Image.new("RGB", (128, 96), "yellow")
@@ -141,11 +141,11 @@ async def test_a_control_goes_with_image_to_image(
         **_FIELDS,
     )
     fields = {"controls": [_control("canny")], "init_image": png(original), "strength": 0.9}
-    for latents in await _ours_alone_and_in_company(pipeline, fields):
+    for latents in await _latents_alone_and_batched(pipeline, fields):
         assert is_near(latents, expected)
 
 
-async def test_a_control_goes_with_inpainting(
+async def test_inpainting_with_a_control_equals_diffusers(
     pipeline: WatchedPipeline, theirs: StableDiffusionXLPipeline, controlnets: dict[ControlKind, ControlNetModel]
 ) -> None:
     original, mask = Image.new("RGB", (128, 96), "yellow"), Image.new("L", (128, 96))
@@ -165,13 +165,13 @@ async def test_a_control_goes_with_inpainting(
         **_FIELDS,
     )
     fields = {"controls": [_control("canny")], "init_image": png(original), "mask_image": png(mask), "strength": 0.9}
-    for latents in await _ours_alone_and_in_company(pipeline, fields):
+    for latents in await _latents_alone_and_batched(pipeline, fields):
         assert is_near(latents, expected)
 
 
 @pytest.mark.parametrize("kind", ["canny", "depth"])
-def test_pictures_follow_the_map(theirs: StableDiffusionXLPipeline, kind: ControlKind) -> None:
-    """A quick version of the scores in zoo/README.md."""
+def test_images_follow_their_control_maps(theirs: StableDiffusionXLPipeline, kind: ControlKind) -> None:
+    """A quick version of the scores in zoo/README.md, over 8 scenes instead of 64."""
     scores = control_scores(theirs.vae, kind, draw_controlled(theirs, kind, unseen_scenes(8)))
     assert scores.with_control >= 0.85 * scores.ceiling
     assert scores.with_control >= scores.without + 0.3

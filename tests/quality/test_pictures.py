@@ -1,4 +1,4 @@
-"""Image-to-image and inpainting against diffusers' pipelines, and what they leave alone."""
+"""Image-to-image and inpainting compared with diffusers' pipelines, and pixels outside the mask."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _theirs(kind: type, theirs: StableDiffusionXLPipeline, sampler: SamplerName,
         ("euler_a", 0.6),
     ],
 )
-async def test_image_to_image_is_diffusers(
+async def test_image_to_image_equals_diffusers(
     pipeline: WatchedPipeline, theirs: StableDiffusionXLPipeline, sampler: SamplerName, strength: float
 ) -> None:
     await _ours(pipeline, sampler=sampler, strength=strength, init_image=png(_ORIGINAL))
@@ -85,7 +85,7 @@ async def test_image_to_image_is_diffusers(
 
 
 @pytest.mark.parametrize(("sampler", "strength"), [("euler", 1.0), ("euler", 0.8), ("unipc", 0.7), ("euler_a", 0.9)])
-async def test_inpainting_is_diffusers_inside_and_the_original_outside(
+async def test_inpainting_equals_diffusers_and_keeps_pixels_outside_the_mask(
     pipeline: WatchedPipeline, theirs: StableDiffusionXLPipeline, sampler: SamplerName, strength: float
 ) -> None:
     ours = await _ours(

@@ -1,4 +1,4 @@
-"""A quick version of the zoo's scores, and our pictures against diffusers' own pipeline."""
+"""A quick version of the zoo's scores, and images of the server compared with those of diffusers' pipeline."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def pipeline(local_stages: LocalStages, catalogue: Catalogue) -> Pipeline:
     return Pipeline(local_stages, catalogue, max_pixel_steps=40_000_000)
 
 
-def test_captions_never_trained_on_come_true(diffusers_pipeline: StableDiffusionXLPipeline) -> None:
-    """The bounds allow for the chance of 24 captions; zoo/README.md has the scores of 200."""
+def test_images_agree_with_held_out_captions(diffusers_pipeline: StableDiffusionXLPipeline) -> None:
+    """The bounds allow for the variance of 24 captions; zoo/README.md has the scores of 200."""
     judged = report.judge_captions(diffusers_pipeline, report.held_out_descriptions(_NUM_CAPTIONS))
     scores = report.scores(judged)
     assert scores["background"] >= 0.95
@@ -43,8 +43,8 @@ def test_captions_never_trained_on_come_true(diffusers_pipeline: StableDiffusion
     assert scores["two objects: every attribute"] >= 0.65
 
 
-def test_the_vae_keeps_pictures_of_every_size(diffusers_pipeline: StableDiffusionXLPipeline) -> None:
-    scores = reconstruction_psnr_db(diffusers_pipeline.vae, pictures_per_size=1, seed=1)
+def test_vae_reconstructs_images_of_every_size(diffusers_pipeline: StableDiffusionXLPipeline) -> None:
+    scores = reconstruction_psnr_db(diffusers_pipeline.vae, images_per_size=1, seed=1)
     assert np.mean(scores) >= 32
     assert min(scores) >= 27
 
@@ -59,7 +59,7 @@ def test_the_vae_keeps_pictures_of_every_size(diffusers_pipeline: StableDiffusio
         {"seed": 8, "n": 3, "negative_prompt": ""},
     ],
 )
-async def test_a_picture_is_that_of_diffusers_pipeline(
+async def test_images_equal_those_of_diffusers_pipeline(
     pipeline: Pipeline, diffusers_pipeline: StableDiffusionXLPipeline, fields: dict[str, object]
 ) -> None:
     params = parse(GenerateParams, {"prompt": "a large red circle on the left, white background", **fields})
@@ -78,8 +78,8 @@ async def test_a_picture_is_that_of_diffusers_pipeline(
         generator=[torch.Generator("cpu").manual_seed(params.seed + i) for i in range(n)],
         output_type="np",
     ).images
-    for picture, expected in zip(result.pictures, theirs, strict=True):
-        ours = np.asarray(Image.open(io.BytesIO(picture.data)), dtype=np.float64)
+    for image, expected in zip(result.pictures, theirs, strict=True):
+        ours = np.asarray(Image.open(io.BytesIO(image.data)), dtype=np.float64)
         assert ours.shape == (drawn.size.height, drawn.size.width, 3)
         assert _psnr_db(ours, np.round(expected * 255)) >= 70
 
@@ -89,7 +89,7 @@ def _psnr_db(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     return float("inf") if mse == 0 else 10 * np.log10(255**2 / mse)
 
 
-def test_held_out_captions_are_as_many_as_asked_and_all_different() -> None:
+def test_held_out_descriptions_are_distinct() -> None:
     held_out = report.held_out_descriptions(200)
     assert len(set(held_out)) == 200
     assert all(description.is_held_out for description in held_out)

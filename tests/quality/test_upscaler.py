@@ -1,4 +1,4 @@
-"""The zoo's upscaler on pictures never seen, against bicubic."""
+"""The zoo's upscaler on held-out scenes, compared with bicubic resampling."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from zoo.report import held_out_descriptions
 from zoo.scenes import arrange, draw
 
 
-def _psnr_db(picture: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> float:
-    return 10 * float(np.log10(255**2 / np.square(picture.astype(float) - expected).mean()))
+def _psnr_db(image: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> float:
+    return 10 * float(np.log10(255**2 / np.square(image.astype(float) - expected).mean()))
 
 
-def test_it_gains_three_decibels_over_bicubic(catalogue: Catalogue) -> None:
+def test_upscaler_gains_three_decibels_over_bicubic(catalogue: Catalogue) -> None:
     upscalers, random = Upscalers(catalogue.upscalers, CPU), Random("upscaler test")
     gains = []
     for description in held_out_descriptions(16):

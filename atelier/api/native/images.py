@@ -27,7 +27,7 @@ _FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for med
 
 
 async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
-    """Fields of a form with an upload, or of a JSON object with base64."""
+    """Read the fields of a form with an upload, or of a JSON object with base64."""
     if is_form(request):
         return await form_fields(request, kind, lists=frozenset())
     return await json_fields(request)
@@ -47,7 +47,7 @@ async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap
     name=FILE_ROUTE,
 )
 async def picture_file(name: str, blobs: UsedBlobs) -> Response:
-    """An image that was answered with its URL."""
+    """Return a stored image file by its name."""
     data = await blobs.get(name)
     if data is None:
         raise NotFound(f"There is no image {name!r}, or its time to live is over.")
@@ -62,7 +62,7 @@ async def picture_file(name: str, blobs: UsedBlobs) -> Response:
     response_model_exclude_none=True,
 )
 async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: UsedDelivery) -> UpscaleResponse:
-    """An image, up to four times larger."""
+    """Upscale an image by a factor of up to four."""
     asked = parse(UpscaleParams, await _fields(request, UpscaleParams))
     upscaled = await pipeline.upscale(asked)
     file = await delivery.deliver(upscaled.data, asked.output_format, asked.response_format)
@@ -77,14 +77,14 @@ async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: Used
 
 @router.post("/v1/images/inspect", responses=ERRORS, openapi_extra=either_body(InspectParams))
 async def inspect_image(request: Request) -> Inspection:
-    """How an image was made, from its file's metadata."""
+    """Return the generation parameters in an image file's metadata."""
     asked = parse(InspectParams, await _fields(request, InspectParams))
     return await asyncio.to_thread(inspection, asked.image)
 
 
 @router.post("/enhance-media", responses=ERRORS, openapi_extra=json_body(EnhanceParams))
 async def enhance_media(request: Request, pipeline: UsedPipeline) -> EnhancedMedia:
-    """An image, up to four times larger, as a data URL."""
+    """Upscale an image by a factor of up to four and return it as a data URL."""
     asked = parse(EnhanceParams, await json_fields(request))
     upscaled = await pipeline.upscale(UpscaleParams(image=asked.image, scale=asked.scale, model=asked.model))
     return EnhancedMedia(

@@ -12,19 +12,21 @@ from pydantic import BaseModel, Field
 from atelier.imaging.inputs import opened_image
 from atelier.imaging.metadata import Metadata, read_metadata
 
-#: Longest metadata header; servers and proxies refuse headers that are much longer.
+#: Maximum length of the metadata header, in characters; servers and proxies refuse headers that are much longer.
 _MAX_HEADER_CHARS = 4000
 
 
 class Inspection(BaseModel):
-    """How an image was made, as far as its file says."""
+    """Generation parameters read from an image file's metadata."""
 
     format: str
     size: str
     parameters: dict[str, object] | None = Field(
         description="The fields that make the image again; null if the file has none."
     )
-    infotext: str | None = Field(description="The same in AUTOMATIC1111's format.")
+    infotext: str | None = Field(
+        description="Prompt and settings in AUTOMATIC1111's text format; null if the file has none."
+    )
     weights: dict[str, str] | None = Field(description="Hashes of the weights of the models that took part, by name.")
     versions: dict[str, str] | None
     exactness_key: str | None
@@ -32,7 +34,7 @@ class Inspection(BaseModel):
 
 
 def inspection(data: bytes) -> Inspection:
-    """The metadata of an image file. Raises InvalidParameter if it is not an image."""
+    """Read the metadata of an image file. Raises InvalidParameter if it is not an image."""
     with opened_image(data, param="image") as image:
         metadata = read_metadata(image)
         described = {"format": (image.format or "").lower(), "size": f"{image.width}x{image.height}"}
@@ -51,7 +53,7 @@ def inspection(data: bytes) -> Inspection:
 
 
 def file_headers(data: bytes, name: str) -> dict[str, str]:
-    """Headers of a stored file: a name that begins with the model's, and the metadata if it is short enough."""
+    """Return a stored file's headers: a name that begins with the model's, and the metadata if short enough."""
     with Image.open(io.BytesIO(data)) as image:
         metadata = read_metadata(image)
     if metadata is None:

@@ -18,7 +18,7 @@ class UpscaleResponse(BaseModel):
     data: list[File]
     output_format: OutputFormat
     size: str
-    upscaler: str = Field(description="What enlarged the image; bicubic where the upscaler has no weights.")
+    upscaler: str = Field(description="Id of the upscaler that resized the image, or `bicubic` if it has no weights.")
 
 
 class EnhanceParams(UpscaleStep):
@@ -41,7 +41,7 @@ class EnhancedMedia(BaseModel):
 
 
 class ModelCapabilities(BaseModel):
-    """A model and what it draws."""
+    """A model, its default settings and the sizes it supports."""
 
     id: str
     description: str
@@ -78,13 +78,13 @@ class UpscalerCapabilities(BaseModel):
 
 
 class Capabilities(BaseModel):
-    """What this server can do."""
+    """Models, ControlNets, upscalers and features that this server offers."""
 
     name: Literal["Atelier"] = "Atelier"
     models: list[ModelCapabilities]
     controlnets: list[ControlNetCapabilities]
     upscalers: list[UpscalerCapabilities]
-    #: Fields of a generation.
+    #: Names of the fields that a generation accepts.
     parameters: list[str]
     output_formats: list[str]
     #: Routes that answer 501 for now.

@@ -25,7 +25,7 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 @router.get("/")
 async def capabilities(pipeline: UsedPipeline) -> Capabilities:
-    """What this server can do."""
+    """Return the models, ControlNets, upscalers and features that this server offers."""
     catalogue = pipeline.catalogue
     return Capabilities(
         models=[_model(entry) for entry in catalogue.models],
@@ -39,13 +39,13 @@ async def capabilities(pipeline: UsedPipeline) -> Capabilities:
 
 @router.get("/health")
 async def health() -> Status:
-    """This router is alive."""
+    """Return 200 as long as this Router is alive."""
     return Status(status="ok")
 
 
 @router.get("/ready", responses={503: {"model": Status}})
 async def ready(response: Response, pipeline: UsedPipeline) -> Status:
-    """Every deployment of the graph answers."""
+    """Return 200 if every deployment of the graph responds, otherwise 503."""
     if await pipeline.stages.check_ready():
         return Status(status="ok")
     response.status_code = 503

@@ -38,7 +38,7 @@ UNBUILT = (
 
 
 def unbuilt_routes() -> APIRouter:
-    """A route for every row of `UNBUILT`."""
+    """Create a route for every row of `UNBUILT`."""
     routes = APIRouter(tags=["Not supported yet"])
     for unbuilt in UNBUILT:
         routes.add_api_route(

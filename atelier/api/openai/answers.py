@@ -1,4 +1,4 @@
-"""From our results to OpenAI's answers."""
+"""Conversion of results into OpenAI's response objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atelier.pipeline.results import Usage as Used
 
 
 async def images_response(result: Result, asked: ImagesGenerateRequest, delivery: Delivery) -> ImagesResponse:
-    """The answer to a request that is not streamed."""
+    """Return the response to a request that is not streamed."""
     output_format = result.plan.params.output_format
 
     async def image(picture: Picture) -> Image:
@@ -36,7 +36,7 @@ async def images_response(result: Result, asked: ImagesGenerateRequest, delivery
 
 
 def usage(used: Used) -> Usage:
-    """Usage in OpenAI's form."""
+    """Convert usage to OpenAI's form."""
     return Usage(
         input_tokens=used.text_tokens + used.input_image_tokens,
         input_tokens_details=InputTokens(text_tokens=used.text_tokens, image_tokens=used.input_image_tokens),

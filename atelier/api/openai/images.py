@@ -31,7 +31,7 @@ from atelier.pipeline.pipeline import Pipeline
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-#: Answers of a route that may stream, for its documentation.
+#: OpenAPI responses of routes that may stream.
 _STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 _REPEATED = frozenset({"image"})
 
@@ -62,7 +62,7 @@ async def generate_images(
 async def edit_image(
     request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
 ) -> ImagesResponse | StreamingResponse:
-    """An image painted anew after a prompt: inside its mask, or all of it."""
+    """Edit an image by a prompt, inside its mask or everywhere."""
     asked = parse_openai(ImagesEditRequest, await form_fields(request, ImagesEditRequest, lists=_REPEATED))
     params = edit_params(asked, pipeline.catalogue)
     with errors_in_openais_names():
@@ -79,7 +79,7 @@ async def edit_image(
 async def vary_image(
     request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
 ) -> ImagesResponse | StreamingResponse:
-    """Images like an image."""
+    """Generate variations of an image."""
     asked = parse_openai(ImagesVariationRequest, await form_fields(request, ImagesVariationRequest, lists=_REPEATED))
     params = variation_params(asked, pipeline.catalogue)
     with errors_in_openais_names():

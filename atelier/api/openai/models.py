@@ -21,7 +21,7 @@ async def list_models(pipeline: UsedPipeline) -> ModelList:
 
 @router.get("/models/{model_id:path}", responses=ERRORS)
 async def get_model(model_id: str, pipeline: UsedPipeline) -> Model:
-    """One of the models."""
+    """Return one model that this server serves."""
     return _model(pipeline.catalogue.model(model_id))
 
 

@@ -12,7 +12,7 @@ Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "m
 ResolvedQuality = Literal["low", "medium", "high", "xhigh", "max"]
 Style = Literal["vivid", "natural"]
 
-#: Qualities that are not medium.
+#: Resolved quality of every name that does not mean `medium`.
 _RESOLVED: dict[Quality, ResolvedQuality] = {
     "low": "low",
     "high": "high",
@@ -29,16 +29,16 @@ MAX_QUALITY_UPSCALE = UpscaleStep(scale=2)
 
 
 def resolved(quality: Quality) -> ResolvedQuality:
-    """The quality as answers name it."""
+    """Return the quality as answers name it."""
     return _RESOLVED.get(quality, "medium")
 
 
 def steps_of(quality: Quality, entry: ModelEntry, sampler: SamplerName) -> int:
-    """Number of steps for the quality, within what the sampler takes."""
+    """Return the number of steps for the quality, within the sampler's bounds."""
     steps = round(_STEPS[resolved(quality)] * entry.defaults.num_inference_steps)
     return min(max(1, steps), SAMPLERS[sampler].max_steps)
 
 
 def guidance_of(style: Style, entry: ModelEntry) -> float:
-    """Guidance scale for the style."""
+    """Return the guidance scale for the style."""
     return round(_GUIDANCE[style] * entry.defaults.guidance_scale, 2)

@@ -1,4 +1,4 @@
-"""OpenAI's requests and responses of the images and models API, as far as they exist here."""
+"""Requests and responses of OpenAI's images and models API that this server supports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atelier.pipeline.resolve import Parameters
 
 
 class ImagesParams(GenerateParams):
-    """The fields of a generation in OpenAI's words and ours."""
+    """Fields of a generation: OpenAI's names and the server's own."""
 
     quality: Quality = Field(
         "auto",
@@ -31,14 +31,18 @@ class ImagesParams(GenerateParams):
         description="Guidance where guidance_scale is absent: vivid is 1.4 times the model's default, natural 0.7 "
         "times.",
     )
-    background: Literal["auto", "opaque"] = Field("auto", description="Images are opaque.")
+    background: Literal["auto", "opaque"] = Field(
+        "auto", description="Background of the images; only opaque ones are generated."
+    )
     moderation: Literal["auto", "low"] = Field("auto", description="Accepted and ignored: nothing is moderated.")
 
 
 class ImagesGenerateRequest(ImagesParams):
     """POST /v1/images/generations"""
 
-    response_format: ResponseFormat = Field("b64_json", description="In the answer as base64, or behind a URL.")
+    response_format: ResponseFormat = Field(
+        "b64_json", description="Whether images are returned as base64 in the answer or as URLs."
+    )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Number of previews in a stream.")
     progress: bool = Field(False, description="Report every step in a stream: step, total, elapsed_s, eta_s.")
@@ -64,7 +68,7 @@ class ImagesEditRequest(ImagesGenerateRequest):
     """POST /v1/images/edits, as a multipart form"""
 
     image: list[ImageBytes] = Field(min_length=1, max_length=16, description="The image to edit.")
-    mask: ImageBytes | None = Field(None, description="As large as the image; transparent where to paint.")
+    mask: ImageBytes | None = Field(None, description="Mask of the image's size; transparent pixels are painted.")
     markup: ImageBytes | None = Field(
         None,
         description="A drawing on a transparent ground, as large as the image and laid over it; not with a mask.",
@@ -72,7 +76,7 @@ class ImagesEditRequest(ImagesGenerateRequest):
     input_fidelity: Literal["high", "low"] | None = Field(
         None, description="high keeps more of the image: strength 0.5 instead of 0.8."
     )
-    #: Sent as `image` here.
+    #: Hidden from the schema: this route receives the init image as `image`.
     init_image: SkipJsonSchema[ImageBytes | None] = None
 
 
@@ -81,10 +85,10 @@ class ImagesVariationRequest(ImagesGenerateRequest):
 
     _needs_prompt: ClassVar[bool] = False
 
-    prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="May be absent.")
+    prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="Optional prompt for the variations.")
     image: list[ImageBytes] = Field(min_length=1, max_length=1, description="The image to vary.")
     strength: Strength = Field(0.6, description="How far to depart from the image.")
-    #: Sent as `image` here.
+    #: Hidden from the schema: this route receives the init image as `image`.
     init_image: SkipJsonSchema[ImageBytes | None] = None
 
 
@@ -96,14 +100,14 @@ class Image(File):
 
 
 class InputTokens(BaseModel):
-    """Tokens that went in."""
+    """Number of input tokens, by kind."""
 
     text_tokens: int
     image_tokens: int
 
 
 class OutputTokens(BaseModel):
-    """Tokens that came out."""
+    """Number of output tokens, by kind."""
 
     image_tokens: int
     text_tokens: Literal[0] = 0
@@ -131,11 +135,11 @@ class ImagesResponse(BaseModel):
     output_format: OutputFormat
     size: str
     upscaler: str | None = Field(
-        None, description="What enlarged the images; bicubic where the upscaler has no weights."
+        None, description="Id of the upscaler that resized the images, or `bicubic` if it has no weights."
     )
     control_maps: list[ControlMap] | None = Field(None, description="Maps drawn by annotate, in order.")
     exactness_key: str = Field(
-        description="Where it is equal, equal requests with reproducibility: exact have the same bits."
+        description="Equal requests with `reproducibility: exact` return the same bits where this key is equal."
     )
 
 

@@ -46,7 +46,7 @@ async def event_stream(
     *,
     prefix: str,
 ) -> StreamingResponse:
-    """Events whose types begin with `prefix`. Raises what refuses the request, before the answer has begun."""
+    """Stream events whose types begin with `prefix`. Raises a rejected request's error before the response begins."""
     events = pipeline.stream(request_id, params, report_steps=asked.progress, num_previews=asked.partial_images)
     planned = await anext(events)
     assert isinstance(planned, Planned)
@@ -74,7 +74,7 @@ class _EventStream(StreamingResponse):
 async def _lines(
     events: AsyncGenerator[Event], translator: _Translator, request_id: RequestId, prefix: str
 ) -> AsyncGenerator[str]:
-    """The lines of a response; an error that ends the events is its last event."""
+    """Yield the lines of a response; an error that ends the events is its last event."""
     try:
         async with aclosing(_with_pauses(events)) as paused:
             async for event in paused:
@@ -88,13 +88,13 @@ async def _lines(
             logger.error("%s: a stream ended with an error: %s", request_id, error)
         yield _line("error", error_body(error))
     except Exception as error:
-        # The HTTP boundary of a stream, whose status has been sent already.
+        # Report the error as an event, because the HTTP status has already been sent.
         logger.exception("%s: a stream failed", request_id, exc_info=error)
         yield _line("error", error_body(AtelierError()))
 
 
 async def _with_pauses(events: AsyncGenerator[Event]) -> AsyncGenerator[Event | None]:
-    """The events, and None after every `_KEEP_ALIVE_S` without one."""
+    """Yield the events, and None after every `_KEEP_ALIVE_S` without one."""
     coming: asyncio.Future[Event] | None = None
     try:
         while True:
@@ -124,7 +124,7 @@ class _Translator:
     asked: ImagesGenerateRequest
 
     def translate(self, event: Event) -> Sequence[tuple[str, Fields]]:
-        """Kinds and fields of what is sent for an event; for previews and results one per image, in their order."""
+        """Return the event types and fields to send for one event: one per image for previews and results."""
         match event:
             case Step():
                 return [("progress", _progress(event))]

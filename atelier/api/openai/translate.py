@@ -1,4 +1,4 @@
-"""From OpenAI's dialect to our params."""
+"""Translation of OpenAI's fields into `GenerateParams`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask", "markup_image": "
 #: Formats of OpenAI that this server does not write, and the fields that belong to them.
 _NOT_WRITTEN = ("gif", "svg")
 _NOT_WRITTEN_FIELDS = {"frame_count": "gif", "frame_duration_ms": "gif", "svg": "svg", "complexity": "svg"}
-#: Fields of a stream, where none can be asked for, with the values that ask for none.
+#: Streaming fields on routes that cannot stream, with the values that are accepted.
 _STREAM_FIELDS: Mapping[str, tuple[object, ...]] = {"stream": (False,), "partial_images": (0,)}
 #: Strength of an edit with high input fidelity.
 _HIGH_FIDELITY = 0.5
@@ -31,7 +31,7 @@ def parse_openai(kind: type[P], fields: Mapping[str, object]) -> P:
 
     Raises:
         UnsupportedValue: a GIF or SVG file, or a field of theirs.
-        NotSupported: a stream where there is none.
+        NotSupported: a stream is requested on a route that cannot stream.
         InvalidRequest: as `parse`.
     """
     given = {name: value for name, value in fields.items() if value is not None}
@@ -61,7 +61,7 @@ def parse_openai(kind: type[P], fields: Mapping[str, object]) -> P:
 def generate_params(
     asked: ImagesParams, catalogue: Catalogue, images: Mapping[str, bytes | float | None] | None = None
 ) -> GenerateParams:
-    """Our params: quality and style as settings, `images` in place of OpenAI's fields for them.
+    """Convert to `GenerateParams`: quality and style as settings, `images` in place of OpenAI's fields for them.
 
     Raises ModelNotFound.
     """
@@ -78,7 +78,7 @@ def generate_params(
 
 
 def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParams:
-    """Raises NotSupported for more than one image, InvalidParameter if one is sent under two names."""
+    """Convert an edit. Raises NotSupported for several images, InvalidParameter if one is sent under two names."""
     if len(asked.image) > 1:
         raise NotSupported("Editing with several images is not supported by this server yet.", param="image")
     for theirs, ours in (("mask", "mask_image"), ("markup", "markup_image")):
@@ -95,7 +95,7 @@ def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParam
 
 
 def variation_params(asked: ImagesVariationRequest, catalogue: Catalogue) -> GenerateParams:
-    """Raises InvalidParameter if the image is sent under our name."""
+    """Convert a variation. Raises InvalidParameter if the image is sent as `init_image`."""
     return generate_params(asked, catalogue, {"init_image": _sent_image(asked)})
 
 

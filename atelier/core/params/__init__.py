@@ -1,4 +1,4 @@
-"""The wire: what a client may send, the same over HTTP and by handle.
+"""The params: fields that clients may send, the same over HTTP and by handle.
 
 One table in pydantic models, by noun. OpenAI's names where OpenAI has one; words that only one dialect has stay in
 that dialect's folder of `atelier.api`. Defaults that depend on the model are filled in by `atelier.pipeline.resolve`.

@@ -1,4 +1,4 @@
-"""Control maps: drawn from an image on request, and read by the ControlNets of a generation."""
+"""Params of control maps: drawn from an image on request, and read by the ControlNets of a generation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class AnnotateParams(Params):
 
 
 class ControlParams(Params):
-    """One ControlNet of a generation: which, the map it reads, how strongly and when it acts."""
+    """One ControlNet of a generation: its id or kind, control map, scale and range of steps."""
 
     model: str | None = Field(
         None, max_length=MAX_NAME_CHARS, description="Id of a ControlNet from GET /; or send its kind."
     )
-    kind: ControlKind | None = Field(None, description="Kind of ControlNet; the model's ControlNet of that kind.")
+    kind: ControlKind | None = Field(
+        None, description="Kind of ControlNet; selects the model's ControlNet of that kind."
+    )
     image: ImageBytes = Field(description="The control map; with annotate, the image to draw it from.", exclude=True)
     annotate: bool = Field(False, description="Draw the map from the image and return it in control_maps.")
     low_threshold: CannyThreshold = Field(_LOW, description="Canny's low threshold, with annotate.")
@@ -49,7 +51,7 @@ class ControlParams(Params):
 
     @model_serializer(mode="wrap")
     def _without_unused_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """A resolved control has both model and kind; a request takes one of them, and thresholds only for Canny."""
+        """Drop what a request could not repeat: `kind` beside `model`, and thresholds except Canny's."""
         fields: dict[str, object] = serialize(self)
         uses_thresholds = self.annotate and self.kind == "canny"
         unused = [] if uses_thresholds else ["low_threshold", "high_threshold"]

@@ -30,21 +30,20 @@ AUTO = "auto"
 
 
 def _is_unused(value: object) -> bool:
-    """Zeros and empty lists that leave a generation as it would be without them."""
+    """Return whether the value is a zero or an empty list, which changes nothing in a generation."""
     return not value
 
 
 class GenerateParams(Params):
     """One request for images.
 
-    Serialised, it is what makes the same images again: images that were sent, their number and the deadline are left
-    out.
+    Serialised, it holds the fields that reproduce an image; input images, `n` and the deadline are left out.
     """
 
     prompt: str = Field(
         max_length=MAX_PROMPT_CHARS,
         examples=["a red circle, white background"],
-        description="What to draw; may be blank with an init_image.",
+        description="Prompt; may be blank with an init_image.",
     )
     model: str | None = Field(
         None, max_length=MAX_NAME_CHARS, description="Id from GET /v1/models; the server's first model by default."
@@ -54,7 +53,7 @@ class GenerateParams(Params):
     output_format: OutputFormat = Field("png", description="Format of the image files.")
     output_compression: OutputCompression = None
     negative_prompt: str | None = Field(
-        None, max_length=MAX_PROMPT_CHARS, description="What to keep out of the image; the model's default if absent."
+        None, max_length=MAX_PROMPT_CHARS, description="Negative prompt; the model's default if absent."
     )
     prompt_2: str | None = Field(
         None, max_length=MAX_PROMPT_CHARS, description="Prompt of the second text encoder; prompt by default."

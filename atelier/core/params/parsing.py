@@ -19,7 +19,7 @@ class Params(BaseModel):
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    #: Names that will be fields, each with the values that ask for what happens anyway.
+    #: Fields that are not implemented yet, with the values that are accepted because they change nothing.
     not_built: ClassVar[Mapping[str, Sequence[object]]] = {}
 
 
@@ -45,13 +45,13 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
 
 
 def refuse_unless_harmless(name: str, value: object, harmless: Sequence[object]) -> None:
-    """Raises NotSupported unless the value asks for what happens anyway."""
+    """Raise NotSupported unless the value of a field that is not implemented changes nothing."""
     if value not in harmless:
         raise NotSupported(f"{name} is not supported by this server yet.", param=name)
 
 
 def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
-    """The first problem as an error of ours."""
+    """Convert the first of pydantic's errors into InvalidParameter or UnknownParameter."""
     problem = error.errors(include_url=False)[0]
     if not problem["loc"]:
         return InvalidParameter(problem["msg"], param=problem.get("ctx", {}).get("param"))
@@ -65,7 +65,7 @@ def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
 
 
 def _model_at(location: Sequence[str | int], kind: type[Params]) -> type[Params]:
-    """The model that the last name of the location was sent to."""
+    """Return the model that the last name of the location was sent to."""
     for name in location[:-1]:
         field = kind.model_fields.get(str(name))
         kind = kind if field is None else next(_models(field.annotation), kind)
@@ -80,7 +80,7 @@ def _models(annotation: object) -> Iterator[type[Params]]:
 
 
 def _quoted(value: object, name: str) -> str:
-    """The value for an error message; prompts are left out, because errors of handle calls are logged."""
+    """Quote the value for an error message; prompts are left out, because errors of handle calls are logged."""
     if "prompt" in name:
         return f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
     return _shortened(repr(value))
@@ -91,7 +91,7 @@ def _shortened(text: str) -> str:
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """The place of a field, such as `controls[0].scale`."""
+    """Return the path of a field, such as `controls[0].scale`."""
     first, *others = location
     path = str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in others)
     return _shortened(path)

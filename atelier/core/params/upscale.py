@@ -1,4 +1,4 @@
-"""Larger images: a client's own, a generation's at its end, or by a second pass of a generation."""
+"""Params for enlarging: a client's image, generated images, or a second denoising pass (hires)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atelier.core.upscaling import MAX_SCALE
 
 
 class UpscaleStep(Params):
-    """An enlargement: how much, and by which upscaler."""
+    """Scale and upscaler of an enlargement."""
 
     scale: float = Field(MAX_SCALE, ge=1, le=MAX_SCALE, description="Factor of width and height.")
     model: str | None = Field(

@@ -1,4 +1,4 @@
-"""SDXL behind the Protocol `atelier.families.family.Family`; this module is its implementation."""
+"""SDXL's implementation of the Protocol `atelier.families.family.Family`."""
 
 from atelier.families.sdxl.attention import install, prompt_conditions
 from atelier.families.sdxl.conditions import stack

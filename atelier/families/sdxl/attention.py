@@ -1,6 +1,6 @@
-"""Attention of packed rows: each row attends to its own prompt.
+"""Attention of packed rows (images with one prompt each): each row attends to its own prompt.
 
-The keys and values of a prompt are the same in every step, so they are computed once, at admission: this saves 7 % of
+The keys and values of a prompt are equal in every step, so they are computed once, at admission: this saves 7 % of
 a UNet call of the zoo's model (benchmarks/engine.py). Every layer has the same processor, the one place where a row's
 conditions meet attention.
 """
@@ -62,7 +62,7 @@ def install(model: UNet2DConditionModel | ControlNetModel) -> None:
 
 
 def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: torch.Tensor) -> KeysValues:
-    """Keys and values of `prompt_embeds` [prompts, 77 · chunks, 2048] for every cross-attention layer."""
+    """Compute keys and values of `prompt_embeds` [prompts, 77 · chunks, 2048] for every cross-attention layer."""
     layers = [layer for _, layer in _layers(model) if layer.is_cross_attention]
     return KeysValues(
         tuple(layer.to_k(prompt_embeds) for layer in layers), tuple(layer.to_v(prompt_embeds) for layer in layers)
@@ -87,6 +87,6 @@ def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, At
 
 
 def _split_heads(tokens: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """[rows, tokens, width] to [rows, heads, tokens, width / heads]."""
+    """Reshape [rows, tokens, width] to [rows, heads, tokens, width / heads]."""
     rows, num_tokens, width = tokens.shape
     return tokens.view(rows, num_tokens, num_heads, width // num_heads).transpose(1, 2)

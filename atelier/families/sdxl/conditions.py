@@ -1,6 +1,6 @@
 """The conditions of packed rows: everything besides latents and timesteps that the UNet reads.
 
-They stay the same over all steps of a request.
+A row is one image with one of its prompts. The conditions are constant over all steps of a request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class KeysValues:
     values: tuple[torch.Tensor, ...]
 
     def select(self, rows: torch.Tensor) -> KeysValues:
-        """The rows at these indices, in their order."""
+        """Return the rows at the indices `rows`, in their order."""
         return KeysValues(tuple(keys[rows] for keys in self.keys), tuple(values[rows] for values in self.values))
 
 
@@ -37,7 +37,7 @@ class PromptConditions:
     keys_values: KeysValues
     #: Length of the prompt including padding to whole chunks, 77 · chunks.
     num_tokens: int
-    #: [1280]
+    #: Pooled output of the second text encoder, [1280].
     pooled_prompt_embeds: torch.Tensor
 
 
@@ -48,9 +48,9 @@ class Conditions:
     prompt: KeysValues
     #: Attention bias, [rows, 1, 77 · chunks]: 0 for a row's own tokens, `MASKED` for padding.
     prompt_bias: torch.Tensor
-    #: [rows, 1280]
+    #: Pooled output of the second text encoder, [rows, 1280].
     pooled_prompt_embeds: torch.Tensor
-    #: [rows, 6]
+    #: Size and crop of each row's image, [rows, 6], in pixels.
     add_time_ids: torch.Tensor
 
     @property
@@ -59,7 +59,7 @@ class Conditions:
         return self.prompt_bias.shape[-1]
 
     def select(self, rows: torch.Tensor) -> Conditions:
-        """The rows at these indices, in their order."""
+        """Return the rows at the indices `rows`, in their order."""
         return Conditions(
             prompt=self.prompt.select(rows),
             prompt_bias=self.prompt_bias[rows],
@@ -90,7 +90,7 @@ def stack(prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tok
 
 
 def _padded(prompts: Sequence[tuple[torch.Tensor, ...]], num_tokens: int) -> tuple[torch.Tensor, ...]:
-    """One tensor [prompts, num_tokens, width] per layer; shorter prompts end in zeros."""
+    """Return one tensor [prompts, num_tokens, width] per layer; shorter prompts end in zeros."""
     return tuple(
         torch.cat([torch.nn.functional.pad(prompt, (0, 0, 0, num_tokens - prompt.shape[1])) for prompt in layer])
         for layer in zip(*prompts, strict=True)
@@ -98,6 +98,6 @@ def _padded(prompts: Sequence[tuple[torch.Tensor, ...]], num_tokens: int) -> tup
 
 
 def _add_time_ids(size: Size) -> list[float]:
-    """(orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels (Podell et al. 2023, §2.2)."""
+    """Return (orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels (Podell et al. 2023, §2.2)."""
     height, width = float(size.height), float(size.width)
     return [height, width, 0.0, 0.0, height, width]

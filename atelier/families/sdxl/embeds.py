@@ -11,7 +11,7 @@ _NUM_TIME_IDS = 6
 
 
 def zero_embeds(model: UNet2DConditionModel | ControlNetModel) -> TextEmbeds:
-    """Embeddings of zeros in the model's widths, one chunk long; for warm-up."""
+    """Return embeddings of zeros in the model's widths, one chunk long; for warm-up."""
     width, pooled_width = _widths(model)
     return TextEmbeds(
         prompt_embeds=np.zeros((TOKENS_PER_CHUNK, width), dtype=np.float32),
@@ -20,7 +20,7 @@ def zero_embeds(model: UNet2DConditionModel | ControlNetModel) -> TextEmbeds:
 
 
 def check_widths(model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbeds) -> None:
-    """Raises ValueError if the embeddings do not have the model's widths."""
+    """Raise ValueError if the embeddings do not have the model's widths."""
     width, pooled_width = _widths(model)
     if (embeds.prompt_embeds.shape[1], *embeds.pooled_prompt_embeds.shape) != (width, pooled_width):
         raise ValueError(
@@ -30,7 +30,7 @@ def check_widths(model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbe
 
 
 def _widths(model: UNet2DConditionModel | ControlNetModel) -> tuple[int, int]:
-    """Widths of prompt_embeds and pooled_prompt_embeds; 2048 and 1280 for SDXL."""
+    """Return the widths of prompt_embeds and pooled_prompt_embeds; 2048 and 1280 for SDXL."""
     config = model.config
     time_ids_width = _NUM_TIME_IDS * config.addition_time_embed_dim
     return config.cross_attention_dim, config.projection_class_embeddings_input_dim - time_ids_width

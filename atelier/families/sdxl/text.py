@@ -36,7 +36,7 @@ class TextEncoders:
         self.encode([Text("", "")])
 
     def check_length(self, text: Text) -> None:
-        """Raises InvalidParameter if a prompt has more tokens than `MAX_CHUNKS` chunks hold."""
+        """Raise InvalidParameter if a prompt has more tokens than `MAX_CHUNKS` chunks hold."""
         for prompt, tokenizer in zip((text.prompt, text.prompt_2), self._modules.tokenizers, strict=True):
             num_tokens = len(_token_ids(tokenizer, prompt))
             max_tokens = MAX_CHUNKS * (tokenizer.model_max_length - 2)
@@ -76,14 +76,14 @@ class TextEncoders:
     def _encode_chunks(
         self, chunks: list[list[Chunk]], chunks_2: list[list[Chunk]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states [chunks, 77, 2048] and pooled output [chunks, 1280] of the chunks of all texts."""
+        """Compute hidden states [chunks, 77, 2048] and pooled output [chunks, 1280] of the chunks of all texts."""
         first = self._modules.encoder(self._ids(chunks), output_hidden_states=True)
         second = self._modules.encoder_2(self._ids(chunks_2), output_hidden_states=True)
         prompt_embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return prompt_embeds.float().cpu(), second.text_embeds.float().cpu()
 
     def _ids(self, chunks: list[list[Chunk]]) -> torch.Tensor:
-        """The chunks of all texts as one tensor, [chunks, 77]."""
+        """Return the chunks of all texts as one tensor, [chunks, 77]."""
         return torch.tensor([chunk for text_chunks in chunks for chunk in text_chunks], device=self._device)
 
 
@@ -98,7 +98,7 @@ def _token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
 
 
 def _chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
-    """The chunks of a prompt; an empty prompt has one."""
+    """Return the chunks of a prompt; an empty prompt has one."""
     ids, length = _token_ids(tokenizer, prompt), tokenizer.model_max_length
     pieces = [ids[start : start + length - 2] for start in range(0, max(1, len(ids)), length - 2)]
     framed = [[tokenizer.bos_token_id, *piece, tokenizer.eos_token_id] for piece in pieces]

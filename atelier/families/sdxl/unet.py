@@ -17,9 +17,9 @@ from atelier.families.sdxl.conditions import Conditions
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Packed rows after the middle block."""
+    """Packed rows (images with one prompt each) after the middle block."""
 
-    #: [rows, channels, h, w]
+    #: Output of the middle block, [rows, channels, h, w].
     hidden_states: torch.Tensor
     #: Embedding of timestep, size and pooled prompt, [rows, width].
     emb: torch.Tensor

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import httpx2
+import openai
 import pytest
 from starlette.types import ASGIApp
 
@@ -13,24 +15,63 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.local import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
+from tests.stages import RecordingStages
 
 MAX_BODY_BYTES = 100_000
+MAX_PIXEL_STEPS = 2_000_000
 
 
 @pytest.fixture
-def local_pipeline(local_stages: LocalStages, catalogue: Catalogue) -> Pipeline:
-    return Pipeline(local_stages, catalogue, max_pixel_steps=5_000_000)
+def stages(small_stages: LocalStages) -> RecordingStages:
+    """The small model's stages, with a record of their calls."""
+    return RecordingStages(small_stages)
 
 
 @pytest.fixture
-def app(local_pipeline: Pipeline, tmp_path: Path) -> ASGIApp:
-    """The whole HTTP application, over stages in this process."""
-    blobs = BlobStore(tmp_path.as_uri(), ttl=timedelta(hours=1))
-    return build_app(local_pipeline, blobs, max_body_bytes=MAX_BODY_BYTES)
+def pipeline(stages: RecordingStages, small_catalogue: Catalogue) -> Pipeline:
+    return Pipeline(stages, small_catalogue, max_pixel_steps=MAX_PIXEL_STEPS)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path.as_uri(), ttl=timedelta(hours=1))
+
+
+@pytest.fixture
+def app(pipeline: Pipeline, blobs: BlobStore) -> ASGIApp:
+    """The whole HTTP application over the small model, in this process."""
+    return build_app(pipeline, blobs, max_body_bytes=MAX_BODY_BYTES)
+
+
+@asynccontextmanager
+async def _client_of(app: ASGIApp) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
 
 
 @pytest.fixture
 async def http(app: ASGIApp) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with _client_of(app) as client:
         yield client
+
+
+@pytest.fixture
+def client(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+    """OpenAI's own client."""
+    return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
+
+
+@pytest.fixture
+async def zoo_http(
+    local_stages: LocalStages, catalogue: Catalogue, blobs: BlobStore
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """The application over the zoo's models, for tests that judge what an image shows."""
+    pipeline = Pipeline(local_stages, catalogue, max_pixel_steps=MAX_PIXEL_STEPS)
+    async with _client_of(build_app(pipeline, blobs, max_body_bytes=MAX_BODY_BYTES)) as client:
+        yield client
+
+
+@pytest.fixture
+def zoo_client(zoo_http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=zoo_http, max_retries=0)

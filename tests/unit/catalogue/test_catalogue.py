@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from atelier.catalogue.catalogue import CatalogueError, read_catalogue
+from atelier.catalogue.catalogue import Catalogue, CatalogueError, read_catalogue
 from atelier.core.errors import ModelNotFound
 from atelier.core.geometry import Size
 
+_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _MODEL = """models:
   - id: mine
     description: A model.
@@ -18,6 +19,12 @@ _MODEL = """models:
     sides_px: {min: 64, max: 128}
     defaults: {size: 96x64, num_inference_steps: 10, guidance_scale: 4}
 """
+_OTHERS = """controlnets:
+  - {id: net, description: A ControlNet., licence: MIT, files: {folder: net}, base: mine, kind: canny, scale: 1.0}
+  - {id: far, description: Another., licence: MIT, files: {repository: far/net}, base: mine, kind: depth, scale: 1.0}
+upscalers:
+  - {id: x4, description: An upscaler., licence: MIT, file: upscalers/x4.safetensors}
+"""
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -26,19 +33,55 @@ def _write(folder: Path, text: str) -> Path:
     return file
 
 
-def test_the_catalogue_has_the_zoo_and_sdxl() -> None:
-    catalogue = read_catalogue()
-    assert catalogue.model(None).id == "tiny-sdxl"
-    sdxl = catalogue.model("stabilityai/stable-diffusion-xl-base-1.0")
+@pytest.fixture(scope="module")
+def shipped() -> Catalogue:
+    return read_catalogue()
+
+
+def test_the_catalogue_has_the_zoo_and_sdxl(shipped: Catalogue) -> None:
+    assert [entry.id for entry in shipped.models] == ["tiny-sdxl", _SDXL]
+    assert shipped.model(None).id == "tiny-sdxl"
+    sdxl = shipped.model(_SDXL)
     assert sdxl.vae is not None
     assert sdxl.vae.source == "madebyollin/sdxl-vae-fp16-fix"
+    assert (sdxl.files.source, sdxl.files.variant) == (_SDXL, "fp16")
 
 
-def test_folders_are_beside_the_catalogue(tmp_path: Path) -> None:
-    entry = read_catalogue(_write(tmp_path, _MODEL)).model("mine")
+def test_the_shipped_models_have_their_defaults(shipped: Catalogue) -> None:
+    rows = [
+        (entry.id, str(entry.defaults.size), entry.defaults.num_inference_steps, entry.defaults.guidance_scale)
+        for entry in shipped.models
+    ]
+    assert rows == [("tiny-sdxl", "128x128", 20, 5), (_SDXL, "1024x1024", 30, 5)]
+    assert [(entry.sides_px.min, entry.sides_px.max) for entry in shipped.models] == [(64, 256), (256, 2048)]
+    assert [entry.created_unix_s for entry in shipped.models] == [1795132800, 1690243200]
+
+
+def test_the_shipped_controlnets_have_their_scales(shipped: Catalogue) -> None:
+    assert [(entry.id, entry.base, entry.kind, entry.scale) for entry in shipped.controlnets] == [
+        ("tiny-canny", "tiny-sdxl", "canny", 1.0),
+        ("tiny-depth", "tiny-sdxl", "depth", 1.0),
+        ("diffusers/controlnet-canny-sdxl-1.0", _SDXL, "canny", 0.5),
+        ("diffusers/controlnet-depth-sdxl-1.0", _SDXL, "depth", 0.5),
+    ]
+
+
+def test_the_weights_of_the_zoo_are_there(shipped: Catalogue) -> None:
+    files = [entry.files for entry in shipped.models] + [entry.files for entry in shipped.controlnets]
+    files += [entry.files for entry in shipped.annotators]
+    folders = [place.folder for place in files if place.folder is not None]
+    assert [folder.name for folder in folders] == ["tiny-sdxl", "tiny-canny", "tiny-depth", "tiny-depth-anything"]
+    assert all(folder.is_dir() for folder in folders)
+    assert [entry.id for entry in shipped.upscalers if entry.has_weights] == ["tiny-x4"]
+
+
+def test_paths_are_relative_to_the_catalogue(tmp_path: Path) -> None:
+    catalogue = read_catalogue(_write(tmp_path, _MODEL + _OTHERS))
+    entry = catalogue.model("mine")
     assert entry.files.folder == tmp_path / "weights"
     assert entry.defaults.size == Size(width=96, height=64)
     assert entry.created_unix_s == 1767312000
+    assert catalogue.upscalers[0].file == tmp_path / "upscalers" / "x4.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +100,20 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, right: str, wrong: str
         read_catalogue(_write(tmp_path, _MODEL.replace(right, wrong)))
 
 
+def test_every_mistake_is_named(tmp_path: Path) -> None:
+    text = _MODEL.replace("min: 64", "min: 4").replace("created: 2026-01-02", "created: soon")
+    with pytest.raises(CatalogueError) as caught:
+        read_catalogue(_write(tmp_path, text))
+    first, second = str(caught.value).split("\n")
+    assert ":5: models.0.created: " in first
+    assert ":8: models.0.sides_px.min: " in second
+
+
+def test_a_mistake_in_the_second_entry_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=r":12: controlnets\.1\.scale"):
+        read_catalogue(_write(tmp_path, _MODEL + _OTHERS.replace("kind: depth, scale: 1.0", "kind: depth, scale: 3")))
+
+
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"nowhere\.yaml"):
         read_catalogue(tmp_path / "nowhere.yaml")
@@ -64,6 +121,75 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         read_catalogue(_write(tmp_path, "models: ["))
 
 
-def test_an_unknown_model_is_answered_with_the_known() -> None:
-    with pytest.raises(ModelNotFound, match="tiny-sdxl"):
-        read_catalogue().only(["nope"])
+@pytest.mark.parametrize("text", ["", "[]", "models", "other: 1"])
+def test_a_file_without_models_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CatalogueError, match=r"catalogue\.yaml:1: "):
+        read_catalogue(_write(tmp_path, text))
+
+
+def test_a_graph_serves_what_it_is_given_in_that_order(shipped: Catalogue) -> None:
+    served = shipped.only(
+        [_SDXL, "tiny-sdxl"], ["tiny-depth", "tiny-canny"], ["tiny-depth-anything"], ["RealESRGAN_x4plus", "tiny-x4"]
+    )
+    assert [entry.id for entry in served.models] == [_SDXL, "tiny-sdxl"]
+    assert [entry.id for entry in served.controlnets] == ["tiny-depth", "tiny-canny"]
+    assert [entry.id for entry in served.annotators] == ["tiny-depth-anything"]
+    assert [entry.id for entry in served.upscalers] == ["RealESRGAN_x4plus", "tiny-x4"]
+    assert served.model(None).id == _SDXL
+
+
+def test_a_graph_serves_only_models_by_default(shipped: Catalogue) -> None:
+    served = shipped.only(["tiny-sdxl"])
+    assert (served.controlnets, served.annotators, served.upscalers) == ((), (), ())
+
+
+def test_without_a_choice_a_graph_serves_local_controlnets_of_its_models(shipped: Catalogue, tmp_path: Path) -> None:
+    assert [entry.id for entry in shipped.only(["tiny-sdxl"], None).controlnets] == ["tiny-canny", "tiny-depth"]
+    assert shipped.only([_SDXL], None).controlnets == ()
+    mine = read_catalogue(_write(tmp_path, _MODEL + _OTHERS))
+    assert [entry.id for entry in mine.only(["mine"], None).controlnets] == ["net"]
+
+
+def test_a_controlnet_needs_its_model(shipped: Catalogue) -> None:
+    with pytest.raises(ModelNotFound, match="'tiny-canny' goes with tiny-sdxl, which is not served"):
+        shipped.only([_SDXL], ["tiny-canny"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ((["nope"],), f"Unknown model 'nope'. Known models: tiny-sdxl, {_SDXL}."),
+        ((["tiny-sdxl"], ["nope"]), "Unknown ControlNet 'nope'. Known ControlNets: tiny-canny, tiny-depth, "),
+        ((["tiny-sdxl"], [], ["nope"]), "Unknown annotator 'nope'. Known annotators: tiny-depth-anything, "),
+        ((["tiny-sdxl"], [], [], ["nope"]), "Unknown upscaler 'nope'. Known upscalers: tiny-x4, RealESRGAN_x4plus, "),
+    ],
+)
+def test_an_unknown_id_is_answered_with_the_known(
+    shipped: Catalogue, ids: tuple[list[str], ...], message: str
+) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        shipped.only(*ids)
+    assert str(caught.value).startswith(message)
+    assert caught.value.param == "model"
+
+
+def test_a_model_is_found_by_its_id(shipped: Catalogue) -> None:
+    assert shipped.model(_SDXL).id == _SDXL
+    with pytest.raises(ModelNotFound, match="Unknown model 'tiny'"):
+        shipped.model("tiny")
+
+
+def test_an_upscaler_is_the_first_by_default_and_none_where_there_are_none(shipped: Catalogue) -> None:
+    first, named = shipped.upscaler(None), shipped.upscaler("RealESRGAN_x2plus")
+    assert first is not None
+    assert named is not None
+    assert (first.id, named.id) == ("tiny-x4", "RealESRGAN_x2plus")
+    bare = shipped.only(["tiny-sdxl"])
+    assert bare.upscaler(None) is None
+    with pytest.raises(ModelNotFound, match="Unknown upscaler 'tiny-x4'"):
+        bare.upscaler("tiny-x4")
+
+
+def test_controlnets_go_with_their_model(shipped: Catalogue) -> None:
+    assert [entry.id for entry in shipped.controlnets_for("tiny-sdxl")] == ["tiny-canny", "tiny-depth"]
+    assert shipped.controlnets_for("nope") == ()

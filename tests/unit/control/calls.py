@@ -19,8 +19,9 @@ def new_call(
     width: int | None = None,
     num_tokens: int = 77,
     num_chunks: int = 1,
+    latent_width: int = 9,
 ) -> tuple[ControlCall, Contexts]:
-    """A call of random rows of 12 × 9 latents, all with the same random control image and prompts."""
+    """A call of random rows of latents 12 high, all with the same random control image and prompts."""
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     negative, positive = (
         TextEmbeds(
@@ -29,12 +30,12 @@ def new_call(
         )
         for _ in range(2)
     )
-    image = random.integers(0, 255, (96, 72, 3), dtype=np.uint8)
+    image = random.integers(0, 255, (96, 8 * latent_width, 3), dtype=np.uint8)
     context = ControlContext.of(controlnet, image, {"negative": negative, "positive": positive})
     call = ControlCall(
         controlnet=controlnet,
         rows=(ControlRow(context.context_id, "positive", 0.8, False),) * num_rows,
-        model_input=torch.randn(num_rows, 4, 12, 9, generator=generator),
+        model_input=torch.randn(num_rows, 4, 12, latent_width, generator=generator),
         timesteps=torch.linspace(10, 900, num_rows),
         num_tokens=num_tokens,
         width=width,

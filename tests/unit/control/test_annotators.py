@@ -80,6 +80,7 @@ def test_scribble_draws_thick_lines_in_black_and_white(annotators: Annotators, s
     lines = annotators.annotate(Annotation("scribble"), square)
     assert set(np.unique(lines)) == {0, 255}
     assert min(_lit(lines)[:, 14:34].sum(axis=0)) >= 6
+    assert not lines[28:36, 20:28].any()
 
 
 def test_the_nearest_point_of_a_depth_map_is_white_and_the_farthest_black() -> None:
@@ -90,6 +91,12 @@ def test_the_nearest_point_of_a_depth_map_is_white_and_the_farthest_black() -> N
 def test_only_a_map_that_a_model_drew_has_weights(annotators: Annotators) -> None:
     assert set(annotators.weights("depth")) == {"tiny-depth-anything"}
     assert annotators.weights("canny") == {}
+
+
+def test_the_first_of_several_models_of_a_kind_draws_its_maps(small_catalogue: Catalogue) -> None:
+    [entry] = small_catalogue.annotators
+    annotators = Annotators([entry, entry.model_copy(update={"id": "second"})], CPU)
+    assert set(annotators.weights("depth")) == {entry.id}
 
 
 def test_a_kind_without_its_model_is_not_supported(square: ControlImage) -> None:

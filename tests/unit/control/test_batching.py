@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -61,11 +62,28 @@ def test_waiting_calls_of_one_controlnet_and_size_share_a_pass(
         torch.testing.assert_close(result.hidden_states, expected.hidden_states, rtol=1e-4, atol=1e-4)
 
 
-def test_calls_of_different_controlnets_do_not_share_a_pass(
-    recording: tuple[ResidualBatcher, _Recording, Callable[[], None]],
+def test_a_call_with_shorter_prompts_does_not_cut_those_of_the_calls_it_is_joined_with(
+    recording: tuple[ResidualBatcher, _Recording, Callable[[], None]], controlnets: ControlNets
 ) -> None:
     batcher, recorded, go_on = recording
-    calls = [new_call(seed=6), new_call(seed=7, controlnet="small-depth")]
+    short, contexts = new_call(seed=6)
+    long, others = new_call(seed=7, num_tokens=154, num_chunks=2)
+    batcher.submit(short, list(contexts.values()))
+    answer = batcher.submit(long, list(others.values()))
+    go_on()
+    result = answer.result(_WAIT_S)
+    [expected] = InProcess(controlnets).start([long], others)()
+    assert recorded.num_rows == [4]
+    assert isinstance(result, Residuals)
+    torch.testing.assert_close(result.hidden_states, expected.hidden_states, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("other", [{"controlnet": "small-depth"}, {"latent_width": 8}], ids=["controlnet", "size"])
+def test_calls_of_different_controlnets_or_sizes_do_not_share_a_pass(
+    recording: tuple[ResidualBatcher, _Recording, Callable[[], None]], other: dict[str, Any]
+) -> None:
+    batcher, recorded, go_on = recording
+    calls = [new_call(seed=6), new_call(seed=7, **other)]
     answers = [batcher.submit(call, list(contexts.values())) for call, contexts in calls]
     go_on()
     assert all(isinstance(answer.result(_WAIT_S), Residuals) for answer in answers)

@@ -1,4 +1,4 @@
-"""Transports in an order: the next one takes over where one fails."""
+"""The order of transports: when one fails, the next one takes over."""
 
 from __future__ import annotations
 

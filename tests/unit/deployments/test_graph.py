@@ -1,4 +1,4 @@
-"""The graph and its configs, without starting anything."""
+"""The graph and its configs, without a running cluster."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def handles() -> GraphHandles:
 
 
 def _as_protocol(stages: HandleStages) -> Stages:
-    """Lets mypy hold the class to the Protocol."""
+    """Let mypy check the class against the Protocol."""
     return stages
 
 

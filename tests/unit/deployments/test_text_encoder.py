@@ -1,4 +1,4 @@
-"""Which texts a TextEncoder replica encodes together; without Ray."""
+"""Batching of texts in a TextEncoder replica, without Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 async def test_texts_of_several_requests_share_a_call_except_exact_ones(
     small_catalogue: Catalogue, calls: list[list[str]]
 ) -> None:
-    """In one test, because Serve keeps one queue of a batched method per process and event loop."""
+    """Both cases are in one test, because Serve keeps one queue of a batched method per process and event loop."""
     encoder = TextEncoder(small_catalogue, TextEncoderOptions())
     requests = [Prompts(positive=_TEXTS[0], negative=_TEXTS[1]), Prompts(positive=_TEXTS[2], negative=_TEXTS[3])]
 

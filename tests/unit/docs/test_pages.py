@@ -1,4 +1,4 @@
-"""Pages agree with the code: generated ones are up to date, links lead somewhere, quoted messages exist."""
+"""Pages agree with the code: generated ones are up to date, links have targets, quoted messages exist."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def _headings(file: Path) -> set[str]:
-    """The headings of a page as GitHub writes them in links."""
+    """The headings of a page, in the form that links use on GitHub."""
     headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

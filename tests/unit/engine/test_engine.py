@@ -1,4 +1,4 @@
-"""The engine alone, on the zoo's model: what leaves it, when it stops, and what outlives what."""
+"""The engine on a small model: events, batching, cancellation, and isolation of failures."""
 
 from __future__ import annotations
 
@@ -6,24 +6,42 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.conditioning import Conditioning, Text, TextEmbeds
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
+from atelier.core.conditioning import Conditioning, Floats, Text, TextEmbeds
+from atelier.core.denoising import Denoised, DenoiseRequest, InitImage, Pass, RequestId, StepEvent
 from atelier.core.errors import GenerationFailed, ModelUnavailable, QueueFull
+from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Sampling
-from atelier.engine.engine import Engine, Runners, StepReport
+from atelier.engine.engine import Engine, EngineStatus, Runners, StepReport
 from atelier.engine.packing import Packed
-from atelier.engine.request import ActiveRequest, Event
+from atelier.engine.request import Event, RunningRequest
 from atelier.engine.runner import Runner
 from atelier.families.sdxl.text import TextEncoders
-from tests.local_stages import CPU, HERE, SETTINGS, new_engine
+from tests.engines import SETTINGS, new_engine, run_together
+from tests.small_models import CPU
 
 _WAIT_S = 60
+
+
+class _Clock:
+    """A clock that moves only when a test sets it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(scope="module")
+def catalogue(small_catalogue: Catalogue) -> Catalogue:
+    """The small model without ControlNets, which take longer to load than it does."""
+    return small_catalogue.only(["small-sdxl"])
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +55,35 @@ def reports() -> list[StepReport]:
 
 
 @pytest.fixture
-def engine(catalogue: Catalogue, reports: list[StepReport]) -> Iterator[Engine]:
-    engine = new_engine(catalogue, max_waiting=3, observe=reports.append)
+def clock() -> _Clock:
+    return _Clock()
+
+
+@pytest.fixture
+def engine(catalogue: Catalogue, reports: list[StepReport], clock: _Clock) -> Iterator[Engine]:
+    engine = new_engine(catalogue, max_waiting=3, observe=reports.append, now_s=clock)
     yield engine
     engine.close()
 
 
+_PASS_FIELDS = {field.name for field in fields(Pass)}
+
+
 def _request(embeds: TextEmbeds, *, steps: int = 4, **changes: object) -> DenoiseRequest:
+    """A request of one guided image; `changes` are fields of the request or of its pass."""
     request = DenoiseRequest(
         request_id=RequestId("req_a"),
-        model="tiny-sdxl",
-        height=64,
-        width=96,
-        seeds=(1,),
-        sampling=Sampling(num_inference_steps=steps),
-        guidance_scale=5.0,
+        pass_=Pass(
+            model="small-sdxl",
+            size=Size(width=96, height=64),
+            seeds=(1,),
+            sampling=Sampling(num_inference_steps=steps),
+            guidance_scale=5.0,
+        ),
         conditioning=Conditioning(positive=embeds, negative=None),
     )
-    return replace(request, **changes)  # type: ignore[arg-type]
+    of_pass = {name: changes.pop(name) for name in _PASS_FIELDS & changes.keys()}
+    return replace(request, pass_=replace(request.pass_, **of_pass), **changes)  # type: ignore[arg-type]
 
 
 def _result(engine: Engine, request: DenoiseRequest) -> Event:
@@ -63,7 +92,7 @@ def _result(engine: Engine, request: DenoiseRequest) -> Event:
     return events.get(timeout=_WAIT_S)
 
 
-def _latents(engine: Engine, request: DenoiseRequest) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _latents(engine: Engine, request: DenoiseRequest) -> Floats:
     event = _result(engine, request)
     assert isinstance(event, Denoised)
     return event.latents
@@ -75,7 +104,7 @@ def test_latents_have_the_requests_shape_and_are_repeatable(engine: Engine, embe
     assert np.array_equal(first, _latents(engine, _request(embeds)))
 
 
-def test_an_image_depends_on_its_own_seed_only(engine: Engine, embeds: TextEmbeds) -> None:
+def test_image_depends_on_its_own_seed_only(engine: Engine, embeds: TextEmbeds) -> None:
     together = _latents(engine, _request(embeds, seeds=(1, 2)))
     alone = _latents(engine, _request(embeds, seeds=(2,)))
     assert np.abs(together[1] - alone[0]).max() < 5e-4 * np.abs(alone).max()
@@ -88,8 +117,7 @@ def test_guidance_of_one_or_less_ignores_the_negative_prompt(engine: Engine, emb
     assert np.array_equal(_latents(engine, plain), _latents(engine, with_negative))
 
 
-def test_a_prompt_of_two_chunks_beside_a_negative_of_one(engine: Engine, embeds: TextEmbeds) -> None:
-    """What pads the shorter one is masked: it changes nothing."""
+def test_padding_of_the_shorter_prompt_is_masked(engine: Engine, embeds: TextEmbeds) -> None:
     long = replace(embeds, prompt_embeds=np.concatenate([embeds.prompt_embeds] * 2))
     padded = replace(embeds, prompt_embeds=np.concatenate([embeds.prompt_embeds, 0 * embeds.prompt_embeds]))
     short_beside_long = Conditioning(positive=long, negative=embeds)
@@ -103,16 +131,31 @@ def test_a_prompt_of_two_chunks_beside_a_negative_of_one(engine: Engine, embeds:
     assert np.abs(guided - alone).max() < 5e-4 * np.abs(alone).max()
 
 
-def test_steps_are_told_only_to_who_listens(engine: Engine, embeds: TextEmbeds) -> None:
+def test_step_events_are_sent_only_if_asked_for(engine: Engine, embeds: TextEmbeds) -> None:
     events: queue.Queue[Event] = queue.Queue()
-    engine.submit(_request(embeds, wants_steps=True), events.put)
-    told = [events.get(timeout=_WAIT_S) for _ in range(5)]
-    assert told[:4] == [StepEvent(step, 4) for step in (1, 2, 3, 4)]
-    assert isinstance(told[4], Denoised)
+    engine.submit(_request(embeds, report_steps=True), events.put)
+    received = [events.get(timeout=_WAIT_S) for _ in range(5)]
+    assert received[:4] == [StepEvent(step, 4) for step in (1, 2, 3, 4)]
+    assert isinstance(received[4], Denoised)
     assert isinstance(_result(engine, _request(embeds)), Denoised)
 
 
-def test_a_cancelled_request_stops_before_the_next_step(engine: Engine, embeds: TextEmbeds) -> None:
+def test_previews_are_predictions_at_evenly_spaced_steps(engine: Engine, embeds: TextEmbeds) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    engine.submit(_request(embeds, steps=6, num_previews=2, seeds=(1, 2)), events.put)
+    first, second, end = (events.get(timeout=_WAIT_S) for _ in range(3))
+    assert isinstance(first, StepEvent)
+    assert isinstance(second, StepEvent)
+    assert isinstance(end, Denoised)
+    assert [(event.step, event.total) for event in (first, second)] == [(2, 6), (4, 6)]
+    assert first.preview is not None
+    assert second.preview is not None
+    assert first.preview.shape == second.preview.shape == end.latents.shape
+    distances = [np.abs(preview - end.latents).max() for preview in (first.preview, second.preview)]
+    assert distances[1] < distances[0]
+
+
+def test_cancelled_request_leaves_before_the_next_step(engine: Engine, embeds: TextEmbeds) -> None:
     steps: list[Event] = []
     ended = threading.Event()
 
@@ -122,28 +165,16 @@ def test_a_cancelled_request_stops_before_the_next_step(engine: Engine, embeds: 
             engine.cancel(RequestId("req_a"))
             ended.set()
 
-    engine.submit(_request(embeds, steps=100, wants_steps=True), cancel_after_two)
+    engine.submit(_request(embeds, steps=100, report_steps=True), cancel_after_two)
     assert ended.wait(_WAIT_S)
     assert isinstance(_result(engine, _request(embeds, request_id=RequestId("req_b"))), Denoised)
     assert len(steps) == 2
-    assert engine.status().num_steps == 2 + 4
-
-
-def test_a_waiting_request_can_be_cancelled(engine: Engine, embeds: TextEmbeds) -> None:
-    in_work = threading.Event()
-    events: list[Event] = []
-    engine.submit(_request(embeds, steps=100, wants_steps=True), lambda _: in_work.set())
-    assert in_work.wait(_WAIT_S)
-    engine.submit(_request(embeds, request_id=RequestId("req_b")), events.append)
-    engine.cancel(RequestId("req_b"))
-    engine.cancel(RequestId("req_a"))
-    assert isinstance(_result(engine, _request(embeds, request_id=RequestId("req_c"))), Denoised)
-    assert events == []
+    assert engine.status() == EngineStatus(num_waiting=0, num_running=0, num_steps=2 + 4)
 
 
 @contextmanager
 def _held_at_its_first_step(engine: Engine, request: DenoiseRequest) -> Iterator[None]:
-    """Inside the loop stands still: whatever is submitted there meets at the next step."""
+    """Stop the loop while the context is open: requests submitted there join at the same step."""
     holding, go_on, ended = (threading.Event() for _ in range(3))
 
     def hold(event: Event) -> None:
@@ -152,23 +183,47 @@ def _held_at_its_first_step(engine: Engine, request: DenoiseRequest) -> Iterator
         holding.set()
         go_on.wait(_WAIT_S)
 
-    engine.submit(replace(request, wants_steps=True), hold)
+    engine.submit(replace(request, report_steps=True), hold)
     assert holding.wait(_WAIT_S)
     yield
     go_on.set()
     assert ended.wait(_WAIT_S)
 
 
-def test_a_full_inbox_refuses(engine: Engine, embeds: TextEmbeds) -> None:
+def test_cancelled_waiting_request_never_runs(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+    events: list[Event] = []
+    last: queue.Queue[Event] = queue.Queue()
+    with _held_at_its_first_step(engine, _request(embeds)):
+        engine.submit(_request(embeds, request_id=RequestId("req_b")), events.append)
+        engine.submit(_request(embeds, request_id=RequestId("req_c")), last.put)
+        engine.cancel(RequestId("req_b"))
+        assert engine.status().num_waiting == 1
+    assert isinstance(last.get(timeout=_WAIT_S), Denoised)
+    assert events == []
+    assert max(report.num_requests for report in reports) == 2
+
+
+def test_cancelling_a_finished_request_spares_the_next_one_of_its_id(engine: Engine, embeds: TextEmbeds) -> None:
+    for _ in range(2):
+        assert isinstance(_result(engine, _request(embeds)), Denoised)
+        engine.cancel(RequestId("req_a"))
+
+
+def test_request_beyond_the_bound_is_rejected(engine: Engine, embeds: TextEmbeds) -> None:
+    """`max_waiting` is 3 here; running requests do not count."""
+    ends: queue.Queue[Event] = queue.Queue()
     with _held_at_its_first_step(engine, _request(embeds)):
         for index in range(3):
-            engine.submit(_request(embeds, request_id=RequestId(f"req_{index}")), lambda _: None)
+            engine.submit(_request(embeds, request_id=RequestId(f"req_{index}")), ends.put)
         with pytest.raises(QueueFull):
-            engine.submit(_request(embeds), lambda _: None)
-        assert engine.status().num_waiting == 3
+            engine.submit(_request(embeds, request_id=RequestId("req_3")), ends.put)
+        assert engine.status() == EngineStatus(num_waiting=3, num_running=1, num_steps=1)
+        engine.cancel(RequestId("req_0"))
+        engine.submit(_request(embeds, request_id=RequestId("req_3")), ends.put)
+    assert all(isinstance(ends.get(timeout=_WAIT_S), Denoised) for _ in range(3))
 
 
-def test_a_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+def test_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
     late: queue.Queue[Event] = queue.Queue()
     with _held_at_its_first_step(engine, _request(embeds, steps=6)):
         engine.submit(_request(embeds, request_id=RequestId("req_late"), seeds=(3, 4), guidance_scale=1.0), late.put)
@@ -176,7 +231,7 @@ def test_a_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbed
     assert [(report.num_requests, report.num_rows) for report in reports[:6]] == [(1, 2), *[(2, 4)] * 4, (1, 2)]
 
 
-def test_sixteen_different_requests_share_a_call_and_are_what_they_are_alone(
+def test_sixteen_different_requests_share_a_call_without_changing_each_other(
     catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
 ) -> None:
     engine = new_engine(catalogue, observe=reports.append)
@@ -192,7 +247,7 @@ def test_sixteen_different_requests_share_a_call_and_are_what_they_are_alone(
         for index in range(16)
     ]
     together: dict[str, queue.Queue[Event]] = {request.request_id: queue.Queue() for request in requests}
-    with _held_at_its_first_step(engine, _request(embeds, width=64)):
+    with _held_at_its_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
         for request in requests:
             engine.submit(request, together[request.request_id].put)
     ended = {name: events.get(timeout=_WAIT_S) for name, events in together.items()}
@@ -205,22 +260,25 @@ def test_sixteen_different_requests_share_a_call_and_are_what_they_are_alone(
     engine.close()
 
 
-def test_calls_of_exact_requests_are_filled_up(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+def test_calls_of_exact_requests_are_padded(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
     request = _request(embeds, steps=2, seeds=(1, 2, 3), reproducibility="exact")
     assert isinstance(_result(engine, request), Denoised)
     assert [(report.num_rows, report.num_padding_rows) for report in reports[:1]] == [(6, 2)]
 
 
-def test_sizes_take_turns(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+def test_batches_of_different_sizes_take_turns(
+    engine: Engine, embeds: TextEmbeds, reports: list[StepReport], caplog: pytest.LogCaptureFixture
+) -> None:
     ended: queue.Queue[Event] = queue.Queue()
     with _held_at_its_first_step(engine, _request(embeds, steps=5)):
-        other = _request(embeds, request_id=RequestId("req_b"), height=80, guidance_scale=1.0)
+        other = _request(embeds, request_id=RequestId("req_b"), size=Size(width=64, height=96), guidance_scale=1.0)
         engine.submit(other, ended.put)
     assert isinstance(ended.get(timeout=_WAIT_S), Denoised)
     assert [report.num_rows for report in reports[:8]] == [2, 1, 2, 1, 2, 1, 2, 1]
+    assert "step failed" not in caplog.text
 
 
-def test_a_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]) -> None:
+def test_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]) -> None:
     engine = new_engine(catalogue, max_rows=4, observe=reports.append)
     ended: queue.Queue[Event] = queue.Queue()
     with _held_at_its_first_step(engine, _request(embeds)):
@@ -232,14 +290,14 @@ def test_a_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds
     engine.close()
 
 
-def test_a_request_that_turns_nan_fails_alone_and_leaves_no_trace(engine: Engine, embeds: TextEmbeds) -> None:
+def test_request_with_nan_fails_alone(engine: Engine, embeds: TextEmbeds) -> None:
     poisoned = replace(embeds, prompt_embeds=np.full_like(embeds.prompt_embeds, np.nan))
     bad = _request(
         embeds, request_id=RequestId("req_bad"), conditioning=Conditioning(positive=poisoned, negative=None)
     )
     good = _request(embeds, request_id=RequestId("req_good"))
     ends: dict[str, queue.Queue[Event]] = {"bad": queue.Queue(), "good": queue.Queue()}
-    with _held_at_its_first_step(engine, _request(embeds, width=64)):
+    with _held_at_its_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
         engine.submit(bad, ends["bad"].put)
         engine.submit(good, ends["good"].put)
     assert isinstance(ends["bad"].get(timeout=_WAIT_S), GenerationFailed)
@@ -249,29 +307,29 @@ def test_a_request_that_turns_nan_fails_alone_and_leaves_no_trace(engine: Engine
     assert np.abs(beside_it.latents - alone).max() < 5e-4 * np.abs(alone).max()
 
 
-def test_a_step_that_raises_ends_only_the_request_at_fault(
+def test_failed_step_ends_only_the_request_at_fault(
     engine: Engine, embeds: TextEmbeds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     step = Runner.step
 
-    def fail_for_seed_13(runner: Runner, requests: Sequence[ActiveRequest], packed: Packed) -> None:
-        if any(request.arrival.request.seeds == (13,) for request in requests):
+    def fail_for_seed_13(runner: Runner, requests: Sequence[RunningRequest], packed: Packed) -> None:
+        if any(request.request.pass_.seeds == (13,) for request in requests):
             raise MemoryError("too much for seed 13")
         step(runner, requests, packed)
 
     monkeypatch.setattr(Runner, "step", fail_for_seed_13)
     ends: dict[int, queue.Queue[Event]] = {seed: queue.Queue() for seed in (12, 13, 14)}
-    with _held_at_its_first_step(engine, _request(embeds, width=64)):
+    with _held_at_its_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
         for seed, events in ends.items():
             engine.submit(_request(embeds, request_id=RequestId(f"req_{seed}"), seeds=(seed,)), events.put)
     failure = ends[13].get(timeout=_WAIT_S)
     assert isinstance(failure, GenerationFailed)
     assert "too much for seed 13" in str(failure)
     assert all(isinstance(ends[seed].get(timeout=_WAIT_S), Denoised) for seed in (12, 14))
-    assert "one by one" in caplog.text
+    assert "one at a time" in caplog.text
 
 
-def test_a_result_that_nobody_takes_does_not_stop_the_loop(engine: Engine, embeds: TextEmbeds) -> None:
+def test_failing_emit_does_not_stop_the_loop(engine: Engine, embeds: TextEmbeds) -> None:
     def refuse(_: Event) -> None:
         raise RuntimeError("the client's event loop is closed")
 
@@ -279,7 +337,7 @@ def test_a_result_that_nobody_takes_does_not_stop_the_loop(engine: Engine, embed
     assert isinstance(_result(engine, _request(embeds, request_id=RequestId("req_b"))), Denoised)
 
 
-def test_a_request_of_the_wrong_shape_fails_alone(engine: Engine, embeds: TextEmbeds) -> None:
+def test_request_with_embeddings_of_another_width_fails_alone(engine: Engine, embeds: TextEmbeds) -> None:
     narrow = replace(embeds, prompt_embeds=embeds.prompt_embeds[:, :7])
     failure = _result(engine, _request(embeds, conditioning=Conditioning(positive=narrow, negative=None)))
     assert isinstance(failure, GenerationFailed)
@@ -288,23 +346,113 @@ def test_a_request_of_the_wrong_shape_fails_alone(engine: Engine, embeds: TextEm
     assert isinstance(_result(engine, _request(embeds)), Denoised)
 
 
-def test_the_health_check_sees_a_stalled_loop(engine: Engine, embeds: TextEmbeds) -> None:
-    stalled, go_on = threading.Event(), threading.Event()
-
-    def stall(_: Event) -> None:
-        stalled.set()
-        go_on.wait(_WAIT_S)
-
-    engine.submit(_request(embeds, wants_steps=True), stall)
-    assert stalled.wait(_WAIT_S)
-    with pytest.raises(RuntimeError, match="stood still"):
-        engine.check(stall_s=0)
-    go_on.set()
+def test_stalled_loop_fails_the_check_until_it_goes_on(engine: Engine, embeds: TextEmbeds, clock: _Clock) -> None:
+    with _held_at_its_first_step(engine, _request(embeds)):
+        clock.now_s = 10.0
+        engine.check(stall_s=10)
+        clock.now_s = 10.5
+        with pytest.raises(RuntimeError, match="no progress for 10 s"):
+            engine.check(stall_s=10)
+    engine.check(stall_s=10)
 
 
-def test_a_model_that_cannot_be_loaded_is_the_constructors_error() -> None:
+def test_closed_engine_fails_the_check(catalogue: Catalogue) -> None:
+    engine = new_engine(catalogue)
+    engine.check(stall_s=_WAIT_S)
+    engine.close()
+    with pytest.raises(RuntimeError, match="thread has ended"):
+        engine.check(stall_s=_WAIT_S)
+
+
+def test_reports_measure_steps_and_the_gaps_between_them(
+    engine: Engine,
+    embeds: TextEmbeds,
+    reports: list[StepReport],
+    clock: _Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = Runner.step
+
+    def step_of_two_seconds(runner: Runner, requests: Sequence[RunningRequest], packed: Packed) -> None:
+        step(runner, requests, packed)
+        clock.now_s += 2.0
+
+    monkeypatch.setattr(Runner, "step", step_of_two_seconds)
+    ended = threading.Event()
+
+    def emit(event: Event) -> None:
+        clock.now_s += 0.25
+        if isinstance(event, Denoised):
+            ended.set()
+
+    engine.submit(_request(embeds, steps=3, seeds=(1, 2), reproducibility="exact", report_steps=True), emit)
+    assert ended.wait(_WAIT_S)
+    gaps_s = [None, 0.25, 0.25]
+    assert reports == [
+        StepReport(num_requests=1, num_rows=4, num_padding_rows=0, num_waiting=0, step_s=2.0, gap_s=gap_s)
+        for gap_s in gaps_s
+    ]
+
+
+def test_reports_count_requests_that_do_not_fit_yet(
+    catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
+) -> None:
+    engine = new_engine(catalogue, max_rows=2, observe=reports.append)
+    ends: queue.Queue[Event] = queue.Queue()
+    with _held_at_its_first_step(engine, _request(embeds, steps=2)):
+        for index in range(2):
+            engine.submit(_request(embeds, steps=1, request_id=RequestId(f"req_{index}")), ends.put)
+    assert all(isinstance(ends.get(timeout=_WAIT_S), Denoised) for _ in range(2))
+    engine.close()
+    assert [report.num_waiting for report in reports] == [0, 2, 1, 0]
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_init_images_of_one_request_equal_requests_of_their_own(
+    engine: Engine, embeds: TextEmbeds, has_mask: bool
+) -> None:
+    """Each image draws from its own generator, whether the request has one posterior per image or is one of many."""
+    random = np.random.default_rng(0)
+    mean, std = (random.random((2, 4, 8, 12), dtype=np.float32) for _ in range(2))
+    mask = (random.random((8, 12)) > 0.5).astype(np.float32) if has_mask else None
+    sampling = Sampling(num_inference_steps=6, sampler="euler_a", strength=0.5)
+    together = _request(
+        embeds,
+        seeds=(3, 9),
+        sampling=sampling,
+        reproducibility="exact",
+        init_image=InitImage(mean=mean, std=std, mask=mask),
+    )
+    [latents] = run_together(engine, [together])
+    for image, seed in enumerate(together.pass_.seeds):
+        init_image = InitImage(mean=mean[image : image + 1], std=std[image : image + 1], mask=mask)
+        alone = replace(together, pass_=replace(together.pass_, seeds=(seed,)), init_image=init_image)
+        assert np.array_equal(latents[image], _latents(engine, alone)[0])
+
+
+def test_one_init_image_serves_all_images_of_a_request(engine: Engine, embeds: TextEmbeds) -> None:
+    random = np.random.default_rng(0)
+    mean, std = (random.random((1, 4, 8, 12), dtype=np.float32) for _ in range(2))
+    sampling = Sampling(num_inference_steps=6, strength=0.5)
+    request = _request(embeds, seeds=(3, 9), sampling=sampling, init_image=InitImage(mean=mean, std=std))
+    repeated = InitImage(mean=mean.repeat(2, axis=0), std=std.repeat(2, axis=0))
+    assert np.array_equal(_latents(engine, request), _latents(engine, replace(request, init_image=repeated)))
+
+
+def test_inpainting_keeps_what_the_mask_leaves_out(engine: Engine, embeds: TextEmbeds) -> None:
+    mean, mask = np.full((1, 4, 8, 12), 0.5, np.float32), np.zeros((8, 12), np.float32)
+    mask[:, 6:] = 1
+    init_image = InitImage(mean=mean, std=np.zeros_like(mean), mask=mask)
+    for strength in (0.5, 1.0):
+        sampling = Sampling(num_inference_steps=6, strength=strength)
+        latents = _latents(engine, _request(embeds, sampling=sampling, init_image=init_image))
+        assert np.array_equal(latents[..., :6], mean[..., :6])
+        assert np.abs(latents[..., 6:] - mean[..., 6:]).max() > 0.05
+
+
+def test_constructor_raises_the_error_of_loading() -> None:
     def load() -> Runners:
         raise ModelUnavailable("no files")
 
     with pytest.raises(ModelUnavailable, match="no files"):
-        Engine(load, SETTINGS, place=HERE)
+        Engine(load, SETTINGS, place="here")

@@ -4,50 +4,40 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, SchedulerMixin
-from diffusers.configuration_utils import FrozenDict
+from diffusers import DDIMScheduler, SchedulerMixin
 
 from atelier.core.sampling import SAMPLERS, SamplerName, Sampling, ScheduleName
-from atelier.engine.schedules import (
-    B0,
-    B1,
-    B2,
-    C_IN,
-    C_OUT,
-    C_SKIP,
-    DIFFUSERS,
-    A,
-    S,
-    Schedules,
-    new_scheduler,
-)
+from atelier.engine.schedules import B0, B1, B2, C_IN, C_OUT, C_SKIP, TIMESTEP, A, S, Schedules
+from tests.unit.engine.diffusers_schedulers import EVERY, SCHEDULES_OF, SDXL, new_scheduler
 
-_EVERY = [(sampler, schedule) for sampler, rules in SAMPLERS.items() for schedule in (None, *rules.schedules)]
 #: Data of the analytic denoiser: independent Gaussians of this mean and standard deviation.
 _MEAN, _STD = 0.3, 0.5
 
 
-def _config(prediction_type: str) -> FrozenDict:
-    return EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        timestep_spacing="leading",
-        prediction_type=prediction_type,
-    ).config
+def _config(prediction_type: str) -> dict[str, object]:
+    return {**SDXL, "prediction_type": prediction_type}
+
+
+def _scheduler_of(config: Mapping[str, object], sampling: Sampling) -> SchedulerMixin:
+    return new_scheduler(config, sampling.sampler, sampling.schedule, sampling.num_inference_steps)
+
+
+def test_every_sampler_and_schedule_is_compared_with_diffusers() -> None:
+    assert {name: set(sampler.schedules) for name, sampler in SAMPLERS.items()} == {
+        name: set(schedules) for name, schedules in SCHEDULES_OF.items()
+    }
 
 
 def _step(scheduler: SchedulerMixin, generator: torch.Generator, eta: float) -> Callable[..., torch.Tensor]:
     """The scheduler's step, with the keywords that its sampler takes."""
     accepted = inspect.signature(scheduler.step).parameters
     extra: dict[str, object] = {"generator": generator} if "generator" in accepted else {}
-    if isinstance(scheduler, DIFFUSERS["ddim"][0]):
+    if isinstance(scheduler, DDIMScheduler):
         extra["eta"] = eta
     return lambda model_output, timestep, sample: scheduler.step(model_output, timestep, sample, **extra).prev_sample
 
@@ -65,24 +55,46 @@ def _analytic(model_input: torch.Tensor, step: Sequence[float], *, is_v: bool) -
     return alpha * noise - sigma * denoised if is_v else noise
 
 
+@pytest.mark.parametrize(("sampler", "schedule"), EVERY)
+def test_timesteps_are_those_of_the_scheduler(sampler: SamplerName, schedule: ScheduleName | None) -> None:
+    for num_inference_steps in (1, 4, 20):
+        sampling = Sampling(num_inference_steps=num_inference_steps, sampler=sampler, schedule=schedule)
+        made, scheduler = Schedules(SDXL).of(sampling), _scheduler_of(SDXL, sampling)
+        assert made.steps[:, TIMESTEP].tolist() == pytest.approx(scheduler.timesteps.tolist(), rel=1e-6)
+        assert made.init_noise_sigma == pytest.approx(float(scheduler.init_noise_sigma))
+
+
+def test_ddim_ends_at_the_final_alpha_of_the_models_config() -> None:
+    """SDXL base sets `set_alpha_to_one` to false: its last step leaves the noise of the first training step."""
+    sampling = Sampling(num_inference_steps=5, sampler="ddim")
+    ends = []
+    for set_alpha_to_one in (True, False):
+        ours, theirs = _both({**SDXL, "set_alpha_to_one": set_alpha_to_one}, sampling, is_v=False)
+        assert (ours - theirs).norm() < 5e-6 * ours.norm()
+        ends.append(ours)
+    assert (ends[0] - ends[1]).norm() > 1e-3 * ends[0].norm()
+
+
+@pytest.mark.parametrize("steps", [(1, 2, 3, 8), pytest.param((20, 31), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize(("sampler", "schedule"), _EVERY)
+@pytest.mark.parametrize(("sampler", "schedule"), EVERY)
 def test_latents_are_those_of_the_scheduler(
-    sampler: SamplerName, schedule: ScheduleName | None, prediction_type: str
+    sampler: SamplerName, schedule: ScheduleName | None, prediction_type: str, steps: tuple[int, ...]
 ) -> None:
     config, is_v = _config(prediction_type), prediction_type == "v_prediction"
-    for num_inference_steps in (1, 2, 3, 8, 20, 31):
+    for num_inference_steps in steps:
         for eta in (0.0, 0.4, 1.0) if SAMPLERS[sampler].takes_eta else (0.0,):
             sampling = Sampling(num_inference_steps=num_inference_steps, sampler=sampler, schedule=schedule, eta=eta)
             ours, theirs = _both(config, sampling, is_v=is_v)
             assert (ours - theirs).norm() < 5e-6 * ours.norm(), sampling
 
 
-def _both(config: FrozenDict, sampling: Sampling, *, is_v: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _both(config: Mapping[str, object], sampling: Sampling, *, is_v: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Final latents of the formula and of the scheduler, from the same noise."""
-    made, scheduler = Schedules(config).of(sampling), new_scheduler(config, sampling)
+    made, scheduler = Schedules(config).of(sampling), _scheduler_of(config, sampling)
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
-    ours, theirs = (torch.randn(1, 4, 6, 6, generator=g) * made.init_noise_sigma for g in generators)
+    ours, theirs = (torch.randn(1, 4, 6, 6, generator=generator) for generator in generators)
+    ours, theirs = ours * made.init_noise_sigma, theirs * scheduler.init_noise_sigma
     step_of_scheduler = _step(scheduler, generators[1], sampling.eta)
     denoised_1 = denoised_2 = torch.zeros_like(ours)
     for step, timestep in zip(made.steps.tolist(), scheduler.timesteps, strict=True):
@@ -95,14 +107,14 @@ def _both(config: FrozenDict, sampling: Sampling, *, is_v: bool) -> tuple[torch.
     return ours, theirs
 
 
-@pytest.mark.parametrize(("sampler", "schedule"), _EVERY)
+@pytest.mark.parametrize(("sampler", "schedule"), EVERY)
 def test_coefficients_are_the_schedulers_answers_to_unit_impulses(
     sampler: SamplerName, schedule: ScheduleName | None
 ) -> None:
     """Channel 0 starts from x = 1 with D = 0 throughout; channel k + 1 starts from 0 with D = 1 in step k alone."""
     sampling = Sampling(num_inference_steps=12, sampler=sampler, schedule=schedule)
     config = _config("epsilon")
-    made, scheduler = Schedules(config).of(sampling), new_scheduler(config, sampling)
+    made, scheduler = Schedules(config).of(sampling), _scheduler_of(config, sampling)
     num_steps = len(made.steps)
     x = torch.zeros(1, num_steps + 1, 1, 1)
     x[0, 0] = 1

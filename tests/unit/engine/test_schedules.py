@@ -1,20 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from diffusers import UNet2DConditionModel
 
-from atelier.core.sampling import Sampling
-from atelier.engine.schedules import TIMESTEP, Schedules
-from atelier.families.sdxl.attention import install
-
-_SDXL = {
-    "_class_name": "EulerDiscreteScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-}
+from atelier.core.sampling import SAMPLERS, SamplerName, Sampling
+from atelier.engine.schedules import ALPHA, SIGMA, TIMESTEP, Schedules
+from tests.unit.engine.diffusers_schedulers import SDXL
 
 
 @pytest.mark.parametrize(
@@ -25,34 +15,36 @@ _SDXL = {
         ({"prediction_type": "sample"}, "'sample' is not one of epsilon, v_prediction"),
     ],
 )
-def test_what_the_formula_cannot_express_is_refused(setting: dict[str, object], message: str) -> None:
+def test_scheduler_that_the_formula_cannot_express_is_rejected(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Schedules({**_SDXL, **setting})
+        Schedules({**SDXL, **setting})
 
 
-def test_heun_asks_the_unet_twice_in_every_step_but_the_last() -> None:
-    schedules = Schedules(_SDXL)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_schedule_has_a_row_per_evaluation_of_the_unet(sampler: SamplerName, strength: float) -> None:
+    sampling = Sampling(num_inference_steps=8, sampler=sampler, strength=strength)
+    assert len(Schedules(SDXL).of(sampling).steps) == sampling.num_evaluations
+
+
+def test_strength_leaves_out_the_first_steps() -> None:
+    schedules = Schedules(SDXL)
+    whole, last_three = (schedules.of(Sampling(num_inference_steps=6, strength=strength)) for strength in (1.0, 0.5))
+    columns = [TIMESTEP, ALPHA, SIGMA]
+    assert last_three.steps[:, columns].tolist() == whole.steps[3:, columns].tolist()
+
+
+def test_heun_evaluates_the_unet_twice_in_every_step_but_the_last() -> None:
+    schedules = Schedules(SDXL)
     assert len(schedules.of(Sampling(num_inference_steps=7, sampler="heun")).steps) == 13
     assert len(schedules.of(Sampling(num_inference_steps=7)).steps) == 7
 
 
-def test_the_models_own_schedule_is_the_default_and_the_same_one_is_made_once() -> None:
-    schedules = Schedules(_SDXL)
+def test_default_is_the_models_own_schedule_and_equal_samplings_share_one() -> None:
+    schedules = Schedules(SDXL)
     own, normal, trailing = (
         schedules.of(Sampling(num_inference_steps=10, schedule=name)) for name in (None, "normal", "trailing")
     )
     assert own.steps.tolist() == normal.steps.tolist()
     assert own.steps[0, TIMESTEP] < trailing.steps[0, TIMESTEP] == 999
     assert schedules.of(Sampling(num_inference_steps=10)) is own
-
-
-def test_attention_that_is_not_sdxls_is_refused() -> None:
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 32),
-        down_block_types=("AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D"),
-        cross_attention_dim=16,
-    )
-    with pytest.raises(ValueError, match="not the plain attention"):
-        install(unet)

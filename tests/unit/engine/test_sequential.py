@@ -1,35 +1,39 @@
-"""The engine against its oracle: every sampler, alone and with all the others in one batch."""
+"""The engine against its oracle: every sampler and schedule, alone and with others in one batch."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, ModelEntry
 from atelier.core.conditioning import Conditioning, Text
-from atelier.core.denoising import DenoiseRequest, RequestId
-from atelier.core.sampling import SAMPLERS, SamplerName, Sampling
+from atelier.core.denoising import DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
+from atelier.core.sampling import SamplerName, Sampling, ScheduleName
 from atelier.engine import sequential
 from atelier.engine.engine import Engine
 from atelier.engine.runner import load_runners
 from atelier.families.sdxl.text import TextEncoders
 from atelier.models.loading import load_scheduler, load_unet
-from tests.local_stages import CPU, HERE, SETTINGS, run_together
+from tests.engines import SETTINGS, run_together
+from tests.small_models import CPU
+from tests.unit.engine.diffusers_schedulers import EVERY, SCHEDULES_OF, new_scheduler
 
 _BOUND = 5e-4
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
 def entry(
-    request: pytest.FixtureRequest, catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelEntry:
-    """The zoo's model, its output read as noise or as v."""
-    entry = catalogue.model(None)
+    """The small model, its output read as noise or as v."""
+    entry = small_catalogue.model(None)
     assert entry.files.folder is not None
     folder: Path = tmp_path_factory.mktemp("model")
     for part in entry.files.folder.iterdir():
@@ -50,35 +54,71 @@ def conditioning(entry: ModelEntry) -> Conditioning:
     return Conditioning(positive=positive, negative=negative)
 
 
-def _request(conditioning: Conditioning, sampler: SamplerName, num_inference_steps: int) -> DenoiseRequest:
+def _request(
+    conditioning: Conditioning, sampler: SamplerName, schedule: ScheduleName | None, num_inference_steps: int
+) -> DenoiseRequest:
     return DenoiseRequest(
-        request_id=RequestId(f"req_{sampler}_{num_inference_steps}"),
-        model="tiny-sdxl",
-        height=64,
-        width=64,
-        seeds=(num_inference_steps,),
-        sampling=Sampling(
-            num_inference_steps=num_inference_steps,
-            sampler=sampler,
-            eta=0.5 if SAMPLERS[sampler].takes_eta else 0.0,
+        request_id=RequestId(f"req_{sampler}_{schedule}_{num_inference_steps}"),
+        pass_=Pass(
+            model="small-sdxl",
+            size=Size(width=64, height=72),
+            seeds=(num_inference_steps,),
+            sampling=Sampling(
+                num_inference_steps=num_inference_steps,
+                sampler=sampler,
+                schedule=schedule,
+                eta=0.5 if sampler == "ddim" else 0.0,
+            ),
+            guidance_scale=3.0,
+            guidance_rescale=0.3,
         ),
-        guidance_scale=3.0,
-        guidance_rescale=0.3,
         conditioning=conditioning,
     )
 
 
-@pytest.mark.parametrize("num_inference_steps", [8, 20, pytest.param(31, marks=pytest.mark.slow)])
-def test_every_sampler_is_the_oracle_alone_and_in_company(
-    entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
-) -> None:
-    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place=HERE)
-    requests = [_request(conditioning, sampler, num_inference_steps) for sampler in SAMPLERS]
-    unet: UNet2DConditionModel = load_unet(entry, CPU)
-    config = load_scheduler(entry).config
+@pytest.fixture(scope="module")
+def engine(entry: ModelEntry) -> Iterator[Engine]:
+    engine = Engine(lambda: load_runners([entry], CPU), SETTINGS, place="here")
+    yield engine
+    engine.close()
+
+
+def _check(engine: Engine, entry: ModelEntry, requests: list[DenoiseRequest]) -> None:
+    """Every request gives the oracle's latents, alone and in one batch with the others."""
+    unet, config = load_unet(entry, CPU), load_scheduler(entry).config
     for request, together in zip(requests, run_together(engine, requests), strict=True):
-        oracle = sequential.denoise(unet, config, request).numpy()
+        sampling = request.pass_.sampling
+        scheduler = new_scheduler(config, sampling.sampler, sampling.schedule, sampling.num_inference_steps)
+        oracle = sequential.denoise(unet, scheduler, request).numpy()
         [alone] = run_together(engine, [request])
         for latents in (alone, together):
-            assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), request.sampling
-    engine.close()
+            assert np.linalg.norm(latents - oracle) <= _BOUND * np.linalg.norm(oracle), request.pass_
+
+
+@pytest.mark.parametrize(
+    "num_inference_steps", [8, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (20, 31))]
+)
+def test_every_sampler_equals_the_oracle(
+    engine: Engine, entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
+) -> None:
+    _check(engine, entry, [_request(conditioning, sampler, None, num_inference_steps) for sampler in SCHEDULES_OF])
+
+
+@pytest.mark.slow
+def test_every_schedule_equals_the_oracle(engine: Engine, entry: ModelEntry, conditioning: Conditioning) -> None:
+    _check(engine, entry, [_request(conditioning, sampler, schedule, 4) for sampler, schedule in EVERY])
+
+
+@pytest.mark.parametrize("negative", ["blue", None])
+@pytest.mark.parametrize(("guidance_scale", "guidance_rescale"), [(1.0, 0.0), (1.0, 0.7), (4.0, 0.0), (4.0, 0.7)])
+def test_guidance_equals_the_oracle(
+    engine: Engine,
+    entry: ModelEntry,
+    conditioning: Conditioning,
+    negative: str | None,
+    guidance_scale: float,
+    guidance_rescale: float,
+) -> None:
+    request = _request(replace(conditioning, negative=conditioning.negative if negative else None), "euler", None, 4)
+    pass_ = replace(request.pass_, guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, seeds=(1, 2))
+    _check(engine, entry, [replace(request, pass_=pass_)])

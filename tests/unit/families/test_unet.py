@@ -1,4 +1,4 @@
-"""The two halves against `unet.forward` of diffusers with its own attention, bit for bit."""
+"""The two halves of the UNet against `forward` of diffusers with its own attention, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from atelier.families.sdxl.attention import install, keys_values
 from atelier.families.sdxl.conditions import MASKED, Conditions
 from atelier.families.sdxl.unet import decode_half, encode_half
 from atelier.models.loading import load_unet
-from tests.small_models import CPU
+from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 
 
 @pytest.mark.parametrize(("height", "width", "num_chunks"), [(16, 16, 1), (9, 15, 1), (8, 20, 3)])
 @torch.inference_mode()
-def test_the_halves_are_the_forward_pass(catalogue: Catalogue, height: int, width: int, num_chunks: int) -> None:
-    entry = catalogue.model(None)
+def test_halves_equal_the_forward_pass(small_catalogue: Catalogue, height: int, width: int, num_chunks: int) -> None:
+    entry = small_catalogue.model(None)
     theirs, ours = load_unet(entry, CPU), load_unet(entry, CPU)
     install(ours)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(3, 4, height, width, generator=generator)
-    prompt_embeds = torch.randn(3, 77 * num_chunks, 128, generator=generator)
+    prompt_embeds = torch.randn(3, 77 * num_chunks, sum(TEXT_WIDTHS), generator=generator)
     mask = torch.ones(3, 77 * num_chunks)
     mask[1, 77:] = 0
-    pooled = torch.randn(3, 64, generator=generator)
+    pooled = torch.randn(3, POOLED_WIDTH, generator=generator)
     time_ids = torch.tensor([[128.0, 96.0, 0.0, 0.0, 128.0, 96.0]]).expand(3, -1)
     timesteps = torch.tensor([999.0, 500.5, 1.0])
     expected = theirs(

@@ -46,7 +46,7 @@ async def _until_idle(stages: LocalStages) -> None:
 
 
 def _as_protocol(stages: LocalStages) -> Stages:
-    """Lets mypy hold the class to the Protocol."""
+    """Let mypy check the class against the Protocol."""
     return stages
 
 

@@ -4,9 +4,11 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.models.autoencoder import Autoencoder
+from atelier.models.loading import load_vae
 from tests.small_models import CPU
 from zoo.scenes import arrange, draw, random_description
 
@@ -16,7 +18,7 @@ def autoencoder(catalogue: Catalogue) -> Autoencoder:
     return Autoencoder(catalogue.model(None), CPU)
 
 
-def test_a_picture_survives_encoding_and_decoding(autoencoder: Autoencoder) -> None:
+def test_decoded_image_resembles_the_encoded_one(autoencoder: Autoencoder) -> None:
     random = Random(3)
     pictures = [
         draw(arrange(random_description(random, num_things=2), random, width=136, height=96)) for _ in range(4)
@@ -37,3 +39,24 @@ def test_latents_have_about_unit_variance(autoencoder: Autoencoder) -> None:
     scenes = [arrange(random_description(random, num_things=1), random, width=128, height=128) for _ in range(30)]
     mean, _ = autoencoder.encode_latents(np.stack([np.asarray(draw(scene)) for scene in scenes]))
     assert 0.8 < mean.std() < 1.2
+
+
+def test_latents_of_an_image_do_not_depend_on_the_others(small_catalogue: Catalogue) -> None:
+    autoencoder = Autoencoder(small_catalogue.model(None), CPU)
+    latents = np.random.default_rng(0).standard_normal((3, 4, 8, 12), dtype=np.float32)
+    together = autoencoder.decode_latents(latents)
+    assert together.shape == (3, 64, 96, 3)
+    for image in range(3):
+        assert np.array_equal(together[image : image + 1], autoencoder.decode_latents(latents[image : image + 1]))
+
+
+def test_latents_are_in_the_scale_of_the_unet(small_catalogue: Catalogue) -> None:
+    """Mean and standard deviation are those of diffusers' posterior times the scaling factor."""
+    entry = small_catalogue.model(None)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    mean, std = Autoencoder(entry, CPU).encode_latents(pixels)
+    vae = load_vae(entry, CPU)
+    with torch.inference_mode():
+        posterior = vae.encode(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
+    np.testing.assert_allclose(mean, (0.8 * posterior.mean).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(std, (0.8 * posterior.std).numpy(), rtol=1e-4, atol=1e-5)

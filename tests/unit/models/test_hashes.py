@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import pytest
 import torch
 
+from atelier.models import hashes
 from atelier.models.hashes import place_hash, weights_hash
 from atelier.models.loading import Placement
 
@@ -14,11 +13,34 @@ def _network(seed: int = 0) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
 
 
-def test_equal_weights_have_equal_hashes_however_they_lie_in_memory() -> None:
+def test_precision_threads_and_rows_per_call_change_the_place() -> None:
+    placements = [Placement("cpu", "float32"), Placement("cpu", "bfloat16"), Placement("cpu", "float16")]
+    places = [place_hash(placement, num_threads=2, width=4) for placement in placements]
+    places += [
+        place_hash(placements[0], num_threads=1, width=4),
+        place_hash(placements[0], num_threads=2, width=8),
+    ]
+    assert len(set(places)) == 5
+    assert place_hash(Placement("cpu", "float32"), num_threads=2, width=4) == places[0]
+
+
+def test_device_model_and_library_versions_change_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    placement = Placement("cpu", "float32")
+    here = place_hash(placement, num_threads=2, width=4)
+    with monkeypatch.context() as other_cpu:
+        other_cpu.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another CPU")
+        on_other_cpu = place_hash(placement, num_threads=2, width=4)
+    with monkeypatch.context() as other_libraries:
+        other_libraries.setattr(hashes, "version", lambda _: "0.0.0")
+        with_other_libraries = place_hash(placement, num_threads=2, width=4)
+    assert len({here, on_other_cpu, with_other_libraries}) == 3
+
+
+def test_equal_weights_have_equal_hashes_in_any_memory_layout() -> None:
     assert weights_hash(_network()) == weights_hash(_network().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
-def test_one_bit_makes_another_hash() -> None:
+def test_one_changed_bit_changes_the_hash() -> None:
     changed = _network()
     weight = changed[0].weight  # type: ignore[index]
     with torch.no_grad():
@@ -27,7 +49,7 @@ def test_one_bit_makes_another_hash() -> None:
     assert len({weights_hash(network) for network in [_network(), *others]}) == 5
 
 
-def test_settings_make_another_hash_and_places_of_files_do_not() -> None:
+def test_settings_change_the_hash_and_file_names_do_not() -> None:
     settings: list[dict[str, object]] = [
         {},
         {"scaling_factor": 1},
@@ -37,22 +59,3 @@ def test_settings_make_another_hash_and_places_of_files_do_not() -> None:
     plain, one, two, elsewhere = [weights_hash(_network(), settings=each) for each in settings]
     assert len({plain, one, two}) == 3
     assert two == elsewhere
-
-
-def test_place_hash_depends_on_all_that_bits_depend_on() -> None:
-    float32 = Placement("cpu", "float32")
-    places = [
-        place_hash(float32, num_threads=1, width=4),
-        place_hash(float32, num_threads=2, width=4),
-        place_hash(float32, num_threads=1, width=8),
-        place_hash(Placement("cpu", "bfloat16"), num_threads=1, width=4),
-    ]
-    assert len(set(places)) == 4
-    assert place_hash(float32, num_threads=1, width=4) == places[0]
-
-
-@pytest.mark.parametrize("library", ["diffusers", "numpy", "pillow", "torch", "transformers"])
-def test_place_hash_depends_on_the_version_of_each_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = place_hash(Placement("cpu", "float32"), num_threads=1, width=1)
-    monkeypatch.setattr("atelier.models.hashes.version", lambda name: "0" if name == library else version(name))
-    assert place_hash(Placement("cpu", "float32"), num_threads=1, width=1) != before

@@ -1,3 +1,5 @@
+"""Loading: errors say what to do, and pickles are never read."""
+
 from __future__ import annotations
 
 import shutil
@@ -11,62 +13,103 @@ from safetensors.torch import load_file
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, ModelEntry
 from atelier.core.errors import ModelUnavailable
-from atelier.models.loading import Placement, load_text_encoder_modules, load_unet, load_vae
+from atelier.models.loading import (
+    Placement,
+    load_controlnet,
+    load_depth_estimator,
+    load_text_encoder_modules,
+    load_unet,
+    load_vae,
+)
 from tests.small_models import CPU
 
+Load = Callable[[ModelEntry, Placement], object]
 
-def _elsewhere(catalogue: Catalogue, files: Files) -> ModelEntry:
+_LOADERS: tuple[Load, ...] = (load_unet, load_vae, load_text_encoder_modules)
+
+
+def _with_files(catalogue: Catalogue, files: Files) -> ModelEntry:
     return catalogue.model(None).model_copy(update={"files": files})
 
 
-def test_a_missing_folder_says_what_to_do(small_catalogue: Catalogue, tmp_path: Path) -> None:
-    entry = _elsewhere(small_catalogue, Files(folder=tmp_path / "nowhere"))
+def _folder(files: Files) -> Path:
+    assert files.folder is not None
+    return files.folder
+
+
+def _pickle_weights(folder: Path) -> None:
+    """Replace the weights in a folder by a pickle of the same tensors, under the name that libraries look for."""
+    [file] = folder.glob("*.safetensors")
+    name = "pytorch_model.bin" if file.name == "model.safetensors" else "diffusion_pytorch_model.bin"
+    torch.save(load_file(file), folder / name)
+    file.unlink()
+
+
+@pytest.mark.parametrize("load", _LOADERS)
+def test_missing_folder_is_named_with_advice(small_catalogue: Catalogue, tmp_path: Path, load: Load) -> None:
+    entry = _with_files(small_catalogue, Files(folder=tmp_path / "nowhere"))
     with pytest.raises(ModelUnavailable, match=r"nowhere does not exist.*make zoo"):
-        load_unet(entry, CPU)
+        load(entry, CPU)
 
 
-def test_missing_weights_say_what_to_do(small_catalogue: Catalogue, tmp_path: Path) -> None:
-    source = small_catalogue.model(None).files.folder
-    assert source is not None
+@pytest.mark.parametrize("load", _LOADERS)
+def test_missing_weights_are_explained(small_catalogue: Catalogue, tmp_path: Path, load: Load) -> None:
+    source = _folder(small_catalogue.model(None).files)
     shutil.copytree(source, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
-    entry = _elsewhere(small_catalogue, Files(folder=tmp_path / "model"))
-    for load in (load_unet, load_vae, load_text_encoder_modules):
-        with pytest.raises(ModelUnavailable, match="holds a diffusers model in safetensors"):
-            load(entry, CPU)
+    entry = _with_files(small_catalogue, Files(folder=tmp_path / "model"))
+    with pytest.raises(ModelUnavailable, match="holds a diffusers model in safetensors"):
+        load(entry, CPU)
 
 
-def test_an_unreachable_hub_says_what_to_do(small_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("load", _LOADERS)
+def test_unreachable_hub_is_explained(
+    small_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, load: Load
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    entry = _elsewhere(small_catalogue, Files(repository="nobody/nothing"))
-    for load in (load_unet, load_vae, load_text_encoder_modules):
-        with pytest.raises(ModelUnavailable, match="hf download nobody/nothing"):
-            load(entry, CPU)
+    entry = _with_files(small_catalogue, Files(repository="nobody/nothing"))
+    with pytest.raises(ModelUnavailable, match="hf download nobody/nothing"):
+        load(entry, CPU)
 
 
 @pytest.mark.parametrize(
-    ("load", "part", "name"),
+    ("part", "load"),
     [
-        (load_unet, "unet", "diffusion_pytorch_model"),
-        (load_vae, "vae", "diffusion_pytorch_model"),
-        (load_text_encoder_modules, "text_encoder", "model"),
-        (load_text_encoder_modules, "text_encoder_2", "model"),
+        ("unet", load_unet),
+        ("vae", load_vae),
+        ("text_encoder", load_text_encoder_modules),
+        ("text_encoder_2", load_text_encoder_modules),
     ],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_a_pickled_checkpoint_is_refused(
-    small_catalogue: Catalogue,
-    tmp_path: Path,
-    load: Callable[[ModelEntry, Placement], object],
-    part: str,
-    name: str,
+def test_pickled_part_of_a_model_is_rejected(
+    small_catalogue: Catalogue, tmp_path: Path, part: str, load: Load
 ) -> None:
-    """A valid pickle of the very weights, which would load if pickles were read."""
-    source = small_catalogue.model(None).files.folder
-    assert source is not None
-    shutil.copytree(source, tmp_path / "model")
-    load(_elsewhere(small_catalogue, Files(folder=tmp_path / "model")), CPU)
-    weights = tmp_path / "model" / part / f"{name}.safetensors"
-    torch.save(load_file(weights), weights.with_name("pytorch_model.bin" if name == "model" else f"{name}.bin"))
-    weights.unlink()
-    with pytest.raises(ModelUnavailable):
-        load(_elsewhere(small_catalogue, Files(folder=tmp_path / "model")), CPU)
+    shutil.copytree(_folder(small_catalogue.model(None).files), tmp_path / "model")
+    _pickle_weights(tmp_path / "model" / part)
+    with pytest.raises(ModelUnavailable, match="safetensors"):
+        load(_with_files(small_catalogue, Files(folder=tmp_path / "model")), CPU)
+
+
+def test_pickled_vae_of_its_own_is_rejected(small_catalogue: Catalogue, tmp_path: Path) -> None:
+    entry = small_catalogue.model(None)
+    shutil.copytree(_folder(entry.files) / "vae", tmp_path / "vae")
+    entry = entry.model_copy(update={"vae": Files(folder=tmp_path / "vae")})
+    load_vae(entry, CPU)
+    _pickle_weights(tmp_path / "vae")
+    with pytest.raises(ModelUnavailable, match="safetensors"):
+        load_vae(entry, CPU)
+
+
+def test_pickled_controlnet_is_rejected(small_catalogue: Catalogue, tmp_path: Path) -> None:
+    entry = small_catalogue.controlnets[0]
+    shutil.copytree(_folder(entry.files), tmp_path / "controlnet")
+    _pickle_weights(tmp_path / "controlnet")
+    with pytest.raises(ModelUnavailable, match="safetensors"):
+        load_controlnet(entry.model_copy(update={"files": Files(folder=tmp_path / "controlnet")}), CPU)
+
+
+def test_pickled_depth_estimator_is_rejected(small_catalogue: Catalogue, tmp_path: Path) -> None:
+    entry = small_catalogue.annotators[0]
+    shutil.copytree(_folder(entry.files), tmp_path / "depth")
+    _pickle_weights(tmp_path / "depth")
+    with pytest.raises(ModelUnavailable, match="safetensors"):
+        load_depth_estimator(entry.model_copy(update={"files": Files(folder=tmp_path / "depth")}), CPU)

@@ -1,4 +1,4 @@
-"""Upscalers: the published files' layouts, tiles without seams, and what happens without weights."""
+"""Upscalers: layouts of the published files, tiles without seams, and the fallback without weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.core.geometry import Size
@@ -52,13 +53,14 @@ def _with_kernels(convolutions: dict[str, tuple[int, int]]) -> dict[str, tuple[i
 @pytest.mark.parametrize(
     ("shapes", "kind", "scale"),
     [
-        pytest.param(_rrdb_file(num_blocks=23), RRDBNet, 4, id="x4plus"),
+        pytest.param(_rrdb_file(num_blocks=23), RRDBNet, 4, id="x4plus", marks=pytest.mark.slow),
         pytest.param(_rrdb_file(num_blocks=6), RRDBNet, 4, id="x4plus_anime_6B"),
-        pytest.param(_rrdb_file(num_blocks=23, channels=12), RRDBNet, 2, id="x2plus"),
+        pytest.param(_rrdb_file(num_blocks=23, channels=12), RRDBNet, 2, id="x2plus", marks=pytest.mark.slow),
+        pytest.param(_rrdb_file(num_blocks=2, channels=12), RRDBNet, 2, id="x2plus with fewer blocks"),
         pytest.param(_compact_file(num_convolutions=32), SRVGGNetCompact, 4, id="general-x4v3"),
     ],
 )
-def test_the_published_layouts_are_known_by_their_keys(
+def test_published_layouts_are_recognised_by_their_keys(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], kind: type[Network], scale: int
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -72,7 +74,7 @@ def test_the_published_layouts_are_known_by_their_keys(
         assert network(torch.rand(1, 3, 8, 12)).shape == (1, 3, 8 * scale, 12 * scale)
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="RRDBNet"):
         network_from({"weight": torch.zeros(1)})
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(print, protocol=2))
@@ -88,7 +90,7 @@ def _entry(file: Path) -> UpscalerEntry:
 
 
 @pytest.mark.parametrize("side", [1, 63, 64, 65, 100, 128, 129, 1000])
-def test_tiles_cover_a_side_once_with_enough_around(side: int) -> None:
+def test_tiles_cover_a_side_once_with_their_overlap(side: int) -> None:
     made = list(tiles(side, tile=64, overlap=16))
     assert [position for tile in made for position in range(tile.kept_start, tile.kept_end)] == list(range(side))
     for tile in made:
@@ -127,19 +129,19 @@ def test_tiles_leave_no_seams(network: Network) -> None:
 
 
 def test_seams_are_no_steeper_than_the_rest() -> None:
-    """Of noise, which is everywhere as steep."""
+    """Noise is equally steep everywhere."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     upscaler = Upscaler(SRVGGNetCompact(scale=2, features=16, num_convolutions=8), CPU, tile_px=96)
     [large] = result_of(upscaler.upscale([noise]))
     steps = np.abs(np.diff(large.astype(float), axis=1)).mean(axis=(0, 2))
     seams = [tile.kept_start * 2 - 1 for tile in tiles(400, tile=96, overlap=24)][1:]
-    # Between two pixels of the small picture, as seams are.
+    # Steps between two pixels of the input, as seams are.
     others = [position for position in range(1, len(steps), 2) if position not in seams]
     assert len(seams) == 7
     assert steps[seams].mean() <= 1.05 * steps[others].mean()
 
 
-def test_pictures_share_passes_and_nothing_else() -> None:
+def test_images_share_calls_and_nothing_else() -> None:
     network = SRVGGNetCompact(scale=4, features=16, num_convolutions=4)
     rng = np.random.default_rng(0)
     sides = [(40, 56), (40, 56), (64, 64), (40, 56), (300, 200), (39, 54)]
@@ -156,13 +158,34 @@ def test_pictures_share_passes_and_nothing_else() -> None:
     assert [is_small(picture) for picture in pictures] == [True, True, True, True, False, True]
 
 
-def test_without_weights_it_is_bicubic_and_says_so(tmp_path: Path) -> None:
+def test_upscaler_without_weights_is_reported_as_bicubic(tmp_path: Path) -> None:
     upscalers = Upscalers([_entry(tmp_path / "nowhere.safetensors")], CPU)
     picture = np.zeros((8, 12, 4), dtype=np.uint8)
     picture[:, 6:] = 255
     for name in ("some", None):
-        large, made_by = result_of(upscalers.upscale([UpscaleTask(name, picture, Size(width=30, height=20))]))[0]
-        assert made_by == "bicubic"
+        [(large, upscaler)] = result_of(upscalers.upscale([UpscaleTask(name, picture, Size(width=30, height=20))]))
+        assert upscaler == "bicubic"
+        assert upscalers.weights(upscaler) == {}
         assert large.shape == (20, 30, 4)
         assert large[10, 0].tolist() == [0, 0, 0, 0]
         assert large[10, 29].tolist() == [255, 255, 255, 255]
+
+
+def test_tasks_keep_their_order_upscaler_and_size(small_catalogue: Catalogue) -> None:
+    upscalers = Upscalers(small_catalogue.upscalers, CPU)
+    random = np.random.default_rng(0)
+    tasks = [
+        UpscaleTask(name, random.integers(0, 256, (height, width, 3), dtype=np.uint8), size)
+        for name, height, width, size in [
+            ("tiny-x4", 16, 24, Size(width=96, height=64)),
+            (None, 16, 24, Size(width=50, height=30)),
+            ("tiny-x4", 20, 16, Size(width=40, height=50)),
+        ]
+    ]
+    results = result_of(upscalers.upscale(tasks))
+    assert [upscaler for _, upscaler in results] == ["tiny-x4", "bicubic", "tiny-x4"]
+    for task, (pixels, upscaler) in zip(tasks, results, strict=True):
+        assert pixels.shape == (task.size.height, task.size.width, 3)
+        [(alone, _)] = result_of(upscalers.upscale([task]))
+        assert np.abs(pixels.astype(int) - alone).max() <= 1
+        assert set(upscalers.weights(upscaler)) == ({"tiny-x4"} if upscaler == "tiny-x4" else set())

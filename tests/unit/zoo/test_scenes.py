@@ -11,7 +11,7 @@ from zoo.judge import judge
 from zoo.scenes import COLOURS, RGB, SHAPES, Description, Thing, arrange, draw, random_description
 
 
-def test_the_canonical_wordings() -> None:
+def test_canonical_captions() -> None:
     one = Description(things=(Thing(colour="red", shape="circle", size="small", place="left"),), background="blue")
     two = Description(
         things=(Thing(colour="green", shape="star"), Thing(colour="white", shape="ring", size="large", place="top")),
@@ -30,7 +30,7 @@ def test_every_wording_names_every_colour() -> None:
         assert description.background in wording
 
 
-def test_the_same_random_draws_the_same_picture() -> None:
+def test_equal_seeds_draw_equal_images() -> None:
     first, second = (
         draw(arrange(random_description(Random(5), num_things=2), Random(6), width=96, height=72)) for _ in range(2)
     )
@@ -54,20 +54,20 @@ def test_about_one_description_in_forty_is_held_out() -> None:
 
 
 @pytest.mark.parametrize("num_things", [1, 2])
-def test_the_judge_agrees_with_what_was_drawn(num_things: int) -> None:
+def test_judge_accepts_drawn_scenes(num_things: int) -> None:
     random = Random(7)
     for _ in range(60):
         description = random_description(random, num_things=num_things)
         assert judge(draw(arrange(description, random, width=128, height=128)), description).is_right
 
 
-def test_the_judge_sees_each_thing_that_is_wrong() -> None:
+def test_judge_detects_each_wrong_attribute() -> None:
     drawn = Thing(colour="red", shape="circle", place="left")
-    picture = draw(arrange(Description(things=(drawn,), background="white"), Random(8), width=128, height=128))
+    image = draw(arrange(Description(things=(drawn,), background="white"), Random(8), width=128, height=128))
 
     def verdict_on(background: str, **asked: str) -> tuple[bool, bool, bool, bool | None]:
         thing = Thing(**{"colour": "red", "shape": "circle", "place": "left", **asked})  # type: ignore[arg-type]
-        verdict = judge(picture, Description(things=(thing,), background=background))  # type: ignore[arg-type]
+        verdict = judge(image, Description(things=(thing,), background=background))  # type: ignore[arg-type]
         [seen] = verdict.things
         return verdict.background, seen.colour, seen.shape, seen.place
 
@@ -80,7 +80,7 @@ def test_the_judge_sees_each_thing_that_is_wrong() -> None:
     assert verdict_on("white", place="top")[3] is False
 
 
-def test_the_judge_finds_nothing_in_an_empty_picture() -> None:
+def test_judge_finds_nothing_in_an_empty_image() -> None:
     empty = Image.new("RGB", (128, 128), RGB["white"])
     asked = Description(things=(Thing(colour="red", shape="circle"),), background="white")
     assert judge(empty, asked).things[0].is_right is False

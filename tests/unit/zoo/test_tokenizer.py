@@ -17,7 +17,7 @@ def test_every_caption_word_is_one_token() -> None:
         assert len(tokenizer.tokenize(caption)) == len(caption.replace(",", " ,").split())
 
 
-def test_any_text_tokenises_and_comes_back() -> None:
+def test_decoding_restores_any_tokenised_text() -> None:
     tokenizer = new_tokenizer(pad_token="!")
     for text in ("naïve 日本 🎨", "\x00\x7f", "Ω≈ç√"):
         ids = tokenizer(text).input_ids
@@ -25,7 +25,7 @@ def test_any_text_tokenises_and_comes_back() -> None:
         assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(" ", "")
 
 
-def test_the_committed_tokenizer_is_the_recipes() -> None:
+def test_committed_tokenizer_equals_a_newly_trained_one() -> None:
     fresh = new_tokenizer(pad_token="!")
     committed = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer_2")
     assert committed.get_vocab() == fresh.get_vocab()

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
-import httpx2
 import openai
 import pytest
-from PIL import Image
 
-
-@pytest.fixture
-def client(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
+from tests.pictures import decoded
 
 
 async def test_generate_with_our_own_fields(client: openai.AsyncOpenAI) -> None:
     answer = await client.images.generate(
-        model="tiny-sdxl",
+        model="small-sdxl",
         prompt="a blue square",
         n=1,
         size="64x64",
@@ -28,13 +20,13 @@ async def test_generate_with_our_own_fields(client: openai.AsyncOpenAI) -> None:
     )
     assert answer.data is not None
     assert answer.data[0].b64_json is not None
-    assert Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json))).size == (64, 64)
+    assert decoded(answer.data[0].b64_json).size == (64, 64)
     assert answer.data[0].seed == 3  # type: ignore[attr-defined]
 
 
 async def test_models(client: openai.AsyncOpenAI) -> None:
-    assert [model.id async for model in client.models.list()] == ["tiny-sdxl"]
-    assert (await client.models.retrieve("tiny-sdxl")).owned_by == "atelier"
+    assert [model.id async for model in client.models.list()] == ["small-sdxl"]
+    assert (await client.models.retrieve("small-sdxl")).owned_by == "atelier"
 
 
 async def test_errors_are_the_clients_own(client: openai.AsyncOpenAI) -> None:
@@ -47,4 +39,4 @@ async def test_errors_are_the_clients_own(client: openai.AsyncOpenAI) -> None:
         await client.images.generate(prompt="x", extra_body={"clip_skip": 2})
     assert not_built.value.status_code == 501
     with pytest.raises(openai.PermissionDeniedError):
-        await client.models.delete("tiny-sdxl")
+        await client.models.delete("small-sdxl")

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import io
-import resource
-import threading
 import zlib
-from pathlib import Path
 from random import Random
 from typing import Any, cast
 
@@ -18,27 +13,19 @@ import openai
 import pytest
 from PIL import Image
 
-from atelier.core.geometry import Size
-from atelier.core.params import GenerateParams
-from atelier.local import LocalStages
-from atelier.pipeline.inputs import Inputs, read_inputs
+from tests.pictures import decoded, encoded
+from tests.stages import RecordingStages
 from zoo.scenes import Description, Thing, arrange, draw
 
-_QUICK = {"num_inference_steps": 4, "seed": 3}
+_QUICK = {"num_inference_steps": 3, "seed": 3}
 _SCENE = arrange(
     Description(things=(Thing(colour="red", shape="circle"),), background="white"), Random(1), width=128, height=96
 )
 
 
-def _file(picture: Image.Image, output_format: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, output_format, **options)
-    return file.getvalue()
-
-
-def _picture(b64_json: str | None) -> Image.Image:
+def _opened(b64_json: str | None) -> Image.Image:
     assert b64_json is not None
-    return Image.open(io.BytesIO(base64.b64decode(b64_json)))
+    return decoded(b64_json)
 
 
 def _mask(alpha: bool) -> Image.Image:
@@ -49,63 +36,58 @@ def _mask(alpha: bool) -> Image.Image:
     return Image.fromarray(mask) if alpha else Image.fromarray(mask).convert("L")
 
 
-@pytest.fixture
-def client(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
-
-
 @pytest.mark.parametrize("kind", ["transparent", "L", "RGBA", "LA", "1"])
 async def test_an_edit_with_a_mask_keeps_the_rest(client: openai.AsyncOpenAI, kind: str) -> None:
     """Its alpha says where to paint, or its light if the alpha says nothing."""
     mask = _mask(alpha=True) if kind == "transparent" else _mask(alpha=False).convert(kind)
     answer = await client.images.edit(
-        image=_file(draw(_SCENE)), mask=_file(mask), prompt="a blue square", n=2, extra_body=_QUICK
+        image=encoded(draw(_SCENE)), mask=encoded(mask), prompt="a blue square", n=2, extra_body=_QUICK
     )
     assert answer.data is not None
     assert len(answer.data) == 2
-    edited = np.asarray(_picture(answer.data[0].b64_json))
+    edited = np.asarray(_opened(answer.data[0].b64_json))
     original = np.asarray(draw(_SCENE))
     assert np.array_equal(edited[:, :64], original[:, :64])
     assert not np.array_equal(edited[:, 64:], original[:, 64:])
 
 
-async def test_a_transparent_picture_is_its_own_mask(client: openai.AsyncOpenAI) -> None:
+async def test_a_transparent_image_is_its_own_mask(client: openai.AsyncOpenAI) -> None:
     picture = draw(_SCENE).convert("RGBA")
     picture.putalpha(_mask(alpha=True).getchannel("A"))
-    answer = await client.images.edit(image=[_file(picture)], prompt="a blue square", extra_body=_QUICK)
+    answer = await client.images.edit(image=[encoded(picture)], prompt="a blue square", extra_body=_QUICK)
     assert answer.data is not None
-    edited = np.asarray(_picture(answer.data[0].b64_json))
+    edited = np.asarray(_opened(answer.data[0].b64_json))
     assert np.array_equal(edited[:, :64], np.asarray(draw(_SCENE))[:, :64])
 
 
-async def test_a_picture_with_an_opaque_alpha_channel_is_painted(client: openai.AsyncOpenAI) -> None:
+async def test_an_opaque_alpha_channel_is_no_mask(client: openai.AsyncOpenAI) -> None:
     options: dict[str, Any] = {"prompt": "a blue square", "extra_body": _QUICK}
     opaque, plain = [
-        await client.images.edit(image=_file(draw(_SCENE).convert(mode)), **options) for mode in ("RGBA", "RGB")
+        await client.images.edit(image=encoded(draw(_SCENE).convert(mode)), **options) for mode in ("RGBA", "RGB")
     ]
     assert opaque.data is not None
     assert plain.data is not None
     assert opaque.data[0].b64_json == plain.data[0].b64_json
-    assert not np.array_equal(np.asarray(_picture(opaque.data[0].b64_json)), np.asarray(draw(_SCENE)))
+    assert not np.array_equal(np.asarray(_opened(opaque.data[0].b64_json)), np.asarray(draw(_SCENE)))
 
 
-async def test_an_edit_that_is_no_form_is_told_so(http: httpx2.AsyncClient) -> None:
+async def test_an_edit_must_be_a_form(http: httpx2.AsyncClient) -> None:
     answer = await http.post("/v1/images/edits", json={"prompt": "x"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
     assert "must be a form, as multipart/form-data; its content type is application/json" in answer.text
 
 
 @pytest.mark.parametrize("field", ["mask", "markup"])
-async def test_an_empty_upload_is_no_absent_one(client: openai.AsyncOpenAI, field: str) -> None:
-    uploads: dict[str, Any] = {"image": _file(draw(_SCENE)), field: b""}
+async def test_an_empty_upload_is_a_broken_image(client: openai.AsyncOpenAI, field: str) -> None:
+    uploads: dict[str, Any] = {"image": encoded(draw(_SCENE)), field: b""}
     with pytest.raises(openai.BadRequestError) as caught:
         await client.images.edit(prompt="x", **uploads)
     assert caught.value.param == field
 
 
-async def test_the_picture_of_a_form_has_one_name(client: openai.AsyncOpenAI) -> None:
-    picture = _file(draw(_SCENE))
-    with pytest.raises(openai.BadRequestError, match="here the picture is sent as image") as caught:
+async def test_the_image_of_a_form_has_one_name(client: openai.AsyncOpenAI) -> None:
+    picture = encoded(draw(_SCENE))
+    with pytest.raises(openai.BadRequestError, match="init_image: send the image as image here") as caught:
         await client.images.edit(
             image=picture, prompt="x", extra_body={"init_image": base64.b64encode(picture).decode()}
         )
@@ -114,7 +96,7 @@ async def test_the_picture_of_a_form_has_one_name(client: openai.AsyncOpenAI) ->
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 async def test_a_variation_can_be_made_again(client: openai.AsyncOpenAI, http: httpx2.AsyncClient) -> None:
-    picture = _file(draw(_SCENE))
+    picture = encoded(draw(_SCENE))
     answer = await client.images.create_variation(image=picture, extra_body=_QUICK)
     assert answer.data is not None
     [varied] = cast(Any, answer.data)
@@ -124,15 +106,32 @@ async def test_a_variation_can_be_made_again(client: openai.AsyncOpenAI, http: h
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-async def test_a_variation_is_like_its_picture_and_not_the_same(client: openai.AsyncOpenAI) -> None:
-    answer = await client.images.create_variation(image=_file(draw(_SCENE), "WEBP"), n=1, extra_body=_QUICK)
+async def test_a_variation_has_the_size_of_its_image_and_departs_by_six_tenths(
+    client: openai.AsyncOpenAI, stages: RecordingStages
+) -> None:
+    answer = await client.images.create_variation(image=encoded(draw(_SCENE), "WEBP"), n=1, extra_body=_QUICK)
     assert answer.data is not None
-    assert _picture(answer.data[0].b64_json).size == (128, 96)
+    assert _opened(answer.data[0].b64_json).size == (128, 96)
+    [request] = stages.requests
+    assert request.pass_.sampling.strength == 0.6
 
 
-async def test_several_pictures_are_refused_as_not_built(client: openai.AsyncOpenAI) -> None:
+@pytest.mark.zoo
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+async def test_a_variation_is_like_its_image_and_not_the_same(zoo_client: openai.AsyncOpenAI) -> None:
+    departures = []
+    for strength in (0.2, 0.6, 1.0):
+        ours = {"num_inference_steps": 10, "seed": 3, "strength": strength}
+        answer = await zoo_client.images.create_variation(image=encoded(draw(_SCENE)), extra_body=ours)
+        assert answer.data is not None
+        varied = np.asarray(_opened(answer.data[0].b64_json)).astype(int)
+        departures.append(np.abs(varied - np.asarray(draw(_SCENE))).mean())
+    assert 0 < departures[0] < departures[1] < departures[2]
+
+
+async def test_several_images_are_not_supported(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
-        await client.images.edit(image=[_file(draw(_SCENE))] * 2, prompt="x")
+        await client.images.edit(image=[encoded(draw(_SCENE))] * 2, prompt="x")
     assert (caught.value.status_code, caught.value.param) == (501, "image")
 
 
@@ -150,9 +149,9 @@ async def test_a_markup_guides_an_edit(
     if not is_transparent:
         original, drawn_on = original.convert("RGB"), drawn_on.convert("RGB")
     options: dict[str, Any] = {"prompt": "a red square", "extra_body": {**_QUICK, "strength": 0.5}}
-    guided = await client.images.edit(image=_file(original), markup=_file(markup), **options)
-    expected = await client.images.edit(image=_file(drawn_on), **options)
-    plain = await client.images.edit(image=_file(original), **options)
+    guided = await client.images.edit(image=encoded(original), markup=encoded(markup), **options)
+    expected = await client.images.edit(image=encoded(drawn_on), **options)
+    plain = await client.images.edit(image=encoded(original), **options)
     assert guided.data is not None
     assert expected.data is not None
     assert plain.data is not None
@@ -161,8 +160,8 @@ async def test_a_markup_guides_an_edit(
         "/v1/images/generations",
         json={
             "prompt": "a red square",
-            "init_image": base64.b64encode(_file(original)).decode(),
-            "markup_image": base64.b64encode(_file(markup)).decode(),
+            "init_image": base64.b64encode(encoded(original)).decode(),
+            "markup_image": base64.b64encode(encoded(markup)).decode(),
             **options["extra_body"],
         },
     )
@@ -174,27 +173,27 @@ async def test_a_markup_guides_an_edit(
     [
         (Image.new("RGB", (128, 96)), {}, "markup: must be transparent where nothing is drawn"),
         (Image.new("RGBA", (64, 96)), {}, "markup: must be as large as image, 128x96; got 64x96"),
-        (Image.new("RGBA", (128, 96)), {"mask": _file(_mask(alpha=True))}, "markup goes without mask"),
+        (Image.new("RGBA", (128, 96)), {"mask": encoded(_mask(alpha=True))}, "markup goes without mask"),
     ],
 )
-async def test_a_markup_that_cannot_be_is_refused(
+async def test_a_markup_that_does_not_fit_is_refused(
     client: openai.AsyncOpenAI, markup: Image.Image, others: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(openai.BadRequestError, match=expected) as caught:
-        await client.images.edit(image=_file(draw(_SCENE)), markup=_file(markup), prompt="x", **others)
+        await client.images.edit(image=encoded(draw(_SCENE)), markup=encoded(markup), prompt="x", **others)
     assert caught.value.param == "markup"
 
 
-async def test_a_form_takes_objects_as_the_client_sends_them(client: openai.AsyncOpenAI) -> None:
+async def test_a_form_takes_objects_field_by_field(client: openai.AsyncOpenAI) -> None:
     """The client takes them apart: `upscale[scale]`, `svg[model]`."""
     answer = await client.images.edit(
-        image=_file(draw(_SCENE)), prompt="a circle", extra_body={**_QUICK, "upscale": {"scale": 2}}
+        image=encoded(draw(_SCENE)), prompt="a circle", extra_body={**_QUICK, "upscale": {"scale": 2}}
     )
     assert answer.data is not None
-    assert _picture(answer.data[0].b64_json).size == (256, 192)
+    assert _opened(answer.data[0].b64_json).size == (256, 192)
     with pytest.raises(openai.BadRequestError) as caught:
         await client.images.edit(
-            image=_file(draw(_SCENE)), prompt="x", svg={"model": "x", "reasoning": {"effort": "low"}}
+            image=encoded(draw(_SCENE)), prompt="x", svg={"model": "x", "reasoning": {"effort": "low"}}
         )
     assert (caught.value.param, caught.value.code) == ("svg", "unsupported_value")
 
@@ -209,8 +208,8 @@ async def test_a_form_takes_objects_as_the_client_sends_them(client: openai.Asyn
         (["seed", "seed"], "more than once"),
     ],
 )
-async def test_a_field_that_comes_twice_is_refused(http: httpx2.AsyncClient, keys: list[str], message: str) -> None:
-    files = [("image", ("x", _file(draw(_SCENE)))), *((key, (None, b"2")) for key in keys)]
+async def test_a_field_that_is_sent_twice_is_refused(http: httpx2.AsyncClient, keys: list[str], message: str) -> None:
+    files = [("image", ("x", encoded(draw(_SCENE)))), *((key, (None, b"2")) for key in keys)]
     answer = await http.post("/v1/images/edits", files=files)
     assert answer.status_code == 400
     error = answer.json()["error"]
@@ -219,9 +218,9 @@ async def test_a_field_that_comes_twice_is_refused(http: httpx2.AsyncClient, key
 
 
 async def test_json_takes_base64_with_or_without_a_data_url(http: httpx2.AsyncClient) -> None:
-    encoded = base64.b64encode(_file(draw(_SCENE), "JPEG")).decode()
+    sent = base64.b64encode(encoded(draw(_SCENE), "JPEG")).decode()
     bodies = [
-        {"prompt": "a blue square", "init_image": f"{prefix}{encoded}", "strength": 0.5, **_QUICK}
+        {"prompt": "a blue square", "init_image": f"{prefix}{sent}", "strength": 0.5, **_QUICK}
         for prefix in ("", "data:image/jpeg;base64,")
     ]
     first, second = [(await http.post("/v1/images/generations", json=body)).json()["data"][0] for body in bodies]
@@ -230,15 +229,15 @@ async def test_json_takes_base64_with_or_without_a_data_url(http: httpx2.AsyncCl
     assert first["b64_json"] == second["b64_json"]
 
 
-async def test_a_picture_is_turned_upright_and_fitted(http: httpx2.AsyncClient) -> None:
+async def test_an_image_is_turned_upright_and_fitted(http: httpx2.AsyncClient) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    lying = _file(draw(_SCENE), "JPEG", exif=exif)
+    lying = encoded(draw(_SCENE), "JPEG", exif=exif)
     body = {"prompt": "x", "init_image": base64.b64encode(lying).decode(), **_QUICK}
     upright = (await http.post("/v1/images/generations", json=body)).json()
     assert upright["size"] == "96x128"
     fitted = (await http.post("/v1/images/generations", json={**body, "size": "64x64"})).json()
-    assert _picture(fitted["data"][0]["b64_json"]).size == (64, 64)
+    assert _opened(fitted["data"][0]["b64_json"]).size == (64, 64)
 
 
 def _bomb() -> bytes:
@@ -252,67 +251,18 @@ def _bomb() -> bytes:
 
 
 def _broken() -> list[bytes]:
-    good = [_file(draw(_SCENE), output_format) for output_format in ("PNG", "JPEG", "WEBP")]
+    good = [encoded(draw(_SCENE), output_format) for output_format in ("PNG", "JPEG", "WEBP")]
     random = Random(0)
-    broken = [b"", b"not a picture", b"GIF89a", _file(draw(_SCENE), "BMP"), _bomb()]
+    broken = [b"", b"not a picture", b"GIF89a", encoded(draw(_SCENE), "BMP"), _bomb()]
     broken += [data[: len(data) // 2] for data in good[:2]]
     broken += [data[: random.randrange(1, 60)] for data in good]
     return broken
 
 
-async def test_a_text_does_not_wait_for_others_images(
-    http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    is_over = threading.Event()
-
-    def slow_read(params: GenerateParams, size: Size) -> Inputs:
-        if params.has_images:
-            is_over.wait()
-        return read_inputs(params, size)
-
-    monkeypatch.setattr("atelier.pipeline.pipeline.read_inputs", slow_read)
-    quick = {"prompt": "x", "size": "64x64", "num_inference_steps": 1}
-    with_image = {**quick, "init_image": base64.b64encode(_file(draw(_SCENE))).decode(), "strength": 1}
-    waiting = [
-        asyncio.create_task(http.post("/v1/images/generations", json={**with_image, "seed": seed}))
-        for seed in range(4)
-    ]
-    try:
-        async with asyncio.timeout(20):
-            assert (await http.post("/v1/images/generations", json=quick)).status_code == 200
-        answer = await http.post("/v1/images/generations", json={**with_image, "deadline_s": 0.2})
-        assert (answer.status_code, answer.json()["error"]["param"]) == (504, "deadline_s")
-    finally:
-        is_over.set()
-        assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
-
-
-@pytest.mark.parametrize(("share", "param"), [(1, "hires"), (0.9, "init_image")], ids=["whole", "truncated"])
-async def test_memory_of_large_images_is_bounded(http: httpx2.AsyncClient, share: float, param: str) -> None:
-    """Each is 67 MB when it is decoded; a dozen at once would be 805 MB."""
-    transparent = Image.new("RGBA", (4096, 4096), (255, 0, 0, 0))
-    large = _file(transparent, compress_level=9)
-    encoded = base64.b64encode(large[: int(share * len(large))]).decode()
-    body = {"prompt": "x", "init_image": encoded, "hires": {"scale": 1.5}, "size": "64x64", "num_inference_steps": 2}
-    before_bytes = peak_bytes = _resident_bytes()
-    answers = asyncio.gather(*(http.post("/v1/images/generations", json=body) for _ in range(12)))
-    while not answers.done():
-        peak_bytes = max(peak_bytes, _resident_bytes())
-        await asyncio.sleep(0.01)
-    for answer in answers.result():
-        assert answer.json()["error"]["param"] == param
-    assert peak_bytes - before_bytes < 200e6
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 @pytest.mark.parametrize("data", _broken(), ids=lambda data: f"{len(data)} bytes")
-async def test_broken_pictures_are_refused_before_any_model(
-    http: httpx2.AsyncClient, local_stages: LocalStages, data: bytes
+async def test_broken_images_are_refused_before_any_model_runs(
+    http: httpx2.AsyncClient, stages: RecordingStages, data: bytes
 ) -> None:
-    steps = local_stages.engine.status().num_steps
     answers = [
         await http.post("/v1/images/edits", data={"prompt": "x"}, files={"image": ("upload", data)}),
         await http.post(
@@ -323,7 +273,7 @@ async def test_broken_pictures_are_refused_before_any_model(
         error = answer.json()["error"]
         assert (answer.status_code, error["param"]) == (400, name)
         assert error["message"].startswith(name)
-    assert local_stages.engine.status().num_steps == steps
+    assert stages.calls == []
 
 
 @pytest.mark.parametrize(
@@ -333,17 +283,17 @@ async def test_broken_pictures_are_refused_before_any_model(
         ({"mask_image": "AAAA"}, "mask_image"),
         ({"init_image": "%%%"}, "init_image"),
         ({"init_image": 3}, "init_image"),
-        ({"init_image": base64.b64encode(_file(draw(_SCENE))).decode(), "strength": 0.01}, "strength"),
+        ({"init_image": base64.b64encode(encoded(draw(_SCENE))).decode(), "strength": 0.01}, "strength"),
         (
             {
-                "init_image": base64.b64encode(_file(draw(_SCENE))).decode(),
-                "mask_image": base64.b64encode(_file(draw(_SCENE).resize((64, 64)))).decode(),
+                "init_image": base64.b64encode(encoded(draw(_SCENE))).decode(),
+                "mask_image": base64.b64encode(encoded(draw(_SCENE).resize((64, 64)))).decode(),
             },
             "mask_image",
         ),
     ],
 )
-async def test_what_does_not_fit_together_is_refused_by_name(
+async def test_fields_that_do_not_go_together_are_refused_by_name(
     http: httpx2.AsyncClient, fields: dict[str, object], param: str
 ) -> None:
     answer = await http.post("/v1/images/generations", json={"prompt": "x", **fields})
@@ -366,3 +316,31 @@ async def test_broken_forms_are_refused(http: httpx2.AsyncClient, content: bytes
     answer = await http.post("/v1/images/edits", content=content, headers={"content-type": content_type})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("field", ["mask_image", "markup_image", "init_image"])
+async def test_errors_of_a_form_name_the_image_as_openai_does(http: httpx2.AsyncClient, field: str) -> None:
+    good = encoded(draw(_SCENE))
+    files = {"image": ("x", b"broken" if field == "init_image" else good)}
+    if field != "init_image":
+        files[field] = ("x", b"broken")
+    answer = await http.post("/v1/images/edits", data={"prompt": "x"}, files=files)
+    theirs = {"mask_image": "mask", "markup_image": "markup", "init_image": "image"}[field]
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, theirs)
+    assert answer.json()["error"]["message"].startswith(f"{theirs}: not a readable image")
+
+
+@pytest.mark.parametrize("path", ["edits", "variations"])
+async def test_errors_of_a_streamed_form_are_named_so_too(http: httpx2.AsyncClient, path: str) -> None:
+    form = {"prompt": "x", "stream": "true"}
+    answer = await http.post(f"/v1/images/{path}", data=form, files={"image": ("x", b"broken")})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
+
+
+async def test_an_edit_departs_by_eight_tenths_or_half_with_high_fidelity(
+    client: openai.AsyncOpenAI, stages: RecordingStages
+) -> None:
+    image = encoded(draw(_SCENE))
+    await client.images.edit(image=image, prompt="x", extra_body=_QUICK)
+    await client.images.edit(image=image, prompt="x", input_fidelity="high", extra_body=_QUICK)
+    assert [request.pass_.sampling.strength for request in stages.requests] == [0.8, 0.5]

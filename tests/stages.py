@@ -1,0 +1,119 @@
+"""Real stages whose calls tests can see, hold up and make fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import NamedTuple
+
+from atelier.core.conditioning import Floats, Prompts
+from atelier.core.control import Annotation, ControlImage
+from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.geometry import Size
+from atelier.core.sampling import Reproducibility
+from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
+
+
+class Call(NamedTuple):
+    """One call of a stage."""
+
+    stage: str
+    args: tuple[object, ...]
+
+
+class RecordingStages:
+    """Stages that record their calls in order and pass them on."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self.calls: list[Call] = []
+        #: Every denoising request, in order.
+        self.requests: list[DenoiseRequest] = []
+        #: An error by the name of the stage that raises it.
+        self.failures: dict[str, Exception] = {}
+        #: Whether streams of the denoiser end without latents.
+        self.drops_latents = False
+        #: Whether the stages answer that they are ready.
+        self.is_ready = True
+        #: Set once a denoising request has come, and once one has ended or was left.
+        self.denoising, self.ended = asyncio.Event(), asyncio.Event()
+        #: Denoising requests wait while it is not set.
+        self.may_denoise = asyncio.Event()
+        self.may_denoise.set()
+        #: Highest number of images that were annotated or upscaled side by side.
+        self.max_side_by_side = 0
+        self._num_side_by_side = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the stages that were called, in order."""
+        return [call.stage for call in self.calls]
+
+    def args_of(self, stage: str) -> list[tuple[object, ...]]:
+        """Arguments of all calls of a stage, in order."""
+        return [call.args for call in self.calls if call.stage == stage]
+
+    def _record(self, stage: str, *args: object) -> None:
+        self.calls.append(Call(stage, args))
+        if stage in self.failures:
+            raise self.failures[stage]
+
+    async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
+        self._record("encode_texts", model, prompts, reproducibility)
+        return await self._stages.encode_texts(model, prompts, reproducibility)
+
+    async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
+        self._record("encode_latents", model, pixels)
+        return await self._stages.encode_latents(model, pixels)
+
+    async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
+        self._record("annotate", annotation, pixels)
+        with self._counted():
+            return await self._stages.annotate(annotation, pixels)
+
+    @asynccontextmanager
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
+        self._record("denoise", request)
+        self.requests.append(request)
+        self.denoising.set()
+        try:
+            await self.may_denoise.wait()
+            async with self._stages.denoise(request) as events:
+                yield self._without_latents(events) if self.drops_latents else events
+        finally:
+            self.ended.set()
+
+    async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
+        self._record("decode_latents", model, latents)
+        return await self._stages.decode_latents(model, latents)
+
+    async def upscale(
+        self, upscaler: str | None, pixels: Pixels, size: Size, reproducibility: Reproducibility
+    ) -> Upscaled:
+        self._record("upscale", upscaler, pixels, size, reproducibility)
+        with self._counted():
+            return await self._stages.upscale(upscaler, pixels, size, reproducibility)
+
+    async def metrics_text(self) -> str:
+        return await self._stages.metrics_text()
+
+    async def check_ready(self) -> bool:
+        return self.is_ready and await self._stages.check_ready()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._num_side_by_side += 1
+        self.max_side_by_side = max(self.max_side_by_side, self._num_side_by_side)
+        try:
+            yield
+        finally:
+            self._num_side_by_side -= 1
+
+    @staticmethod
+    async def _without_latents(
+        events: AsyncIterator[StepEvent | Denoised],
+    ) -> AsyncIterator[StepEvent | Denoised]:
+        async for event in events:
+            if isinstance(event, StepEvent):
+                yield event

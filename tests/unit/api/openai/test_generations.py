@@ -1,0 +1,164 @@
+"""POST /v1/images/generations from a plain HTTP client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import httpx2
+import pytest
+
+from tests.pictures import as_base64, decoded, noise
+from tests.stages import RecordingStages
+
+_PATH = "/v1/images/generations"
+_QUICK = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 2, "seed": 7}
+
+
+async def test_images_are_base64_with_their_seeds(http: httpx2.AsyncClient) -> None:
+    response = await http.post(_PATH, json={**_QUICK, "n": 2, "size": "96x64"})
+    answer = response.json()
+    assert response.status_code == 200
+    assert [image["seed"] for image in answer["data"]] == [7, 8]
+    assert (answer["output_format"], answer["size"]) == ("png", "96x64")
+    for image in answer["data"]:
+        picture = decoded(image["b64_json"])
+        assert (picture.format, picture.size, picture.mode) == ("PNG", (96, 64), "RGB")
+        assert "url" not in image
+
+
+async def test_parameters_make_the_same_image_again(http: httpx2.AsyncClient) -> None:
+    second = (await http.post(_PATH, json={**_QUICK, "n": 2, "negative_prompt": "blue"})).json()["data"][1]
+    again = (await http.post(_PATH, json=second["parameters"])).json()["data"][0]
+    ours, theirs = (decoded(image["b64_json"]).tobytes() for image in (second, again))
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 1
+
+
+@pytest.mark.parametrize(("output_format", "pillow_format"), [("jpeg", "JPEG"), ("webp", "WEBP"), ("png", "PNG")])
+async def test_an_image_behind_a_url_can_be_fetched(
+    http: httpx2.AsyncClient, output_format: str, pillow_format: str
+) -> None:
+    body = {**_QUICK, "response_format": "url", "output_format": output_format}
+    [image] = (await http.post(_PATH, json=body)).json()["data"]
+    file = await http.get(image["url"])
+    assert file.headers["content-type"] == f"image/{output_format}"
+    assert decoded(file.content).format == pillow_format
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "code"),
+    [
+        (b"{", 400, None, "invalid_body"),
+        (b"", 400, None, "invalid_body"),
+        (b"[1]", 400, None, "invalid_body"),
+        (b'"\xff"', 400, None, "invalid_body"),
+        (b"[" * 10_000, 400, None, "invalid_body"),
+        (b'{"prompt": NaN}', 400, "prompt", "invalid_value"),
+        (b'{"prompt": "x", "guidance_scale": NaN}', 400, "guidance_scale", "invalid_value"),
+        (b'{"prompt": "x", "guidance_scale": 1e999}', 400, "guidance_scale", "invalid_value"),
+        (b'{"prompt": "x", "seed": -Infinity}', 400, "seed", "invalid_value"),
+        (b'{"prompt": "\\ud800"}', 400, "prompt", "invalid_value"),
+        (b'{"prompt": ""}', 400, "prompt", "invalid_value"),
+        (b'{"prompt": "x", "n": 11}', 400, "n", "invalid_value"),
+        (b'{"prompt": "x", "n": "1"}', 400, "n", "invalid_value"),
+        (b'{"prompt": "x", "size": "100x100"}', 400, "size", "invalid_value"),
+        (b'{"prompt": "x", "size": "1024x1024"}', 400, "size", "invalid_value"),
+        (b'{"prompt": "x", "response_format": "png"}', 400, "response_format", "invalid_value"),
+        (b'{"prompt": "x", "widht": 64}', 400, "widht", "unknown_parameter"),
+        (b'{"prompt": "x", "model": "dall-e-3"}', 404, "model", "model_not_found"),
+        (b'{"prompt": "x", "size": "256x256", "n": 10}', 400, None, "too_much_work"),
+        (b'{"prompt": "x", "clip_skip": 2}', 501, "clip_skip", "not_supported"),
+        (b'{"prompt": "x", "sampler": "euler_a", "schedule": "karras"}', 400, "schedule", "invalid_value"),
+    ],
+)
+async def test_bad_requests_are_refused_before_any_model_runs(
+    http: httpx2.AsyncClient, stages: RecordingStages, body: bytes, status: int, param: str | None, code: str
+) -> None:
+    response = await http.post(_PATH, content=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (status, param, code)
+    assert error["message"]
+    assert response.headers["x-should-retry"] == "false"
+    assert stages.calls == []
+
+
+async def test_a_prompt_longer_than_the_encoders_read_is_refused(http: httpx2.AsyncClient) -> None:
+    response = await http.post(_PATH, json={"prompt": "circle " * 700})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "prompt")
+    assert "700 tokens" in error["message"]
+
+
+async def test_a_deadline_ends_the_work(http: httpx2.AsyncClient, stages: RecordingStages) -> None:
+    stages.may_denoise.clear()
+    response = await http.post(_PATH, json={**_QUICK, "deadline_s": 0.3})
+    assert (response.status_code, response.json()["error"]["param"]) == (504, "deadline_s")
+    assert stages.ended.is_set() == stages.denoising.is_set()
+    assert "decode_latents" not in stages.names
+
+
+async def test_an_answer_describes_its_images(http: httpx2.AsyncClient) -> None:
+    before = int(time.time())
+    answer = (await http.post(_PATH, json={**_QUICK, "n": 2, "user": "me", "output_format": "webp"})).json()
+    assert before <= answer.pop("created") <= time.time()
+    assert len(answer.pop("exactness_key")) == 16
+    data = answer.pop("data")
+    usage = answer.pop("usage")
+    assert usage["output_tokens_details"] == {"image_tokens": 2 * 64, "text_tokens": 0}
+    assert answer == {
+        "background": "opaque",
+        "quality": "medium",
+        "safety_identifier": "me",
+        "output_format": "webp",
+        "size": "64x64",
+    }
+    for image, seed in zip(data, (7, 8), strict=True):
+        assert image.keys() == {"b64_json", "seed", "parameters"}
+        assert image["seed"] == image["parameters"]["seed"] == seed
+
+
+async def test_an_image_behind_a_url_is_not_in_the_answer(http: httpx2.AsyncClient) -> None:
+    answer = (await http.post(_PATH, json={**_QUICK, "n": 2, "response_format": "url"})).json()
+    first, second = answer["data"]
+    assert first.keys() == {"url", "seed", "parameters"}
+    assert first["url"].startswith("http://test/v1/images/files/")
+    assert first["url"].endswith(".png")
+    assert first["url"] != second["url"]
+
+
+async def test_drawn_maps_are_part_of_the_answer(http: httpx2.AsyncClient) -> None:
+    image = as_base64(noise(64, 64))
+    controls = [
+        {"kind": "depth", "image": image},
+        {"kind": "canny", "image": image, "annotate": True},
+    ]
+    answer = (await http.post(_PATH, json={**_QUICK, "controls": controls})).json()
+    [drawn] = answer["control_maps"]
+    assert drawn["kind"] == "canny"
+    assert decoded(drawn["b64_json"]).size == (64, 64)
+    assert "control_maps" not in (await http.post(_PATH, json=_QUICK)).json()
+
+
+async def test_equal_seeded_requests_in_flight_are_made_once(
+    http: httpx2.AsyncClient, stages: RecordingStages
+) -> None:
+    bodies = [{**_QUICK, "seed": 5, "user": str(index)} for index in range(4)]
+    answers = await asyncio.gather(*(http.post(_PATH, json=body) for body in bodies))
+    assert len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 1
+    assert [answer.json()["safety_identifier"] for answer in answers] == ["0", "1", "2", "3"]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 4
+    assert stages.names.count("denoise") == 1
+
+
+async def test_a_client_who_leaves_does_not_stop_the_work_of_others(
+    http: httpx2.AsyncClient, stages: RecordingStages
+) -> None:
+    stages.may_denoise.clear()
+    first, second = (asyncio.create_task(http.post(_PATH, json=_QUICK)) for _ in range(2))
+    await asyncio.wait_for(stages.denoising.wait(), 20)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert not stages.ended.is_set()
+    stages.may_denoise.set()
+    assert (await second).status_code == 200
+    assert stages.names.count("denoise") == 1

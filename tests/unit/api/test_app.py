@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import httpx2
+import pytest
+
+_ERRORS = {"400", "404", "413", "429", "500", "501", "503", "504"}
+
+
+async def test_the_document_names_the_server_and_its_version(http: httpx2.AsyncClient) -> None:
+    info = (await http.get("/openapi.json")).json()["info"]
+    assert (info["title"], info["version"]) == ("Atelier", version("atelier"))
+    assert "OpenAI's images API" in info["description"]
+
+
+async def test_every_route_is_in_the_document(http: httpx2.AsyncClient) -> None:
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert routes == {
+        "GET /",
+        "GET /health",
+        "GET /ready",
+        "GET /metrics",
+        "GET /v1/models",
+        "GET /v1/models/{model_id}",
+        "DELETE /v1/models/{model_id}",
+        "POST /v1/images/generations",
+        "POST /v1/images/edits",
+        "POST /v1/images/variations",
+        "POST /v1/images/annotate",
+        "POST /v1/images/upscale",
+        "POST /v1/images/inspect",
+        "GET /v1/images/files/{name}",
+        "POST /enhance-media",
+        "POST /generate",
+        "GET /status/{job_id}",
+        "GET /image/{job_id}",
+        "GET /models",
+        "GET /loras",
+        "GET /gpu/status",
+        "POST /magic-prompt",
+        "GET /api/cache/stats",
+        "POST /api/cache/clear",
+        "GET /api/rate-limit/stats",
+        "GET /api/services/status",
+        "GET /api/system/info",
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/images/variations",
+        "/v1/images/annotate",
+        "/v1/images/upscale",
+        "/v1/images/inspect",
+        "/enhance-media",
+    ],
+)
+async def test_routes_that_read_a_body_document_their_errors(http: httpx2.AsyncClient, path: str) -> None:
+    responses = (await http.get("/openapi.json")).json()["paths"][path]["post"]["responses"]
+    assert responses.keys() == {"200", *_ERRORS}
+    for status in _ERRORS:
+        schema = responses[status]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
+
+
+@pytest.mark.parametrize("name", ["generations", "edits", "variations"])
+async def test_streams_are_documented(http: httpx2.AsyncClient, name: str) -> None:
+    responses = (await http.get("/openapi.json")).json()["paths"][f"/v1/images/{name}"]["post"]["responses"]
+    assert responses["200"]["content"].keys() == {"application/json", "text/event-stream"}
+
+
+async def test_the_documentation_is_at_docs_only(http: httpx2.AsyncClient) -> None:
+    assert (await http.get("/docs")).status_code == 200
+    assert (await http.get("/redoc")).status_code == 404
+
+
+async def test_the_documentation_shows_the_request(http: httpx2.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    body = document["paths"]["/v1/images/generations"]["post"]["requestBody"]
+    fields = body["content"]["application/json"]["schema"]["properties"]
+    assert {"prompt", "n", "size", "seed", "guidance_scale", "response_format"} <= set(fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "media_types"),
+    [
+        ("/v1/images/generations", {"application/json"}),
+        ("/v1/images/edits", {"multipart/form-data"}),
+        ("/v1/images/variations", {"multipart/form-data"}),
+        ("/v1/images/annotate", {"application/json", "multipart/form-data"}),
+        ("/v1/images/upscale", {"application/json", "multipart/form-data"}),
+        ("/v1/images/inspect", {"application/json", "multipart/form-data"}),
+        ("/enhance-media", {"application/json"}),
+    ],
+)
+async def test_bodies_are_documented_as_they_are_read(
+    http: httpx2.AsyncClient, path: str, media_types: set[str]
+) -> None:
+    body = (await http.get("/openapi.json")).json()["paths"][path]["post"]["requestBody"]
+    assert body["required"]
+    assert body["content"].keys() == media_types
+
+
+async def test_the_document_says_that_a_null_is_an_absent_field(http: httpx2.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    for path, media_type in (("generations", "application/json"), ("edits", "multipart/form-data")):
+        body = document["paths"][f"/v1/images/{path}"]["post"]["requestBody"]["content"][media_type]["schema"]
+        for name, field in body["properties"].items():
+            assert ({"type": "null"} in field.get("anyOf", [])) == (name not in body["required"]), name
+
+
+@pytest.mark.parametrize("path", ["edits", "variations"])
+async def test_forms_do_not_offer_an_image_under_our_name(http: httpx2.AsyncClient, path: str) -> None:
+    body = (await http.get("/openapi.json")).json()["paths"][f"/v1/images/{path}"]["post"]["requestBody"]
+    fields = body["content"]["multipart/form-data"]["schema"]["properties"]
+    assert "image" in fields
+    assert "init_image" not in fields

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+
+import httpx2
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from atelier.api.limits import BodyLimit
+from atelier.core.errors import BodyTooLarge
+from tests.unit.api.conftest import MAX_BODY_BYTES
+
+_PATH = "/v1/images/generations"
+
+
+class _Reader:
+    """An application that reads the whole body of a request."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.scopes: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, _: Send) -> None:
+        self.scopes.append(scope["type"])
+        while scope["type"] == "http":
+            message = await receive()
+            self.body += message["body"]
+            if not message.get("more_body"):
+                return
+
+
+async def _send(chunks: list[bytes], *, declared: str | None, max_bytes: int = 10) -> tuple[_Reader, list[Message]]:
+    reader, answers = _Reader(), list[Message]()
+    messages = [
+        {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
+        for index, chunk in enumerate(chunks)
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    headers = [] if declared is None else [(b"content-length", declared.encode())]
+    await BodyLimit(reader, max_bytes=max_bytes)({"type": "http", "headers": headers}, receive, send)
+    return reader, answers
+
+
+@pytest.mark.parametrize("declared", ["10", None, "x", "-1"])
+async def test_a_body_up_to_the_limit_is_read(declared: str | None) -> None:
+    reader, answers = await _send([b"12345", b"67890"], declared=declared)
+    assert (reader.body, answers) == (b"1234567890", [])
+
+
+async def test_a_body_that_is_declared_too_large_is_not_read() -> None:
+    reader, answers = await _send([b"12345678901"], declared="11")
+    assert reader.scopes == []
+    assert answers[0]["status"] == 413
+    assert json.loads(answers[1]["body"])["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("declared", [None, "5"])
+async def test_a_body_that_grows_too_large_is_rejected_while_it_arrives(declared: str | None) -> None:
+    with pytest.raises(BodyTooLarge, match="larger than the 10 bytes"):
+        await _send([b"12345", b"678901", b"never read"], declared=declared)
+
+
+async def test_other_connections_are_passed_on() -> None:
+    reader = _Reader()
+
+    async def receive() -> Message:
+        raise AssertionError("not called")
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    await BodyLimit(reader, max_bytes=0)({"type": "lifespan"}, receive, send)
+    assert reader.scopes == ["lifespan"]
+
+
+async def test_a_body_over_the_limit_is_answered_with_413_declared_or_not(http: httpx2.AsyncClient) -> None:
+    large = json.dumps({"prompt": "x" * MAX_BODY_BYTES}).encode()
+
+    async def in_chunks() -> object:
+        for start in range(0, len(large), 1000):
+            yield large[start : start + 1000]
+
+    for content in (large, in_chunks()):
+        response = await http.post(_PATH, content=content)  # type: ignore[arg-type]
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")

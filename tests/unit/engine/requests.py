@@ -1,0 +1,74 @@
+"""Requests as the engine holds them, without a model: for tests of packing, batches and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from atelier.control.calls import ControlContext
+from atelier.core.conditioning import Conditioning, Role, TextEmbeds
+from atelier.core.control import Control
+from atelier.core.denoising import DenoiseRequest, Pass, RequestId
+from atelier.core.geometry import Size
+from atelier.core.sampling import Sampling
+from atelier.engine.control import control_contexts
+from atelier.engine.request import RunningRequest, Submitted
+from atelier.engine.schedules import Schedules
+from atelier.families.family import PromptConditions
+from atelier.families.sdxl.conditions import KeysValues
+from tests.unit.engine.diffusers_schedulers import SDXL
+
+_SCHEDULES = Schedules(SDXL)
+
+
+def new_request(
+    *,
+    num_images: int = 1,
+    num_chunks: int = 1,
+    size: Size = Size(width=96, height=64),  # noqa: B008 frozen
+    controls: Sequence[Control] = (),
+    **of_pass: object,
+) -> DenoiseRequest:
+    """A request of zero embeddings; `of_pass` are fields of its pass."""
+    embeds = TextEmbeds(
+        prompt_embeds=np.zeros((77 * num_chunks, 6), dtype=np.float32),
+        pooled_prompt_embeds=np.zeros(2, dtype=np.float32),
+    )
+    pass_ = Pass(
+        model="small-sdxl",
+        size=size,
+        seeds=tuple(range(num_images)),
+        sampling=Sampling(num_inference_steps=4),
+        guidance_scale=5.0,
+    )
+    return DenoiseRequest(
+        request_id=RequestId("req"),
+        pass_=replace(pass_, **of_pass),  # type: ignore[arg-type]
+        conditioning=Conditioning(positive=embeds, negative=None),
+        controls=tuple(controls),
+    )
+
+
+def running(request: DenoiseRequest, prompts: Mapping[Role, float]) -> RunningRequest:
+    """The request after admission; all keys, values and pooled embeddings of a role have the number given for it."""
+    size, num_images = request.pass_.size, len(request.pass_.seeds)
+    latents = torch.zeros(num_images, 4, size.latent_height, size.latent_width)
+    contexts: tuple[ControlContext, ...] = control_contexts(request.controls, request.embeds)
+    return RunningRequest(
+        submitted=Submitted(request, emit=lambda _: None),
+        schedule=_SCHEDULES.of(request.pass_.sampling),
+        prompts={role: _prompt(value, num_tokens=77 * request.num_chunks) for role, value in prompts.items()},
+        generators=tuple(torch.Generator().manual_seed(seed) for seed in request.pass_.seeds),
+        latents=latents,
+        denoised_1=torch.zeros_like(latents),
+        denoised_2=torch.zeros_like(latents),
+        control_contexts=contexts,
+    )
+
+
+def _prompt(value: float, *, num_tokens: int) -> PromptConditions:
+    layer = torch.full((1, num_tokens, 3), value)
+    return PromptConditions(KeysValues((layer,), (layer,)), num_tokens, torch.full((2,), value))

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import asyncio
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.control import Annotation
+from atelier.core.denoising import RequestId
+from atelier.core.errors import (
+    AtelierError,
+    DeadlineExceeded,
+    GenerationFailed,
+    InvalidParameter,
+    ModelNotFound,
+    NotSupported,
+    QueueFull,
+    TooMuchWork,
+)
+from atelier.core.geometry import Size
+from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams, parse
+from atelier.pipeline.events import Planned, Preview, Step
+from atelier.pipeline.inputs import Inputs, read_inputs
+from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.results import Result
+from tests.pictures import decoded, encoded, noise, pixels_of
+from tests.stages import RecordingStages
+
+_WAIT_S = 30
+_QUICK: dict[str, object] = {"prompt": "x", "size": "64x32", "num_inference_steps": 2}
+_IMAGE, _ANOTHER = encoded(noise(64, 32)), encoded(noise(64, 32, seed=1))
+_TRANSPARENT = encoded(noise(64, 32, channels=4))
+
+
+def _params(**fields: Any) -> GenerateParams:
+    return parse(GenerateParams, {**_QUICK, **fields})
+
+
+def _id(index: int = 0) -> RequestId:
+    return RequestId(f"req_{index}")
+
+
+async def _together(pipeline: Pipeline, *params: GenerateParams) -> list[Result]:
+    """The results of requests that are sent at the same time."""
+    return await asyncio.gather(*(pipeline.generate(_id(index), one) for index, one in enumerate(params)))
+
+
+@contextmanager
+def _slow_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Images are read only after the context."""
+    is_over = threading.Event()
+
+    def slow_read(params: GenerateParams, size: Size) -> Inputs:
+        if params.has_images:
+            is_over.wait(_WAIT_S)
+        return read_inputs(params, size)
+
+    monkeypatch.setattr("atelier.pipeline.pipeline.read_inputs", slow_read)
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+async def test_a_request_becomes_images(pipeline: Pipeline) -> None:
+    result = await pipeline.generate(_id(), _params(seed=3, n=2))
+    assert result.request_id == "req_0"
+    assert [picture.seed for picture in result.pictures] == [3, 4]
+    assert [pixels_of(picture.data).shape for picture in result.pictures] == [(32, 64, 3)] * 2
+
+
+async def test_equal_requests_in_flight_are_made_once(pipeline: Pipeline, stages: RecordingStages) -> None:
+    results = await _together(pipeline, *[_params(seed=3) for _ in range(3)])
+    assert stages.names == ["encode_texts", "denoise", "decode_latents"]
+    assert {result.pictures[0].data for result in results} == {results[0].pictures[0].data}
+
+
+async def test_each_waiter_of_equal_requests_keeps_its_own_id(pipeline: Pipeline, stages: RecordingStages) -> None:
+    results = await _together(pipeline, _params(seed=3), _params(seed=3))
+    assert [result.request_id for result in results] == ["req_0", "req_1"]
+    assert [request.request_id for request in stages.requests] == ["req_0"]
+
+
+async def test_equal_requests_one_after_another_are_made_twice(pipeline: Pipeline, stages: RecordingStages) -> None:
+    for _ in range(2):
+        await pipeline.generate(_id(), _params(seed=3))
+    assert stages.names.count("denoise") == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "y"},
+        {"prompt_2": "y"},
+        {"negative_prompt": "y"},
+        {"negative_prompt": ""},
+        {"negative_prompt_2": "y"},
+        {"n": 2},
+        {"size": "32x64"},
+        {"seed": 4},
+        {"num_inference_steps": 3},
+        {"guidance_scale": 4},
+        {"guidance_rescale": 0.5},
+        {"sampler": "heun"},
+        {"schedule": "trailing"},
+        {"sampler": "ddim", "eta": 1},
+        {"strength": 0.6},
+        {"init_image": _ANOTHER},
+        {"mask_image": _ANOTHER},
+        {"markup_image": _TRANSPARENT},
+        {"controls": [{"kind": "canny", "image": _ANOTHER}]},
+        {"upscale": {"scale": 2}},
+        {"hires": {"scale": 2}},
+        {"output_format": "webp"},
+        {"output_format": "webp", "output_compression": 50},
+        {"reproducibility": "exact"},
+        {"model": "small-sdxl"},
+    ],
+    ids=lambda other: "-".join(other),
+)
+async def test_requests_that_differ_in_a_field_are_not_coalesced(
+    pipeline: Pipeline, stages: RecordingStages, other: dict[str, object]
+) -> None:
+    fields = {"seed": 3, "init_image": _IMAGE, "strength": 0.7}
+    stages.failures["encode_texts"] = GenerationFailed()
+    requests = [
+        pipeline.generate(_id(), _params(**fields)),
+        pipeline.generate(_id(1), _params(**{**fields, **other})),
+    ]
+    errors = await asyncio.gather(*requests, return_exceptions=True)
+    assert [type(error) for error in errors] == [GenerationFailed] * 2
+    assert stages.names.count("encode_texts") == 2
+
+
+async def test_requests_without_a_seed_are_never_coalesced(pipeline: Pipeline, stages: RecordingStages) -> None:
+    first, second = await _together(pipeline, _params(), _params())
+    assert stages.names.count("denoise") == 2
+    assert first.plan.seeds != second.plan.seeds
+
+
+async def test_requests_with_a_deadline_are_never_coalesced(pipeline: Pipeline, stages: RecordingStages) -> None:
+    await _together(pipeline, _params(seed=3, deadline_s=_WAIT_S), _params(seed=3, deadline_s=_WAIT_S))
+    assert stages.names.count("denoise") == 2
+
+
+async def test_streams_are_never_coalesced(pipeline: Pipeline, stages: RecordingStages) -> None:
+    async def consume(index: int) -> None:
+        async for _ in pipeline.stream(_id(index), _params(seed=3)):
+            pass
+
+    await asyncio.gather(consume(0), consume(1))
+    assert stages.names.count("denoise") == 2
+
+
+async def test_a_waiter_who_leaves_does_not_stop_the_others(pipeline: Pipeline, stages: RecordingStages) -> None:
+    stages.may_denoise.clear()
+    first, second = (asyncio.create_task(pipeline.generate(_id(index), _params(seed=3))) for index in range(2))
+    await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    stages.may_denoise.set()
+    assert (await second).request_id == "req_1"
+    assert stages.names.count("denoise") == 1
+
+
+async def test_coalesced_work_stops_when_all_waiters_have_left(pipeline: Pipeline, stages: RecordingStages) -> None:
+    stages.may_denoise.clear()
+    waiters = [asyncio.create_task(pipeline.generate(_id(index), _params(seed=3))) for index in range(2)]
+    await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.wait_for(stages.ended.wait(), _WAIT_S)
+    assert stages.names == ["encode_texts", "denoise"]
+
+
+async def test_a_cancelled_request_stops_its_work(pipeline: Pipeline, stages: RecordingStages) -> None:
+    stages.may_denoise.clear()
+    request = asyncio.create_task(pipeline.generate(_id(), _params()))
+    await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
+    request.cancel()
+    await asyncio.wait_for(stages.ended.wait(), _WAIT_S)
+
+
+async def test_a_stream_has_the_events_that_were_asked_for(pipeline: Pipeline) -> None:
+    events = [event async for event in pipeline.stream(_id(), _params(), report_steps=True, num_previews=1)]
+    assert [type(event) for event in events] == [Planned, Step, Preview, Step, Result]
+    plain = [event async for event in pipeline.stream(_id(), _params())]
+    assert [type(event) for event in plain] == [Planned, Result]
+
+
+async def test_closing_a_stream_stops_the_work(pipeline: Pipeline, stages: RecordingStages) -> None:
+    params = _params(num_inference_steps=150)
+    async with aclosing(pipeline.stream(_id(), params, report_steps=True)) as events:
+        while not isinstance(await anext(events), Step):
+            pass
+        assert not stages.ended.is_set()
+    assert stages.ended.is_set()
+    assert "decode_latents" not in stages.names
+
+
+async def test_previews_that_cannot_be_made_are_refused_before_any_work(
+    stages: RecordingStages, small_catalogue: Catalogue
+) -> None:
+    blind = small_catalogue.models[0].model_copy(update={"latent_rgb": None})
+    pipeline = Pipeline(stages, small_catalogue.model_copy(update={"models": (blind,)}), max_pixel_steps=10**6)
+    with pytest.raises(NotSupported, match="small-sdxl has no previews") as caught:
+        await anext(pipeline.stream(_id(), _params(), num_previews=1))
+    assert caught.value.param == "partial_images"
+    assert stages.calls == []
+    assert (await pipeline.generate(_id(), _params())).pictures
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"model": "nope"}, ModelNotFound, "model"),
+        ({"size": "60x32"}, InvalidParameter, "size"),
+        ({"num_inference_steps": 150, "n": 10}, TooMuchWork, None),
+        ({"init_image": b"x"}, InvalidParameter, "init_image"),
+        ({"init_image": _IMAGE[:2000]}, InvalidParameter, "init_image"),
+        ({"init_image": _TRANSPARENT, "hires": {"scale": 2}}, NotSupported, "hires"),
+        ({"init_image": _IMAGE, "mask_image": _ANOTHER, "hires": {"scale": 2}}, NotSupported, "hires"),
+        ({"controls": [{"kind": "canny", "image": b"x"}]}, InvalidParameter, "controls[0].image"),
+        ({"controls": [{"kind": "canny", "image": _IMAGE[:2000]}]}, InvalidParameter, "controls[0].image"),
+    ],
+)
+async def test_a_request_is_refused_before_any_model_sees_it(
+    pipeline: Pipeline,
+    stages: RecordingStages,
+    fields: dict[str, object],
+    kind: type[AtelierError],
+    param: str | None,
+) -> None:
+    for seed in (-1, 3):
+        with pytest.raises(kind) as caught:
+            await pipeline.generate(_id(), _params(seed=seed, **fields))
+        assert caught.value.param == param
+    with pytest.raises(kind):
+        await anext(pipeline.stream(_id(), _params(**fields)))
+    assert stages.calls == []
+
+
+async def test_a_bad_size_is_refused_before_images_are_decoded(pipeline: Pipeline) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        await pipeline.generate(_id(), _params(size="60x32", init_image=_IMAGE[:2000]))
+    assert caught.value.param == "size"
+
+
+async def test_work_up_to_the_limit_is_done(stages: RecordingStages, small_catalogue: Catalogue) -> None:
+    work = 64 * 32 * 2
+    assert await Pipeline(stages, small_catalogue, max_pixel_steps=work).generate(_id(), _params())
+    with pytest.raises(TooMuchWork):
+        await Pipeline(stages, small_catalogue, max_pixel_steps=work - 1).generate(_id(), _params())
+
+
+async def test_a_deadline_ends_the_work(pipeline: Pipeline, stages: RecordingStages) -> None:
+    stages.may_denoise.clear()
+    with pytest.raises(DeadlineExceeded) as caught:
+        await pipeline.generate(_id(), _params(deadline_s=0.2))
+    assert caught.value.param == "deadline_s"
+    assert stages.ended.is_set() == stages.denoising.is_set()
+
+
+async def test_a_deadline_covers_the_reading_of_images(
+    pipeline: Pipeline, stages: RecordingStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _slow_images(monkeypatch):
+        async with asyncio.timeout(_WAIT_S / 2):
+            with pytest.raises(DeadlineExceeded):
+                await pipeline.generate(_id(), _params(init_image=_IMAGE, deadline_s=0.05))
+    assert stages.calls == []
+
+
+async def test_a_text_does_not_wait_for_the_images_of_others(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = []
+    with _slow_images(monkeypatch):
+        for seed in range(4):
+            request = pipeline.generate(_id(seed), _params(init_image=_IMAGE, strength=1, seed=seed))
+            waiting.append(asyncio.create_task(request))
+        async with asyncio.timeout(_WAIT_S / 2):
+            assert (await pipeline.generate(_id(9), _params())).pictures
+    assert len(await asyncio.gather(*waiting)) == 4
+
+
+async def test_an_image_is_enlarged(pipeline: Pipeline, stages: RecordingStages) -> None:
+    picture = noise(24, 16, channels=4)
+    params = parse(UpscaleParams, {"image": encoded(picture), "scale": 2.5, "output_format": "webp"})
+    upscaled = await pipeline.upscale(params)
+    [(upscaler, pixels, size, _)] = stages.args_of("upscale")
+    assert (upscaler, str(size)) == ("tiny-x4", "60x40")
+    assert np.array_equal(pixels, np.asarray(picture))  # type: ignore[arg-type]
+    assert (str(upscaled.size), upscaled.upscaler) == ("60x40", "tiny-x4")
+    file = decoded(upscaled.data)
+    assert (file.format, file.size, file.mode) == ("WEBP", (60, 40), "RGBA")
+
+
+async def test_an_image_that_is_too_large_is_not_enlarged(pipeline: Pipeline, stages: RecordingStages) -> None:
+    params = parse(UpscaleParams, {"image": encoded(Image.new("1", (2000, 2000)))})
+    with pytest.raises(InvalidParameter) as caught:
+        await pipeline.upscale(params)
+    assert caught.value.param == "scale"
+    assert stages.calls == []
+
+
+async def test_an_image_is_annotated(pipeline: Pipeline, stages: RecordingStages) -> None:
+    fields = {"image": _IMAGE, "kind": "canny", "low_threshold": 10, "high_threshold": 20}
+    drawn = await pipeline.annotate(parse(AnnotateParams, fields))
+    [(annotation, pixels)] = stages.args_of("annotate")
+    assert annotation == Annotation("canny", low_threshold=10, high_threshold=20)
+    assert np.array_equal(pixels, np.asarray(noise(64, 32)))  # type: ignore[arg-type]
+    assert (drawn.kind, decoded(drawn.data).size) == ("canny", (64, 32))
+
+
+async def test_at_most_two_large_images_are_answered_side_by_side(
+    pipeline: Pipeline, stages: RecordingStages
+) -> None:
+    annotate = parse(AnnotateParams, {"image": _IMAGE, "kind": "canny"})
+    upscale = parse(UpscaleParams, {"image": _IMAGE, "scale": 1})
+    await asyncio.gather(*(pipeline.annotate(annotate) for _ in range(8)))
+    assert stages.max_side_by_side <= 2
+    await asyncio.gather(*(pipeline.upscale(upscale) for _ in range(8)))
+    assert stages.max_side_by_side <= 2
+
+
+@pytest.mark.parametrize(("share", "kind"), [(1.0, QueueFull), (0.9, InvalidParameter)], ids=["whole", "truncated"])
+async def test_memory_of_large_images_is_bounded(
+    pipeline: Pipeline, stages: RecordingStages, share: float, kind: type[AtelierError]
+) -> None:
+    """Each has 67 MB when it is decoded; five at once would have 335 MB."""
+    stages.failures["encode_texts"] = QueueFull()
+    large = encoded(Image.new("RGB", (4096, 4096), "red"))
+    params = _params(init_image=large[: int(share * len(large))])
+    before_bytes = peak_bytes = _resident_bytes()
+    requests = (pipeline.generate(_id(index), params) for index in range(5))
+    errors = asyncio.gather(*requests, return_exceptions=True)
+    while not errors.done():
+        peak_bytes = max(peak_bytes, _resident_bytes())
+        await asyncio.sleep(0.01)
+    assert [type(error) for error in errors.result()] == [kind] * 5
+    assert peak_bytes - before_bytes < 200e6
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
