@@ -23,6 +23,7 @@ _CONFIG = """
 source_paths = ["atelier"]
 only_mutate = ["atelier/{room}/*", "atelier/{room}.py"]
 also_copy = ["deployments", "zoo", "graph.py"]
+do_not_mutate_patterns = ['^\\s*logger\\.']
 # torch's threads do not survive a fork, so nothing runs in the process that is forked.
 process_isolation = "forkserver"
 pytest_add_cli_args = ["-m", "not slow and not zoo"]
