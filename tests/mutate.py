@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,10 +40,9 @@ def main() -> int:
         _copy_tree(tree)
         with (tree / "pyproject.toml").open("a") as config:
             config.write(_CONFIG.format(room=arguments.room))
-        if not _run(tree, arguments):
-            return 1
+        status = _run(tree, arguments)
         _report(tree)
-    return 0
+    return status
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,18 +63,20 @@ def _copy_tree(folder: Path) -> None:
             shutil.copyfile(_ROOT / name, folder / name)
 
 
-def _run(tree: Path, arguments: argparse.Namespace) -> bool:
-    """Whether mutmut came as far as trying mutants, to the end or until the time was over."""
+def _run(tree: Path, arguments: argparse.Namespace) -> int:
+    """Try mutants until all are tried or the time is over; return 0, or mutmut's status if it failed."""
     command = [str(_MUTMUT), "run", "--max-children", str(arguments.processes)]
+    # A session of its own, so that the workers end with it.
+    run = subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        ran = subprocess.run(
-            command, cwd=tree, stdout=subprocess.PIPE, text=True, timeout=60 * arguments.minutes, check=False
-        )
+        output, _ = run.communicate(timeout=60 * arguments.minutes)
     except subprocess.TimeoutExpired:
-        return True
-    if ran.returncode != 0:
-        sys.stdout.write(f"{ran.stdout}\nmutmut ended with {ran.returncode}\n")
-    return ran.returncode == 0
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        return 0
+    if run.returncode != 0:
+        sys.stdout.write(f"{output[-2000:]}\nmutmut ended early with status {run.returncode}\n")
+    return run.returncode
 
 
 def _report(tree: Path) -> None:
