@@ -25,7 +25,7 @@ check: setup  ## ruff, mypy and the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test-quick: setup  ## unit tests on small random models, in under a minute
+test-quick: setup  ## unit tests on small random models
 	$(BIN)/pytest tests/unit -m "not slow and not zoo"
 
 test-fast: setup  ## all tests but the slow ones
