@@ -15,7 +15,7 @@ from atelier.api.openai.schemas import (
     ImagesResponse,
     ImagesVariationRequest,
 )
-from atelier.api.openai.streaming import event_stream
+from atelier.api.openai.streaming import EVENT_SCHEMA, event_stream
 from atelier.api.openai.translate import (
     edit_params,
     errors_in_openais_names,
@@ -32,7 +32,7 @@ from atelier.pipeline.pipeline import Pipeline
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 #: OpenAPI responses of routes that may stream.
-_STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}}}
 _REPEATED = frozenset({"image"})
 
 

@@ -35,6 +35,16 @@ _KEEP_ALIVE_S = 10.0
 #: Fields of `usage` that OpenAI leaves out of streams.
 _NOT_STREAMED = {"output_tokens_details"}
 
+#: One event in the OpenAPI document, where FastAPI and OpenAPI 3.2 describe it: in `itemSchema`.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+    },
+    "required": ["event", "data"],
+}
+
 Fields = dict[str, object]
 
 

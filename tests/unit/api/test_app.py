@@ -71,7 +71,9 @@ async def test_routes_that_read_a_body_document_their_errors(http: httpx2.AsyncC
 @pytest.mark.parametrize("name", ["generations", "edits", "variations"])
 async def test_streams_are_documented(http: httpx2.AsyncClient, name: str) -> None:
     responses = (await http.get("/openapi.json")).json()["paths"][f"/v1/images/{name}"]["post"]["responses"]
-    assert responses["200"]["content"].keys() == {"application/json", "text/event-stream"}
+    content = responses["200"]["content"]
+    assert content.keys() == {"application/json", "text/event-stream"}
+    assert content["text/event-stream"]["itemSchema"]["required"] == ["event", "data"]
 
 
 async def test_the_documentation_is_at_docs_only(http: httpx2.AsyncClient) -> None:
