@@ -3,6 +3,8 @@ BIN := .venv/bin
 # Without bytecode for every module of every library: Python compiles the third that is imported, when it is.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 ROOM ?= pipeline
+# Keep bytecode even where the environment says not to: compiling the libraries takes seconds in every process.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help run setup format check test-quick test-fast test zoo mutate
 .DEFAULT_GOAL := run
@@ -26,7 +28,7 @@ check: setup  ## ruff, mypy and the import rules
 	$(BIN)/lint-imports --no-cache
 
 test-quick: setup  ## unit tests on small random models
-	$(BIN)/pytest tests/unit -m "not slow and not zoo"
+	$(BIN)/pytest tests/unit -m "not slow and not zoo" --numprocesses 2
 
 test-fast: setup  ## all tests but the slow ones
 	$(BIN)/pytest -m "not slow"

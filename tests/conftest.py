@@ -1,27 +1,33 @@
-"""Fixtures for all tests: the zoo's models and the small random ones, each loaded once in this process."""
+"""Fixtures for all tests: the zoo's models and the small random ones, each loaded once in this process.
+
+pytest-xdist's controller reads this file before its workers start, so torch and diffusers, which take six seconds to
+import, are imported inside the fixtures.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
-from atelier.local import DEFAULT_SETTINGS, LocalStages
-from tests.small_models import small_catalogue as small_catalogue
 
-# With a second team of OpenMP threads in the process the engine's threads sleep between calls, and its steps take
-# twice as long.
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from atelier.local import LocalStages
 
-#: Calls of `exact` requests with four rows instead of eight take half the time.
-_SETTINGS = replace(DEFAULT_SETTINGS, exact_width=4)
+
+def pytest_collection() -> None:
+    import torch
+
+    # With a second team of OpenMP threads in the process the engine's threads sleep between calls, and its steps take
+    # twice as long.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +37,28 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="session")
 def local_stages(catalogue: Catalogue) -> Iterator[LocalStages]:
-    stages = LocalStages(catalogue, settings=_SETTINGS)
-    yield stages
-    stages.close()
+    yield from _stages(catalogue)
+
+
+@pytest.fixture(scope="session")
+def small_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """The small random models of tests/small_models.py."""
+    from tests.small_models import write_small_catalogue
+
+    return write_small_catalogue(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")
 def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
     """The stages of the small random models."""
     # Operations this small gain nothing from a second thread, which spins while it waits for the first.
-    stages = LocalStages(small_catalogue, settings=replace(_SETTINGS, num_threads=1))
+    yield from _stages(small_catalogue, num_threads=1)
+
+
+def _stages(catalogue: Catalogue, **settings: int) -> Iterator[LocalStages]:
+    from atelier.local import DEFAULT_SETTINGS, LocalStages
+
+    # Calls of `exact` requests with four rows instead of eight take half the time.
+    stages = LocalStages(catalogue, settings=replace(DEFAULT_SETTINGS, exact_width=4, **settings))
     yield stages
     stages.close()

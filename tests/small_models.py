@@ -11,7 +11,6 @@ import datetime
 import itertools
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -30,14 +29,11 @@ _TIME_ID_WIDTH = 8
 _CONTROLNETS = ("canny", "depth")
 
 
-@pytest.fixture(scope="session")
-def small_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """`small-sdxl` with the ControlNets `small-canny` and `small-depth`, and the zoo's annotator and upscaler."""
-    return write_small_catalogue(tmp_path_factory.mktemp("small"))
-
-
 def write_small_catalogue(folder: Path) -> Catalogue:
-    """Write the models' files under `folder` and return the catalogue that serves them."""
+    """Write the models' files under `folder` and return the catalogue that serves them.
+
+    It holds `small-sdxl` with the ControlNets `small-canny` and `small-depth`, and the zoo's annotator and upscaler.
+    """
     zoo = read_catalogue().only(["tiny-sdxl"], [], ["tiny-depth-anything"], ["tiny-x4"])
     [zoo_model] = zoo.models
     assert zoo_model.files.folder is not None

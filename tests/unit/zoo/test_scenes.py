@@ -47,12 +47,14 @@ def test_colours_are_exact_and_later_things_are_in_front() -> None:
     assert tuple(pixels[0, 0]) == RGB["white"]
 
 
+@pytest.mark.zoo
 def test_about_one_description_in_forty_is_held_out() -> None:
     random = Random(2)
     held_out = sum(random_description(random, num_things=2).is_held_out for _ in range(8000))
     assert 120 < held_out < 280
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("num_things", [1, 2])
 def test_judge_accepts_drawn_scenes(num_things: int) -> None:
     random = Random(7)
@@ -61,6 +63,7 @@ def test_judge_accepts_drawn_scenes(num_things: int) -> None:
         assert judge(draw(arrange(description, random, width=128, height=128)), description).is_right
 
 
+@pytest.mark.zoo
 def test_judge_detects_each_wrong_attribute() -> None:
     drawn = Thing(colour="red", shape="circle", place="left")
     image = draw(arrange(Description(things=(drawn,), background="white"), Random(8), width=128, height=128))
