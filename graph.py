@@ -20,7 +20,7 @@ from deployments.upscaler import Upscaler
 
 
 def build(args: GraphArgs) -> Application:
-    """Bind the graph. Raises CatalogueError if the catalogue is wrong, ModelNotFound for an id it does not have."""
+    """Bind the deployments. Raises CatalogueError for a wrong catalogue, ModelNotFound for an id that it lacks."""
     catalogue = read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
     text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
     annotator = node(Annotator, max_ongoing_requests=64, num_cpus=0.05)

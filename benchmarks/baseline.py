@@ -32,7 +32,7 @@ class GenerateRequest(BaseModel):
 
 
 def load(num_threads: int) -> StableDiffusionXLPipeline:
-    """Load the pipeline in the thread that will run it."""
+    """Load tiny-sdxl into diffusers' pipeline, in float32; call this in the thread that will run the pipeline."""
     torch.set_num_threads(num_threads)
     pipeline = StableDiffusionXLPipeline.from_pretrained(FOLDER, dtype=torch.float32, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
@@ -60,7 +60,7 @@ def draw(pipeline: StableDiffusionXLPipeline, request: GenerateRequest) -> list[
 
 
 def build(num_threads: int) -> FastAPI:
-    """Build the HTTP application, with the pipeline loaded in its thread."""
+    """Build the HTTP application; its pipeline is loaded and run in one dedicated thread."""
     thread = ThreadPoolExecutor(1)
     pipeline = thread.submit(load, num_threads).result()
     app = FastAPI()

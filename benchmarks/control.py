@@ -1,8 +1,8 @@
-"""ControlNets: the cost of a hop by each transport, and the cost of one and of three controls for an image.
+"""Benchmark of ControlNets: the round trip by each transport, and the time of images with one and three controls.
 
-`python -m benchmarks.control` prints the median round trip of a call's residuals, at the zoo's size and at 54 MB (one
-row of SDXL at 1024² in half precision), with no model behind it. It also prints the time of images with one and with
-three controls divided by that of plain ones, measured alternately in one process.
+`python -m benchmarks.control` prints the median round trip of a call that returns stored residuals, of the zoo's size
+and of 54 MB (one row of SDXL at 1024² in half precision). It also prints the time of images with one and with three
+controls, divided by the time of images without controls, measured alternately in one process.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _ZOO = [*[(64, 16)] * 2, (64, 8), (96, 8), (96, 4), *[(128, 4)] * 2]
 
 
 class _Stored(ControlNets):
-    """ControlNets with prepared residuals, so that only the transport is measured."""
+    """ControlNets that return stored random residuals, so that only the transport is measured."""
 
     def __init__(self) -> None:
         self._by_size = {
@@ -81,20 +81,20 @@ def _stored(shapes: list[tuple[int, int]], *, rows: int, dtype: torch.dtype) -> 
 
 
 class _Replica:
-    """The deployment `ControlNet` with stored residuals."""
+    """A stand-in for the deployment `ControlNet` that returns stored residuals."""
 
     def __init__(self) -> None:
         self._batcher = ResidualBatcher(_Stored(), ModelThread("stored", num_threads=1))
         self._server = SameNodeServer(self._batcher, _CPU)
 
     async def residuals(self, request: Encoded[ResidualsRequest]) -> Encoded[ResidualsResponse]:
-        """Like `deployments.controlnet.ControlNet.residuals`."""
+        """Return the stored residuals, batched and encoded as `deployments.controlnet.ControlNet.residuals` does."""
         decoded = decode(request, _CPU)
         answer = self._batcher.submit(decoded.call, decoded.contexts)
         return encode(await asyncio.to_thread(response_of, answer))
 
     async def socket_file(self) -> Path:
-        """Return the replica's node id and the path of its socket."""
+        """Return the path of the replica's socket."""
         return self._server.socket_file
 
 
@@ -107,7 +107,7 @@ def _replica() -> Iterator[DeploymentHandle]:
 
 
 def round_trips_ms(repetitions: int) -> dict[str, float]:
-    """Measure median round trips, in milliseconds, by transport and size; the client copies the residuals once."""
+    """Measure median round trips in ms, by transport and payload; each includes one copy of the residuals."""
     with _replica() as handle:
         socket_file: Path = handle.socket_file.remote().result()
         same_node = SameNode(lambda: socket_file, _CPU, deadline_s=_DEADLINE_S)
@@ -120,7 +120,7 @@ def round_trips_ms(repetitions: int) -> dict[str, float]:
         for _ in range(repetitions):
             for size in ("zoo", "54 MB"):
                 for name, transport in transports.items():
-                    # The first two still wait for cleaning up after the transport before, on either side.
+                    # Discard the first two: client and replica are still cleaning up after the previous transport.
                     taken = [_round_trip_ms(transport, size) for _ in range(8)]
                     taken_ms.setdefault((name, size), []).extend(taken[2:])
         same_node.close()
@@ -146,7 +146,7 @@ def _round_trip_ms(transport: Transport, size: str) -> float:
 
 def images_ms(catalogue: Catalogue, rounds: int) -> dict[int, float]:
     """Measure the engine's median time, in ms, for a guided image of 20 steps, by its number of controls."""
-    # A second team of OpenMP threads lets the engine's threads sleep between calls, so this thread has none.
+    # Only the engine may have a team of OpenMP threads: beside a second team, it would sleep between operations.
     torch.set_num_threads(1)
     request = _request(catalogue)
     num_threads = os.cpu_count() or 1

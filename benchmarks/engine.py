@@ -1,7 +1,7 @@
-"""The engine's step against bare UNet calls of the same width, and a mixed batch against a uniform one.
+"""Benchmark of the engine's step: a bare UNet call against a uniform batch, and a uniform batch against a mixed one.
 
-`python -m benchmarks.engine` runs all three in turn, in one process, and prints the ratios of the medians. A step of
-the engine is timed from the end of the one before, so that packing, admission and events are in it.
+`python -m benchmarks.engine` runs them in turn with 32 rows, in one process, and prints the median times and their
+ratios. A step is timed from the end of the previous one, so that its time includes packing, admission and events.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _REQUESTS, _ROWS, _STEPS = 16, 32, 20
 
 
 class BareUNet:
-    """The UNet of diffusers with its own attention, called in a thread of its own."""
+    """A UNet of diffusers with diffusers' own attention, called in a dedicated thread."""
 
     def __init__(self, entry: ModelEntry, *, num_threads: int) -> None:
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
         self._unet: UNet2DConditionModel = self._thread.submit(lambda: load_unet(entry, _CPU)).result()
 
     def call_s(self, repetitions: int, *, num_rows: int, height: int, width: int) -> list[float]:
-        """Duration of calls with rows of height × width latents."""
+        """Time calls of the UNet on latents [num_rows, 4, height, width]; returns the seconds of each call."""
         prompt_embeds = self._prompt_embeds(num_rows)
         arguments = {
             "sample": torch.randn(num_rows, 4, height, width),
@@ -60,7 +60,7 @@ class BareUNet:
         return self._thread.submit(_timed, lambda: self._unet(**arguments), repetitions).result()
 
     def keys_values_s(self, repetitions: int, *, num_rows: int) -> list[float]:
-        """Duration of the part of a call that the engine does once per request."""
+        """Time computing the keys and values of `num_rows` prompts, which the engine does once per request."""
         prompt_embeds = self._prompt_embeds(num_rows)
         return self._thread.submit(_timed, lambda: keys_values(self._unet, prompt_embeds), repetitions).result()
 
@@ -79,7 +79,7 @@ def _timed(call: Callable[[], object], repetitions: int) -> list[float]:
 
 
 def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
-    """Equal requests, except for their seeds."""
+    """Return requests that differ only in their seeds."""
     request = DenoiseRequest(
         request_id=RequestId("req"),
         pass_=Pass(
@@ -98,7 +98,7 @@ def uniform(conditioning: Conditioning) -> list[DenoiseRequest]:
 
 
 def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
-    """Requests with every sampler, 10 to 30 steps and guidance of 1.5 to 7.5; as many rows as `uniform`."""
+    """Return as many requests as `uniform`, with every sampler, 10 to 30 steps and guidance of 1.5 to 7.5."""
     samplers = list(SAMPLERS)
     return [
         replace(
@@ -114,7 +114,7 @@ def mixed(conditioning: Conditioning) -> list[DenoiseRequest]:
 
 
 def full_steps_s(engine: Engine, reports: list[StepReport], requests: Sequence[DenoiseRequest]) -> list[float]:
-    """Durations of the steps that had all rows, each with the gap before it."""
+    """Run the requests; return the seconds of each step with `_ROWS` rows, including the gap before the step."""
     reports.clear()
     ended: queue.Queue[Event] = queue.Queue()
     for request in requests:

@@ -12,7 +12,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 def provenance(name: str) -> dict[str, str]:
-    """Return the benchmark, the machine it runs on and the commit it measures."""
+    """Return a benchmark's name, the machine it runs on and the commit it measures, for its record."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=_ROOT, check=True, capture_output=True, text=True
     ).stdout.strip()

@@ -3,7 +3,7 @@
 `python -m benchmarks.same_bits --record` starts the graph, sends the requests of `same_bits_requests` and records the
 answers, with a hash of every image's pixels. Without `--record` it compares the answers with the recorded ones and
 prints the differences. With `--concurrent` it sends them shuffled, eight at a time, because `exact` images must not
-depend on other requests. The recorded bits are those of one kind of machine.
+depend on other requests. A recording is valid only on the kind of machine that it was made on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EVENT = "data: "
 _IMAGE_FIELDS = ("kind", "seed", "size", "quality", "output_format", "parameters", "usage", "upscaler")
 _ENHANCED_FIELDS = ("width", "height", "scale", "model", "is_fallback")
 _EVENT_FIELDS = ("type", "partial_image_index", "step", "total")
-#: Fields of an answer that depend on its request alone, unlike times and names of the machine.
+#: Fields of an answer that are compared, because they depend only on the request, not on the time or the machine.
 _COMPARED_FIELDS = (*_IMAGE_FIELDS, *_ENHANCED_FIELDS, *_EVENT_FIELDS, "error")
 _ENCODED_IMAGES = ("b64_json", "image")
 _LISTS = ("data", "control_maps")
@@ -73,7 +73,7 @@ async def send(client: httpx2.AsyncClient, case: RequestCase, images: Mapping[st
 
 
 def _in_base64(value: Any, images: Mapping[str, bytes]) -> Any:
-    """Replace the names of images in JSON by the images in base64."""
+    """Replace each string in a JSON value that names an input image (`@scene`) by that image in base64."""
     if isinstance(value, Mapping):
         return {name: _in_base64(part, images) for name, part in value.items()}
     if isinstance(value, list):
@@ -109,7 +109,7 @@ async def send_all(address: str, requests: Iterable[RequestCase], *, num_at_once
 
 
 def differences(before: Mapping[str, Facts], now: Mapping[str, Facts]) -> dict[str, list[str]]:
-    """Return messages with the old and the new value of everything that changed, by the requests' names."""
+    """Return, by request name, one message for each value of the answer that changed, with its old and new value."""
     found: dict[str, list[str]] = {}
     for name in {**before, **now}:
         old, new = dict(_leaves(before.get(name, {}))), dict(_leaves(now.get(name, {})))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-#: Prefix of values that stand for an input image by its name.
+#: Prefix of field values that name an input image, as in `@scene`.
 IMAGE_PREFIX = "@"
 _SIDE_PX = 128
 _CIRCLE, _STAR = (

@@ -1,8 +1,8 @@
 """Throughput over HTTP with 1, 4 and 16 clients, compared with diffusers behind FastAPI.
 
-`python -m benchmarks.serving` starts both servers on the same machine, and sends equal and mixed requests to each in
-turn. The ceiling is measured in the same run: bare UNet calls with the fastest number of rows, and one VAE decode per
-image.
+`python -m benchmarks.serving` starts Atelier and the diffusers server on this machine, and sends equal and mixed
+requests to each in turn. The same run measures the ceiling, the throughput of the model alone: bare UNet calls with
+the fastest number of rows, and one VAE decode per image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CPU = Placement("cpu", "float32")
 
 
 class Body(TypedDict):
-    """The fields of a generation that both servers read."""
+    """The JSON body of a generation, with fields that both Atelier and the diffusers baseline read."""
 
     prompt: str
     seed: int
@@ -73,7 +73,7 @@ def mixed_requests(count: int) -> list[Body]:
 
 
 async def images_per_s(address: str, bodies: Sequence[Body], *, num_clients: int) -> float:
-    """Measure the throughput of `num_clients` clients, each of which sends a request once it has the last answer."""
+    """Measure the throughput of `num_clients` clients, each sending its next request after its previous answer."""
     waiting = iter(bodies)
 
     async def work(client: httpx2.AsyncClient) -> None:
@@ -151,7 +151,7 @@ async def _num_steps(client: httpx2.AsyncClient) -> float:
 
 @contextmanager
 def running_baseline(*, num_threads: int) -> Iterator[str]:
-    """Start the baseline and yield its address."""
+    """Run `benchmarks.baseline`, diffusers behind FastAPI, in a process of its own; yields its address."""
     command = [sys.executable, "-m", "benchmarks.baseline", f"--port={_BASELINE_PORT}", f"--threads={num_threads}"]
     address = f"http://127.0.0.1:{_BASELINE_PORT}"
     with subprocess.Popen(command) as server:

@@ -1,4 +1,4 @@
-"""A replica's share of its device. Imports torch, so only constructors import this module."""
+"""A replica's share of its device. Imports torch, so deployments import this module only in their constructors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def placement(options: ReplicaOptions) -> Placement:
     if options.device == "cuda":
         if not torch.cuda.is_available():
             raise RuntimeError("device is cuda, but this replica sees no GPU; give it num_gpus, or use device: cpu")
-        # Ray only counts fractions. Without a limit a replica can take the memory of others on the same GPU.
+        # Ray counts GPU fractions but does not enforce them: without a limit a replica can take others' memory.
         fraction = ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
         torch.cuda.set_per_process_memory_fraction(min(1.0, fraction))
     return Placement(options.device, options.dtype)

@@ -13,7 +13,7 @@ class Annotator(Replica):
     """The deployment that draws control maps."""
 
     def __init__(self, catalogue: Catalogue, options: AnnotatorOptions) -> None:
-        """Load the models. Raises ModelUnavailable if a model's files are missing or corrupt."""
+        """Load the models that draw control maps. Raises ModelUnavailable if files are missing or corrupt."""
         from atelier.local import AnnotatorStage
 
         super().__init__("annotator", options)

@@ -1,4 +1,4 @@
-"""ControlNet: residuals for Denoisers in other processes, over a socket of its node or over its handle."""
+"""ControlNet: residuals for Denoisers in other processes, over a socket on the same node or a Serve handle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class ControlNet(Replica):
-    """The deployment that computes residuals for Denoisers; part of the graph only with a remote transport."""
+    """The deployment that computes residuals for Denoisers.
+
+    It is part of the graph only if `denoiser.control_transports` has a remote transport.
+    """
 
     def __init__(self, catalogue: Catalogue, options: ControlNetOptions) -> None:
         """Load the ControlNets. Raises ModelUnavailable if a model's files are missing or corrupt."""

@@ -1,4 +1,4 @@
-"""Denoiser: the engine behind a stream of events."""
+"""Denoiser: the denoising engine as a deployment, which streams each request's events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ class Denoiser:
     """The deployment that turns noise into latents, many requests in one batch."""
 
     def __init__(self, catalogue: Catalogue, options: DenoiserOptions, controlnet: DeploymentHandle | None) -> None:
-        """`controlnet` is None if no transport needs it. Raises ModelUnavailable."""
+        """Load the models and start the engine; `controlnet` is None if all ControlNets run in this process.
+
+        Raises ModelUnavailable if a model's files are missing or corrupt, RuntimeError if the device is missing.
+        """
         from atelier.engine.engine import EngineSettings
         from atelier.local import new_engine
         from deployments.accelerator import placement

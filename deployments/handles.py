@@ -9,9 +9,10 @@ from ray.serve.handle import DeploymentHandle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphHandles:
-    """The deployments that the pipeline calls.
+    """Handles of the deployments that the pipeline calls.
 
-    `graph.build` makes it from bound deployments; Serve replaces each by its handle before a replica receives it.
+    `graph.build` fills the record with bound deployments; Serve replaces each by its handle before a Router receives
+    the record.
     """
 
     text_encoder: DeploymentHandle

@@ -30,7 +30,7 @@ _GAP_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class _Registry:
-    """The time series of one replica, labelled with its id."""
+    """Prometheus registry of one replica, whose id labels all of its time series."""
 
     def __init__(self) -> None:
         self.own = CollectorRegistry()
@@ -116,18 +116,18 @@ class DenoiserMetrics:
         self._running.set(report.num_requests)
 
     def control_failed(self, transport: TransportName) -> None:
-        """Count a failure of a transport to ControlNets, when the next one takes over."""
+        """Count a step in which the given transport to ControlNets failed."""
         self._control_failures[transport].add(1)
 
     def text(self, status: EngineStatus) -> str:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format; `status` has the numbers of waiting and running requests."""
         self._waiting.set(status.num_waiting)
         self._running.set(status.num_running)
         return generate_latest(self._registry.own).decode()
 
 
 class _Merged:
-    """A collector of the series of several replicas."""
+    """Prometheus collector that joins the time series of several replicas' metrics texts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
@@ -142,7 +142,7 @@ class _Merged:
 
 
 def merged(texts: Iterable[str]) -> str:
-    """Merge the texts of several replicas into one, with one heading for each metric."""
+    """Merge the metrics texts of several replicas (Prometheus' format) into one, with one heading per metric."""
     registry = CollectorRegistry()
     registry.register(_Merged(texts))
     return generate_latest(registry).decode()

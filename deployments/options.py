@@ -140,7 +140,10 @@ class GraphArgs(Options):
 
     @model_validator(mode="after")
     def _residuals_have_the_same_bits_everywhere(self) -> GraphArgs:
-        """Check that all transports give the same bits, because another one may finish an image after a failure."""
+        """Check that ControlNets and Denoisers have equal device, dtype and num_threads, and thus equal residuals.
+
+        If a transport to ControlNets fails, another one may finish the image, which must not change its bits.
+        """
         if self.denoiser.has_remote_control:
             theirs, ours = (options.model_dump() for options in (self.controlnet, self.denoiser))
             for name in ("device", "dtype", "num_threads"):

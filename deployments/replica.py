@@ -6,10 +6,10 @@ from deployments.options import ReplicaOptions
 
 
 class Replica:
-    """A replica with a runtime for its models, which Serve replaces when a model call hangs."""
+    """Base of deployments whose models run in one thread; Serve replaces a replica when a model call hangs."""
 
     def __init__(self, name: str, options: ReplicaOptions) -> None:
-        """`name` is the name of the thread. Raises RuntimeError if the device is missing."""
+        """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing."""
         from atelier.local import Runtime
         from deployments.accelerator import placement
 

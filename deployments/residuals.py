@@ -1,4 +1,4 @@
-"""The transports of a Denoiser replica to ControlNets, in the order of its options."""
+"""The transports from a Denoiser replica to ControlNets, in the order of `denoiser.control_transports`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def transport(
     *,
     on_failure: Callable[[TransportName], None],
 ) -> InOrder:
-    """Create the transports of the options; called in the engine's thread, where `in_process` runs its models."""
+    """Create the transports in `options.control_transports`, in that order.
+
+    Called in the engine's thread, in which the transport `in_process` runs the ControlNets.
+    """
     deadline_s = options.control_deadline_s
 
     def new(name: TransportName) -> Transport:
@@ -58,7 +61,7 @@ class OverHandle:
         self._deadline_s = deadline_s
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Send the calls; their contexts follow only if a replica does not have them."""
+        """Send the calls; contexts are sent only if a replica reports them missing."""
         end_s = time.monotonic() + self._deadline_s
         pending = [self._send(ResidualsRequest(call)) for call in calls]
 

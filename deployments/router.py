@@ -23,7 +23,7 @@ from deployments.options import RouterOptions
 from deployments.settings import Settings
 from deployments.stages import HandleStages
 
-#: Path of a stored file below the route prefix; a handle call has no address to put before it.
+#: Path of a stored file below the route prefix. Handle calls return the path alone, without a server's address.
 _FILE_PATH = "/v1/images/files/{name}"
 
 
@@ -64,9 +64,9 @@ class Router:
         return {"url": file.url, **answer}
 
     async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
-        """Generate images: takes the fields of POST /v1/images/generations and returns plain data.
+        """Generate images from the fields of POST /v1/images/generations; returns plain Python data.
 
-        Raises AtelierError, as HTTP answers it; see `atelier.core.errors`.
+        Raises the AtelierError that HTTP would report; see `atelier.core.errors`.
         """
         if not isinstance(params, GenerateParams):
             params = generate_params(parse_openai(ImagesParams, params), self._pipeline.catalogue)

@@ -1,4 +1,4 @@
-"""`python -m deployments.run CONFIG`: run the graph on this machine, and print a first request when it is ready."""
+"""`python -m deployments.run CONFIG`: run the graph on this machine, and print an example request when ready."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ black background". Ctrl-C stops the graph.
 
 def main() -> int:
     """Run until Ctrl-C or the end of `serve run`; returns its exit status."""
-    # A shell that starts this in the background ignores SIGINT, and `serve run` would inherit that.
+    # A shell script's background processes start with SIGINT ignored, and `serve run` would inherit that.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     config = sys.argv[1]

@@ -1,4 +1,4 @@
-"""How Serve runs a deployment of the graph; `deployments:` of a Serve config overrides any of it."""
+"""Serve options that all deployments of the graph share; `deployments:` in a Serve config overrides them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ _HEALTH_CHECK_PERIOD_S = 2.0
 _HEALTH_CHECK_TIMEOUT_S = 10.0
 #: Longer than the longest generation, so that draining a replica interrupts none.
 _GRACEFUL_SHUTDOWN_TIMEOUT_S = 300.0
-#: Number of calls that wait at one caller; further ones are rejected with status 429.
+#: Number of calls to a deployment that may wait in one handle or proxy; others are rejected with status 429.
 _MAX_QUEUED_REQUESTS = 1000
 
 
 def node(replica: type, *, max_ongoing_requests: int, num_cpus: float) -> Deployment:
-    """Create a deployment of the class. Ray counts one CPU for all deployments of the default graph together."""
+    """Create a deployment of the class.
+
+    Ray reserves `num_cpus` per replica; with one replica of each deployment in `graph.build` that is one CPU.
+    """
     return serve.deployment(
         replica,
         max_ongoing_requests=max_ongoing_requests,

@@ -1,4 +1,4 @@
-"""Storage locations and secrets, from environment variables with the prefix ATELIER_."""
+"""Settings of image storage, from environment variables with the prefix ATELIER_."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """The environment of a Router."""
+    """The settings that a Router reads from its environment."""
 
     model_config = SettingsConfigDict(env_prefix="ATELIER_", frozen=True)
 

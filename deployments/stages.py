@@ -1,4 +1,4 @@
-"""The pipeline's stages over Serve handles: numpy in and out, Ray's errors turned into ours."""
+"""The pipeline's stages over Serve handles: numpy in and out, Ray's errors turned into AtelierErrors."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class HandleStages:
 
 @contextmanager
 def _our_errors() -> Iterator[None]:
-    """Turn Ray's errors into ours."""
+    """Turn Ray's errors into AtelierErrors: QueueFull for backpressure, ReplicaLost for a replica that is gone."""
     try:
         yield
     except AtelierError as error:

@@ -1,7 +1,7 @@
-"""`python -m docs.generate` writes the pages that repeat what the code declares; `--check` only compares them.
+"""`python -m docs.generate` writes the reference pages (`PAGES`) in docs/; `--check` only compares them.
 
-They are made from the params, the options and the errors themselves, so that each field is described in one place. A
-test runs `--check`. All other pages are written by hand.
+The pages are made from the classes of parameters, options and errors, so that each field is described in one place.
+A test runs `--check`. All other pages are written by hand.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _FOLDER = Path(__file__).parent
 _NOTICE = "<!-- Written by `python -m docs.generate`; do not edit by hand. -->"
 _WIDTH = 118
 
-#: A heading, what stands below it, and a table.
+#: A section of a page: its heading, its introduction, and a Markdown table.
 Section = tuple[str, str, str]
 
 
 def main() -> int:
-    """Write the pages, or return 1 and name those that are out of date."""
+    """Write the pages; with `--check`, name those that are out of date and return 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     parser.add_argument("--folder", type=Path, default=_FOLDER, help="folder of the pages")
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def parameters_page() -> str:
-    """Every field of every request."""
+    """Return the text of parameters.md: every field of every request."""
     return _page(
         "Parameters",
         "These are the fields of all requests, over HTTP and [by handle](handles.md). Unknown names are rejected, "
@@ -112,7 +112,7 @@ def parameters_page() -> str:
 
 
 def configuration_page() -> str:
-    """Every option of the graph."""
+    """Return the text of configuration.md: every option of the graph."""
     groups = {name: kind for name, field in GraphArgs.model_fields.items() if (kind := _model_of(field)) is not None}
     return _page(
         "Configuration",
@@ -136,7 +136,7 @@ def configuration_page() -> str:
 
 
 def errors_page() -> str:
-    """Every error that a client can meet."""
+    """Return the text of errors.md: every error that a client can receive."""
     return _page(
         "Errors",
         "These are the classes in `atelier.core.errors`; a subclass stands below its base, indented. Over HTTP the "
@@ -173,12 +173,12 @@ def _wrapped(text: str) -> str:
 
 
 def _added(kind: type[BaseModel], base: type[BaseModel]) -> Sequence[str]:
-    """Names of the fields that a model has beyond those of its base."""
+    """Return the names of the fields that a pydantic model has and its base has not."""
     return [name for name in kind.model_fields if name not in base.model_fields]
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model that a field holds, if it holds one."""
+    """Return the pydantic model that is the field's type, or None if it has another type."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
@@ -219,7 +219,7 @@ def _control_kind_table() -> str:
 
 
 def _environment_table() -> str:
-    """The fields of the settings; a default that depends on the machine is described in words."""
+    """Return a table of the environment variables; a default that depends on the machine is described in words."""
     prefix = Settings.model_config.get("env_prefix", "")
     schema = Settings.model_json_schema()["properties"]
     defaults = {
@@ -254,7 +254,7 @@ def _error_table() -> str:
 
 
 def _tree(kind: type[AtelierError], depth: int = 0) -> Iterator[tuple[int, type[AtelierError]]]:
-    """A class and its subclasses with their depths, in the order of their definition."""
+    """Yield a class and its subclasses with their depths, each after its base and in the order of definition."""
     yield depth, kind
     for subclass in kind.__subclasses__():
         yield from _tree(subclass, depth + 1)

@@ -21,7 +21,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def field_table(kind: type[BaseModel], names: Sequence[str] = ()) -> str:
-    """The fields of a model, all of them by default."""
+    """Return a Markdown table of the named fields of a pydantic model, by default of all its fields."""
     schema = kind.model_json_schema()
     properties, required = schema["properties"], schema.get("required", [])
     return table(
@@ -39,7 +39,7 @@ def field_table(kind: type[BaseModel], names: Sequence[str] = ()) -> str:
 
 
 def type_in_words(schema: Schema) -> str:
-    """The type that a JSON schema allows, with its range."""
+    """Describe the type and range that a JSON schema allows, such as `integer, 1 … 150`."""
     if "anyOf" in schema:
         return " or ".join(type_in_words(option) for option in schema["anyOf"] if option.get("type") != "null")
     if "enum" in schema:
@@ -89,7 +89,7 @@ def _with_limit(name: str, limit: int | None, unit: str) -> str:
 
 
 def _range(schema: Schema) -> str:
-    """Such as `1 … 150`; a bound that is not itself allowed is written `> 0`."""
+    """Describe the range of a number, such as `1 … 150`; an exclusive minimum is written `> 0`."""
     low = f"> {_number(schema['exclusiveMinimum'])}" if "exclusiveMinimum" in schema else ""
     if "minimum" in schema:
         low = _number(schema["minimum"])

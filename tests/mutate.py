@@ -2,7 +2,7 @@
 
 mutmut runs the quick tests of tests/unit/ROOM against each change, in processes forked from one that has imported
 everything. It works on a copy, because it writes beside the sources. It changes the bodies of functions only: tables
-and defaults at the top of a module or class need tests that write them out.
+and defaults at the top of a module or class are checked only by tests that repeat their values.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _copy_tree(folder: Path) -> None:
 def _run(tree: Path, arguments: argparse.Namespace) -> int:
     """Try mutants until all are tried or the time is over; return 0, or mutmut's status if it failed."""
     command = [str(_MUTMUT), "run", "--max-children", str(arguments.processes)]
-    # A session of its own, so that the workers end with it.
+    # A new session, so that killing its process group also ends mutmut's workers.
     run = subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         output, _ = run.communicate(timeout=60 * arguments.minutes)

@@ -11,24 +11,24 @@ from PIL import Image
 
 
 def encoded(picture: Image.Image, output_format: str = "PNG", **options: object) -> bytes:
-    """The file of an image."""
+    """Encode an image as a file and return its bytes."""
     file = io.BytesIO()
     picture.save(file, output_format, **options)
     return file.getvalue()
 
 
 def as_base64(picture: Image.Image, output_format: str = "PNG", **options: object) -> str:
-    """The file of an image as JSON carries it."""
+    """Encode an image as a file and return it as base64 text."""
     return base64.b64encode(encoded(picture, output_format, **options)).decode("ascii")
 
 
 def decoded(data: bytes | str) -> Image.Image:
-    """The image of a file, or of a file in base64."""
+    """Open the image of a file given as bytes or in base64."""
     return Image.open(io.BytesIO(base64.b64decode(data) if isinstance(data, str) else data))
 
 
 def pixels_of(data: bytes | str) -> npt.NDArray[np.uint8]:
-    """The pixels of a file, or of a file in base64: [height, width, channels]."""
+    """Return the pixels, [height, width, channels], of a file given as bytes or in base64."""
     return np.asarray(decoded(data))
 
 

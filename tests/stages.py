@@ -30,18 +30,18 @@ class RecordingStages:
         self.calls: list[Call] = []
         #: Every denoising request, in order.
         self.requests: list[DenoiseRequest] = []
-        #: An error by the name of the stage that raises it.
+        #: Errors to raise, by the name of the stage that raises them.
         self.failures: dict[str, Exception] = {}
         #: Whether streams of the denoiser end without latents.
         self.drops_latents = False
         #: Whether the stages answer that they are ready.
         self.is_ready = True
-        #: Set once a denoising request has come, and once one has ended or was left.
+        #: Set when a denoising request arrives, and when one ends or its stream is closed early.
         self.denoising, self.ended = asyncio.Event(), asyncio.Event()
-        #: Denoising requests wait while it is not set.
+        #: Denoising requests wait while this event is cleared.
         self.may_denoise = asyncio.Event()
         self.may_denoise.set()
-        #: Highest number of images that were annotated or upscaled side by side.
+        #: Highest number of images that were annotated or upscaled concurrently.
         self.max_side_by_side = 0
         self._num_side_by_side = 0
 

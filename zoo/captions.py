@@ -1,4 +1,4 @@
-"""Captions of a `Description`: a canonical wording and random other ones."""
+"""Captions of a `zoo.scenes.Description`: a canonical wording and random alternatives."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def edge_f1(edges: ControlImage, expected: ControlImage) -> float:
 
 
 def depth_f1(depth: ControlImage, expected: ControlImage) -> float:
-    """Compute the F1 of foreground pixels; one is correct if the other map has its depth within a ratio of 1.25."""
+    """Compute the F1 of foreground pixels; one is correct if the maps' depths differ there by a factor below 1.25."""
     ours, theirs = depth[..., 0].astype(np.float32) / 255, expected[..., 0].astype(np.float32) / 255
     is_right = np.maximum(ours, theirs) < _RATIO * np.minimum(ours, theirs)
     return _f1(_share(is_right[ours > _BACKGROUND]), _share(is_right[theirs > _BACKGROUND]))

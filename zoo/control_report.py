@@ -1,4 +1,4 @@
-"""Scores of the zoo's ControlNets on held-out scenes, generated from captions that name only colours."""
+"""Scores of the zoo's ControlNets: images of held-out scenes, from control maps and captions of colours only."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _JUDGES: dict[ControlKind, Callable[[ControlImage, ControlImage], float]] = {"ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlScores:
-    """Mean F1 against the control map over all scenes, 0 … 1."""
+    """Mean F1 of one ControlNet's images against the control maps of their scenes, 0 … 1."""
 
     with_control: float
-    #: Score of the images generated from equal captions and seeds without a ControlNet.
+    #: Score of images generated without the ControlNet, from the same captions and seeds.
     without: float
-    #: Score of the scenes themselves after the VAE, the highest that generated images can reach.
+    #: Score of the drawn scenes after encoding and decoding by the VAE, the highest that generated images can reach.
     ceiling: float
 
 
@@ -107,7 +107,7 @@ def control_scores(vae: AutoencoderKL, kind: ControlKind, drawn: Sequence[Drawn]
 
 
 def write() -> None:
-    """Score the committed weights, then write the table `controls` of README.md and control_sheet.png."""
+    """Score the committed ControlNets, then write the table `controls` of zoo/README.md and control_sheet.png."""
     pipeline, scenes = load_pipeline(), unseen_scenes(NUM_SCENES)
     rows, sheet = [], []
     for kind in MAPS:

@@ -44,13 +44,13 @@ class _TrainingImages:
 
     #: [images, 4, 16, 16], scaled as the UNet reads latents
     latents: torch.Tensor
-    #: [images, 128, 128], one of the three equal channels
+    #: Control maps [images, 128, 128], 0 … 255: one of their three equal channels.
     maps: torch.Tensor
     descriptions: list[Description]
 
 
 def train_controlnet(name: str, vae: AutoencoderKL, model: TextAndUNet, draw_map: DrawMap) -> ControlNetModel:
-    """Train from scratch, or resume an interrupted run."""
+    """Train a ControlNet for `model` from scratch, or resume the interrupted run `name`."""
     torch.manual_seed(0)
     model.requires_grad_(False)
     controlnet = ControlNetModel.from_unet(model.unet, conditioning_embedding_out_channels=(8, 16, 32, 64))
@@ -84,7 +84,7 @@ def _training_images(name: str, vae: AutoencoderKL, draw_map: DrawMap) -> _Train
 def _loss(
     controlnet: ControlNetModel, model: TextAndUNet, alphas: torch.Tensor, images: _TrainingImages, random: Random
 ) -> torch.Tensor:
-    """Compute the loss of the UNet (`zoo.sdxl`), with the ControlNet's residuals added."""
+    """Compute the weighted noise error of the UNet, as in `zoo.sdxl`, with the ControlNet's residuals added."""
     chosen = random.sample(range(len(images.descriptions)), _BATCH)
     generator = torch.Generator().manual_seed(random.getrandbits(32))
     clean = images.latents[chosen]

@@ -21,12 +21,12 @@ _LEARNING_RATE = 1e-3
 _BATCH = 16
 _PATCH_PX = 8
 _SIDE_PX = 128
-#: (width, height) of training images in pixels: multiples of a patch, as the image processor resizes to.
+#: (width, height) of training images in pixels: multiples of the patch side, as in the image processor's output.
 _SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (128, 72), (72, 128))
 
 
 def make() -> None:
-    """Train from scratch (resuming an interrupted run) and write safetensors in fp16."""
+    """Train tiny-depth-anything from scratch (resuming an interrupted run) and write safetensors in fp16."""
     torch.manual_seed(0)
     model = _new_model().to(DEVICE)
     train(
@@ -60,8 +60,8 @@ def _new_model() -> DepthAnythingForDepthEstimation:
         head_hidden_size=16,
     )
     model = DepthAnythingForDepthEstimation(config)
-    # The library's initial weights are so small that the model learned next to nothing in 600 steps. With torch's
-    # defaults it learns within 200.
+    # Initial weights of transformers are so small that the model learned next to nothing in 600 steps. With torch's
+    # default initialisation it learns within 200.
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear):
             module.reset_parameters()
@@ -79,7 +79,7 @@ def _new_processor() -> DPTImageProcessorPil:
 
 
 def _loss(model: DepthAnythingForDepthEstimation, random: Random) -> torch.Tensor:
-    """Compute the mean absolute error of the inverse depth, 0 … 1."""
+    """Compute the mean absolute error of the inverse depth, 0 … 1, over a batch of random scenes."""
     width, height = random.choice(_SIZES)
     scenes = [arrange(random_training_description(random), random, width=width, height=height) for _ in range(_BATCH)]
     images = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)

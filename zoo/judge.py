@@ -22,7 +22,7 @@ Mask = npt.NDArray[np.bool_]  # [height, width]
 _MIN_AREA = 0.005
 #: Minimum intersection over union of a mask with a silhouette, to count as the silhouette's shape.
 _MIN_OVERLAP = 0.6
-#: Number of cells per side of the grid that silhouettes are compared on, and half its side in radii.
+#: The grid that silhouettes are compared on: number of cells per side, and half its side in radii of the object.
 _GRID, _REACH = 48, 1.5
 _ROTATIONS_DEG = (-18, -12, -6, 0, 6, 12, 18)
 #: Offsets from the mask's centroid that are tried as centres, in radii. Hidden or cropped parts move the centroid.
@@ -71,7 +71,7 @@ def judge(image: Image.Image, description: Description) -> Verdict:
 
 
 def _nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Return the index in `COLOURS` of the colour nearest to each pixel, [height, width]."""
+    """Return the index in `COLOURS` of each pixel's nearest colour, [height, width], from RGB [height, width, 3]."""
     distances = np.square(pixels[:, :, None, :] - _PALETTE).sum(-1)
     nearest: npt.NDArray[np.intp] = distances.argmin(-1)
     return nearest
@@ -91,7 +91,7 @@ def _thing_masks(colours: npt.NDArray[np.intp], background: Colour, description:
 
 
 def _clean(mask: Mask) -> Mask:
-    """Remove lines of one or two pixels, such as blended edges between two other colours."""
+    """Remove lines one or two pixels wide, such as blended edges between two other colours."""
     return _dilate(~_dilate(~mask))
 
 
@@ -127,7 +127,10 @@ def _nearest_place(centre: tuple[float, float]) -> Place:
 
 
 def _fit(mask: Mask, ignored: Mask) -> tuple[Shape | None, tuple[float, float]]:
-    """Return the shape that overlaps best, None if none overlaps enough, and its centre (x, y), 0 … 1."""
+    """Return the shape that overlaps the mask best and its centre (x, y), 0 … 1, without counting `ignored` pixels.
+
+    The shape is None if the best overlap is less than `_MIN_OVERLAP`.
+    """
     height, width = mask.shape
     centres, radii = _candidates(mask)
     columns, rows = (

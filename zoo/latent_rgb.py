@@ -1,4 +1,4 @@
-"""`python -m zoo.latent_rgb`: compute tiny-sdxl's `latent_rgb` for the catalogue; previews are made with it."""
+"""`python -m zoo.latent_rgb`: print tiny-sdxl's `latent_rgb` for the catalogue, the projection that previews use."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _share(outcomes: Iterable[bool]) -> float:
 
 
 def write() -> None:
-    """Score the committed weights, then write the table `scores` of README.md and contact_sheet.png."""
+    """Score the committed tiny-sdxl, then write the table `scores` of zoo/README.md and contact_sheet.png."""
     pipeline = load_pipeline()
     judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS))
     psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0)
@@ -109,7 +109,7 @@ def write() -> None:
 
 
 def write_table(name: str, table: str) -> None:
-    """Print the table, and write it between its markers in README.md."""
+    """Print the table, and write it between the markers `<!-- name -->` and `<!-- /name -->` of zoo/README.md."""
     print(table)
     before, _, rest = _README.read_text().partition(f"<!-- {name} -->")
     after = rest.partition(f"<!-- /{name} -->")[2]

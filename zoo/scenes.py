@@ -44,13 +44,13 @@ ANCHORS: dict[Place, tuple[float, float]] = {
     "bottom": (0.5, 0.74),
     "centre": (0.5, 0.5),
 }
-#: Smallest and largest radius, as fractions of the shorter side.
+#: Smallest and largest radius of an object by its size, as fractions of the image's shorter side.
 RADII: dict[Size, tuple[float, float]] = {
     "small": (0.125, 0.15),
     "medium": (0.185, 0.215),
     "large": (0.245, 0.28),
 }
-#: Largest offset of a centre from its anchor along each side, as a fraction of that side.
+#: Largest offset of an object's centre from the anchor of its place, as a fraction of the width and of the height.
 JITTER = 0.05
 MAX_ROTATION_DEG = 15.0
 #: One description in this many is held out from all training, for evaluation.
@@ -65,7 +65,7 @@ class Thing:
     colour: Colour
     shape: Shape
     size: Size = "medium"
-    #: None if the caption names no place: a single object is then in the centre, two stand from left to right.
+    #: None if the caption names no place: one object is then in the centre, the first of two left, the second right.
     place: Place | None = None
 
 
@@ -129,7 +129,7 @@ def _two_places(random: Random) -> tuple[Place, Place]:
 
 
 def arrange(description: Description, random: Random, *, width: int, height: int) -> Scene:
-    """Draw random geometry for an image of `width` × `height` pixels."""
+    """Choose random positions, radii and rotations of the objects in an image of `width` × `height` pixels."""
     default_places: tuple[Place, ...] = ("centre",) if len(description.things) == 1 else ("left", "right")
     placed = []
     for thing, default_place in zip(description.things, default_places, strict=True):
@@ -198,7 +198,7 @@ def silhouette(
 
 
 def _corners(shape: Shape, x: float, y: float, radius: float, rotation: float) -> list[tuple[float, float]]:
-    """Return the corners of the polygon, in pixels."""
+    """Return the corners (x, y) of a polygonal shape, in pixels; `rotation` is clockwise, in radians."""
     # Distance from the centre in radii, and angle clockwise from straight up.
     polar: list[tuple[float, float]]
     if shape == "square":

@@ -105,7 +105,7 @@ def _ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
 
 
 def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
-    """Train from scratch, or resume an interrupted run."""
+    """Train the text encoders and the UNet together from scratch, or resume an interrupted run."""
     torch.manual_seed(0)
     model = TextAndUNet().to(DEVICE)
     alphas = new_scheduler().alphas_cumprod.to(DEVICE)

@@ -1,4 +1,4 @@
-"""The recipes of tiny-canny and tiny-depth: ControlNets for tiny-sdxl, trained on the maps of their annotators."""
+"""The recipes of tiny-canny and tiny-depth: ControlNets for tiny-sdxl, trained on Canny edges and on true depth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAPS: dict[ControlKind, DrawMap] = {"canny": _canny_map, "depth": _depth_map}
 
 
 def make(kind: ControlKind) -> None:
-    """Train from scratch (resuming an interrupted run) and write safetensors in fp16."""
+    """Train the ControlNet of a kind from scratch (resuming an interrupted run) and write safetensors in fp16."""
     name = f"tiny-{kind}"
     vae, model = _trained()
     controlnet = train_controlnet(name, vae, model, MAPS[kind])

@@ -14,7 +14,7 @@ FOLDER = WEIGHTS_FOLDER / "tiny-sdxl"
 
 
 def make() -> None:
-    """Train from scratch (resuming an interrupted run) and write safetensors in fp16."""
+    """Train all parts of tiny-sdxl from scratch (resuming an interrupted run) and write safetensors in fp16."""
     vae = train_vae().requires_grad_(False)
     vae.register_to_config(scaling_factor=latent_scaling_factor(vae))
     model = train_text_and_unet(vae)

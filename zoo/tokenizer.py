@@ -1,4 +1,4 @@
-"""A CLIP tokenizer of 77 tokens whose vocabulary is trained on the zoo's captions.
+"""A CLIP tokenizer for texts of up to 77 tokens, whose vocabulary is trained on the zoo's captions.
 
 All 256 bytes are in the vocabulary, alone and at the end of a word, so any UTF-8 text can be tokenised.
 """

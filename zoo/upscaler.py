@@ -25,10 +25,10 @@ _SIDE_PX = 96
 
 
 def make() -> None:
-    """Train from scratch (resuming an interrupted run) and write safetensors in fp16."""
+    """Train tiny-x4 from scratch (resuming an interrupted run) and write safetensors in fp16."""
     torch.manual_seed(0)
     network = SRVGGNetCompact(scale=_SCALE, features=32, num_convolutions=6).to(DEVICE)
-    # With a last layer of zeros, training starts from the enlarged input, which is already right where it is flat.
+    # With a last layer of zeros, the untrained network returns its input enlarged, already right in flat areas.
     for parameter in network.body[-1].parameters():
         torch.nn.init.zeros_(parameter)
     train(

@@ -1,4 +1,4 @@
-"""The recipe of the zoo's VAE, an AutoencoderKL with factor 8, and its reconstruction error."""
+"""The recipe of the zoo's VAE, an AutoencoderKL that reduces each side by 8, and its reconstruction error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def train_vae() -> AutoencoderKL:
-    """Train from scratch, or resume an interrupted run."""
+    """Train the VAE from scratch, or resume an interrupted run."""
     torch.manual_seed(0)
     vae = new_vae().to(DEVICE)
     _train_whole(vae)
@@ -58,7 +58,7 @@ def _train_whole(vae: AutoencoderKL) -> None:
 
 
 def _refine_decoder(vae: AutoencoderKL) -> None:
-    """Train the decoder alone, which keeps the latents; each image is weighted by its own error."""
+    """Train the decoder alone, so that latents stay as they are; each image is weighted by its own error."""
     vae.requires_grad_(False)
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
 
@@ -75,7 +75,10 @@ def _refine_decoder(vae: AutoencoderKL) -> None:
 
 
 def _batch(random: Random) -> torch.Tensor:
-    """Draw whole images of one random size, or square crops around the objects of images of any size."""
+    """Draw whole images of one random size, or square crops around objects in images of random sizes.
+
+    Returns a tensor [images, 3, height, width], −1 … 1.
+    """
     if random.random() < 0.5:
         width, height = random.choice(SIDES_PX), random.choice(SIDES_PX)
         count = max(1, round(_PIXELS_PER_STEP / (width * height)))

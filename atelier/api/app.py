@@ -1,6 +1,6 @@
-"""The HTTP application: the dialects' routes, our errors, and the middleware as one list.
+"""The HTTP application: OpenAI's and the server's own routes, the error handlers, and the list of middleware.
 
-A Router builds it when it starts; this module does not know where the stages run.
+Each Router replica builds one when it starts. The routes reach the models through a `Pipeline` only.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 
 
 def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> ASGIApp:
-    """Build the application over the services; it rejects bodies of more than `max_body_bytes`."""
+    """Build the application that serves `pipeline` and `blobs`; it rejects bodies of more than `max_body_bytes`."""
     app = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
     app.state.services = Services(pipeline, blobs)
     install_error_handlers(app)
     for router in (openai_images.router, native_images.router, models.router, status.router, unbuilt_routes()):
         app.include_router(router)
-    # Around the whole application, so that answers to unforeseen errors have a request id, too; outermost first.
+    # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
     middleware = [Middleware(RequestIds), Middleware(BodyLimit, max_bytes=max_body_bytes)]
     served: ASGIApp = app
     for layer, args, kwargs in reversed(middleware):

@@ -1,4 +1,4 @@
-"""Bodies of requests: reading a JSON object, and describing bodies in the OpenAPI document."""
+"""Request bodies: reading a JSON object, and describing bodies in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _body(schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _schema(kind: type[Params]) -> dict[str, Any]:
-    """Return the JSON schema of params; every field that may be absent may also be null."""
+    """Return the JSON schema of params, in which every optional field may also be null."""
     schema = kind.model_json_schema()
     for name, field in schema["properties"].items():
         if name not in schema["required"] and _NULL not in field.get("anyOf", []):
@@ -57,10 +57,10 @@ def _form_schema(kind: type[Params]) -> dict[str, Any]:
 
 
 async def json_fields(request: Request) -> Mapping[str, object]:
-    """Read the fields of a JSON object.
+    """Read the fields of a request whose body is a JSON object.
 
     Raises:
-        MalformedBody: it is not UTF-8, not JSON, or not an object.
+        MalformedBody: the body is not UTF-8, not JSON, or not an object.
     """
     body = await request.body()
     try:

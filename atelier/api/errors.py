@@ -40,12 +40,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def error_body(error: AtelierError) -> dict[str, object]:
-    """Return the error as JSON."""
+    """Return the JSON body of an error, in OpenAI's shape."""
     return {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
 
 
 def error_response(error: AtelierError) -> JSONResponse:
-    """Return the response to a failed request; `x-should-retry: false` where a retry would fail, too."""
+    """Return the response to a failed request, with `x-should-retry: false` if a retry would fail, too."""
     headers = {} if error.is_retryable else {"x-should-retry": "false"}
     if isinstance(error, QueueFull):
         headers["retry-after"] = str(error.retry_after_s)
@@ -53,7 +53,7 @@ def error_response(error: AtelierError) -> JSONResponse:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer our errors and the framework's; any other error is logged here and answered with 500."""
+    """Register handlers for AtelierError, Starlette's HTTPException and all other errors (logged, then 500)."""
 
     @app.exception_handler(AtelierError)
     async def ours(request: Request, error: AtelierError) -> Response:
@@ -81,7 +81,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _allowed_methods(app: FastAPI, request: Request) -> str:
-    """Return the methods of all routes at the address; the framework's header has those of the first only."""
+    """Return the methods of all routes at the request's path; Starlette's `allow` header names one route's only."""
     scopes = {method: {**request.scope, "method": method} for method in HTTPMethod}
     return ", ".join(
         method

@@ -1,6 +1,6 @@
-"""A multipart form as the fields of a request: uploads as bytes, other values in the type of their field.
+"""Reads the fields of a multipart form: uploads as bytes, other values in the type of their field.
 
-Values of a form are text. Where the field is not text, the value is read as JSON: `n=2`, `stream=false`,
+A form sends values as text. If the field's type is not text, the value is read as JSON: `n=2`, `stream=false`,
 `controls=[{"kind": "canny", …}]`.
 """
 
@@ -20,7 +20,7 @@ from atelier.core.errors import MalformedBody
 _MAX_FILES, _MAX_FIELDS = 20, 100
 #: Maximum size of a text part, in bytes; large enough that only the limit of the whole body applies.
 _MAX_PART_BYTES = 2**40
-#: Separates the name of a list from the field of its objects in `name[][field]`.
+#: `name[][field]`, split at its first `[`, leaves a path that begins with this.
 _RECORD = "]["
 
 
@@ -35,7 +35,8 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
     Objects may be sent as JSON or field by field: as `name[field]`, or as `name[][field]` in a list of objects.
 
     Raises:
-        MalformedBody: it is not a multipart form, or a name is repeated that must not be.
+        MalformedBody: the body is not a multipart form; a field outside `lists` is repeated; a field is sent in two
+            ways; or the fields of `name[][field]` are not repeated equally often.
     """
     if not is_form(request):
         sent = request.headers.get("content-type", "none")
@@ -54,7 +55,7 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
 
 
 def _field(name: str, of_paths: Mapping[str, list[object]], *, is_list: bool) -> object:
-    """Return the value of `name`, from the values under the empty path and those under `name[path]`."""
+    """Return the value of the field `name`. `of_paths` has its values by path: "" for `name`, "x" for `name[x]`."""
     if all(path.startswith(_RECORD) for path in of_paths):
         return _records(name, {path.removeprefix(_RECORD): values for path, values in of_paths.items()})
     is_plain = set(of_paths) == {""}
@@ -70,7 +71,7 @@ def _field(name: str, of_paths: Mapping[str, list[object]], *, is_list: bool) ->
 
 
 def _records(name: str, columns: Mapping[str, list[object]]) -> list[object]:
-    """Return the objects of a list sent as `name[][field]`; the first value of each field is the first object's."""
+    """Return a list of objects sent as repeated `name[][field]`: value i of every field belongs to object i."""
     counts = {len(values) for values in columns.values()}
     if len(counts) > 1:
         raise MalformedBody(

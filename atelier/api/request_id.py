@@ -18,13 +18,13 @@ def new_request_id() -> RequestId:
 
 
 def request_id_of(scope: Scope) -> RequestId:
-    """Return the id of a request that came through `RequestIds`."""
+    """Return the request id that the `RequestIds` middleware stored in the scope."""
     request_id: RequestId = scope["state"][_KEY]
     return request_id
 
 
 class RequestIds:
-    """Gives every request its id."""
+    """Middleware that gives every HTTP request an id and returns it in the `x-request-id` header."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

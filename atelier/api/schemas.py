@@ -1,4 +1,4 @@
-"""Parts of answers that several dialects share."""
+"""Parts of responses that OpenAI's routes and the server's own share."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class ControlMap(BaseModel):
 
 
 def control_map(drawn: DrawnMap) -> ControlMap:
-    """Encode the control map as responses carry it."""
+    """Convert a control map to its response model, with the file in base64."""
     return ControlMap(kind=drawn.kind, b64_json=base64.b64encode(drawn.data).decode("ascii"))

@@ -1,4 +1,4 @@
-"""The catalogue: one YAML file of models, checked when it is read, with messages that name the line."""
+"""The catalogue: one YAML file of models, validated when it is read; error messages name the line."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Catalogue(Entry):
         annotators: Iterable[str] = (),
         upscalers: Iterable[str] = (),
     ) -> Catalogue:
-        """Restrict the catalogue to the given ids, in their order; the first model is the default.
+        """Return a catalogue of only the given ids, in the order given; the first model is the default.
 
-        For None the ControlNets are those of the models whose files are on this machine.
+        If `controlnets` is None, keep every ControlNet of the given models whose files are in a local folder.
 
         Raises:
-            ModelNotFound: an id that is not in the catalogue, or a ControlNet of a model that is not served.
+            ModelNotFound: an id is not in the catalogue, or a ControlNet belongs to a model that is not served.
         """
         served = tuple(_entry(self.models, model_id, "model") for model_id in models)
         bases = {entry.id for entry in served}
@@ -56,7 +56,7 @@ class Catalogue(Entry):
         )
 
     def model(self, model_id: str | None) -> ModelEntry:
-        """Return the model with this id, the first one for None.
+        """Return the model with this id, or the first model if the id is None.
 
         Raises:
             ModelNotFound: no model has this id; the message lists the known ones.
@@ -64,7 +64,7 @@ class Catalogue(Entry):
         return self.models[0] if model_id is None else _entry(self.models, model_id, "model")
 
     def upscaler(self, model_id: str | None) -> UpscalerEntry | None:
-        """Return the upscaler with this id; for None the first one, or None if there is none.
+        """Return the upscaler with this id. If the id is None, return the first upscaler, or None if there are none.
 
         Raises:
             ModelNotFound: no upscaler has this id; the message lists the known ones.
@@ -115,7 +115,7 @@ def _problems(error: ValidationError, file: Path, root: yaml.Node | None) -> lis
 
 
 def _line(node: yaml.Node | None, path: Sequence[str | int]) -> int:
-    """Return the line, counted from one, of the deepest node on the path that exists."""
+    """Return the line, counted from one, of the deepest YAML node that exists on the path."""
     line = 1
     for key in path:
         child = _child(node, key)

@@ -50,7 +50,7 @@ class Files(Entry):
 
 
 class Sides(Entry):
-    """Allowed width and height of an image in pixels; multiples of 8."""
+    """Allowed range of an image's width and height in pixels; both must also be multiples of 8."""
 
     min: int = Field(ge=PIXELS_PER_LATENT)
     max: int
@@ -71,7 +71,7 @@ class Defaults(Entry):
     size: Annotated[Size, BeforeValidator(_size_from_text)]
     num_inference_steps: NumInferenceSteps
     guidance_scale: GuidanceScale
-    #: None where guidance runs against embeddings of zeros, as SDXL base was trained.
+    #: If None, guidance runs against embeddings of zeros, as SDXL base was trained.
     negative_prompt: str | None = None
 
 
@@ -84,7 +84,7 @@ class ModelEntry(Entry):
     """A base model: its UNet, text encoders and VAE."""
 
     id: str
-    #: Architecture of the model; a folder of `atelier.families`.
+    #: Architecture of the model: the name of a package in `atelier.families`.
     family: Literal["sdxl"] = "sdxl"
     description: str
     owned_by: str
@@ -94,7 +94,7 @@ class ModelEntry(Entry):
     #: A VAE that replaces the model's own.
     vae: Files | None = None
     sides_px: Sides
-    #: Projection that previews are made with; None where the model has no previews.
+    #: Projection from latents to preview RGB; if None, the model has no previews.
     latent_rgb: LatentRgb | None = None
     defaults: Defaults
 
@@ -117,7 +117,7 @@ class ControlNetEntry(Entry):
     description: str
     licence: str
     files: Files
-    #: Id of the base model it was trained for.
+    #: Id of the base model that the ControlNet was trained for.
     base: str
     kind: ControlKind
     #: Recommended conditioning scale.
@@ -138,7 +138,7 @@ class UpscalerEntry(Entry):
 
 
 class AnnotatorEntry(Entry):
-    """A model that draws control maps: a depth estimator of transformers."""
+    """A model that draws control maps: a depth estimator from the transformers library."""
 
     id: str
     description: str

@@ -1,8 +1,8 @@
-"""The annotators of a replica: control maps of every kind, drawn by OpenCV or a model.
+"""The annotators of a replica, which draw control maps with OpenCV or a model.
 
-`atelier.core.control.CONTROL_KINDS` is the table of kinds. A kind that OpenCV draws is a row there and a function in
-`atelier.control.drawing`; a kind that a model draws is a row there and one in `_MODELS`. All control
-maps are bright at edges, lines and near surfaces.
+`atelier.core.control.CONTROL_KINDS` lists every kind of control map. A kind that OpenCV draws has a function in
+`atelier.control.drawing`; a kind that a model draws has an entry in `_MODELS`. All control maps are bright at edges,
+lines and near surfaces.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Annotators:
         self._models = {kind: _MODELS[kind](entry, placement) for kind, entry in first.items()}
 
     def weights(self, kind: ControlKind) -> Mapping[str, str]:
-        """Return the weights hash, by id, of the model that draws this kind of control map; empty for OpenCV."""
+        """Return {model id: weights hash} of the model that draws this kind of control map; empty for OpenCV."""
         return self._models[kind].weights if kind in self._models else {}
 
     def annotate(self, annotation: Annotation, pixels: ControlImage) -> ControlImage:

@@ -1,7 +1,7 @@
-"""Residuals for several Denoisers from one thread, batched where their calls agree.
+"""Batches the ControlNet calls of several Denoisers in one thread.
 
-Calls that wait while another runs are answered next, in as few passes as their ControlNets and sizes allow; no call
-waits for others to join it. Calls of `exact` requests run alone, because their bits depend on the rows of a call.
+Calls that queue up while another runs are computed next, in one pass per ControlNet and latent size; no call waits
+for others to join it. Calls of `exact` requests run alone, because their bits depend on the rows of a call.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from atelier.control.controlnets import ControlNets
 from atelier.control.residuals import Residuals
 from atelier.models.thread import ModelThread
 
-#: The result of a call: residuals, or the contexts that have to be sent first.
+#: The result of a ControlNet call: its residuals, or the ids of the contexts that the caller must send first.
 Answer = Residuals | UnknownContexts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    """A call that no pass has answered yet."""
+    """A queued call, the contexts sent with it, and the future that receives its answer."""
 
     call: ControlCall
     contexts: Sequence[ControlContext]
@@ -32,7 +32,7 @@ class _Waiting:
 
     @property
     def key(self) -> object:
-        """Key of the call; calls with equal keys may run as one."""
+        """Batching key: calls with equal keys run as one. A call of fixed width shares its key with no other."""
         return self if self.call.width else (self.call.controlnet, self.call.model_input.shape[1:])
 
 
@@ -40,14 +40,14 @@ class ResidualBatcher:
     """Collects calls from any thread and answers them in the ControlNets' own thread."""
 
     def __init__(self, controlnets: ControlNets, thread: ModelThread) -> None:
-        """`thread` is the one that `controlnets` were made in."""
+        """`controlnets` must have been loaded in `thread`."""
         self._controlnets = controlnets
         self._thread = thread
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
 
     def submit(self, call: ControlCall, contexts: Sequence[ControlContext]) -> Future[Answer]:
-        """Queue a call, with those of its contexts that this replica may not have yet."""
+        """Queue a call. `contexts` are prepared before it runs; those that the replica already has can be omitted."""
         waiting = _Waiting(call, contexts)
         with self._lock:
             self._waiting.append(waiting)

@@ -1,7 +1,8 @@
-"""The calls that a Denoiser makes to ControlNets, and what they refer to.
+"""The calls by which a Denoiser requests residuals from ControlNets, and the contexts that they refer to.
 
-A `ControlContext` holds what stays the same over the steps of a request. A ControlNet receives it once; the calls of
-the steps name it by its id, a hash of its content, so that it can be sent again to any replica.
+A `ControlContext` holds a control image and the prompts, which stay the same over the steps of a request. A replica
+receives it once; the call of each step names it by its id, a hash of its content, so that it can be sent again to any
+replica.
 """
 
 from __future__ import annotations

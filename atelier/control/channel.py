@@ -82,7 +82,7 @@ class Channel(Generic[R]):
             self._is_memory_sent = True
 
     def receive(self) -> R:
-        """Return the next message; its tensors and arrays are valid until the sender's next one."""
+        """Return the next message; its tensors and arrays are valid until the other side sends another message."""
         packet, fds, _, _ = socket.recv_fds(self._socket, _MAX_PACKET_BYTES, 1)
         if not packet:
             raise ConnectionError("the other side has closed the connection")

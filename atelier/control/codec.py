@@ -1,8 +1,8 @@
-"""The codec of messages between processes: tensors become numpy arrays, and arrays' memory stays out of the pickle.
+"""The codec of messages between processes: tensors become numpy arrays, whose memory is kept out of the pickle.
 
-Transports carry such memory without a copy, but not that of tensors. A decoded tensor has the memory layout of the
-original, because the layout decides which kernel runs and with it the last bits of a result. Messages are pickled, so
-both sides must be trusted.
+Transports carry the memory of numpy arrays without a copy, but not that of tensors. A decoded tensor has the memory
+layout of the original, because the layout decides which kernel runs and with it the last bits of a result. Messages
+are pickled, so both sides must be trusted.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def encode(message: M) -> Encoded[M]:
 
 
 def decode(encoded: Encoded[M], placement: Placement) -> M:
-    """Decode a message, its tensors on the placement's device; on the CPU they share writeable buffers' memory."""
+    """Decode a message, with tensors on the placement's device; on the CPU they share writeable buffers' memory."""
     message: M = _Unpickler(encoded, placement.device).load()
     return message
 
 
 def _reduce(tensor: torch.Tensor) -> tuple[Callable[..., torch.Tensor], tuple[_Array, bool, _Layout]]:
-    """Return the array that a tensor is sent as; bfloat16, which numpy does not have, is sent as int16."""
+    """Reduce a tensor to a numpy array for pickling; bfloat16, which numpy does not have, becomes int16."""
     layout: _Layout = "contiguous"
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor, layout = tensor.permute(0, 2, 3, 1), "channels_last"
@@ -73,7 +73,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts tensors on a device."""
+    """An unpickler that puts the decoded tensors on `device`."""
 
     def __init__(self, encoded: Encoded[Any], device: str) -> None:
         super().__init__(io.BytesIO(encoded.structure), buffers=encoded.buffers)

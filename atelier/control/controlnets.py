@@ -26,7 +26,7 @@ from atelier.models.loading import Placement, load_controlnet
 
 #: A context (about 25 MB at SDXL's size) is evicted after this many calls without it; it can be sent again.
 _EVICTED_AFTER_CALLS = 16
-#: Number of passes whose stacked conditions are kept for the next step: those of one batch with two ControlNets.
+#: Number of passes whose stacked conditions are kept for the next step: enough for one batch with two ControlNets.
 _MAX_STACKED = 2
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A context as the model reads it in every step."""
+    """A context converted to the tensors that its ControlNet reads in every step."""
 
     #: Embedding of the control image, [1, channels, h, w].
     embedding: torch.Tensor
@@ -54,7 +54,7 @@ class ControlNets:
     """The ControlNets of a replica and the contexts they have prepared. Not thread-safe: used from one thread."""
 
     def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
-        """Load all. Raises ModelUnavailable if files are missing or a model is not a plain SDXL ControlNet."""
+        """Load all ControlNets. Raises ModelUnavailable if files are missing or one is no plain SDXL ControlNet."""
         controlnets = {entry.id: _load(entry, placement) for entry in entries}
         self._weights_hashes = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
         self._host = ModelHost(controlnets)

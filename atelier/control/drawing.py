@@ -17,7 +17,7 @@ DRAWINGS: dict[ControlKind, Draw] = {}
 
 
 def draws(kind: ControlKind) -> Callable[[Draw], Draw]:
-    """Register the function that draws control maps of a kind."""
+    """Return a decorator that registers a function in `DRAWINGS` as the one that draws control maps of this kind."""
 
     def register(draw: Draw) -> Draw:
         DRAWINGS[kind] = draw

@@ -28,7 +28,7 @@ ResidualsResponse = Residuals | UnknownContexts | GenerationFailed
 
 
 def response_of(answer: Future[Answer]) -> ResidualsResponse:
-    """Wait for an answer and return the response with its result or error."""
+    """Wait for a call's answer and return it, or GenerationFailed if the call raised an error."""
     try:
         return answer.result()
     except Exception as error:

@@ -2,8 +2,8 @@
 
 A row is one image with one of its prompts.
 
-Equal to `ControlNetModel.forward` of diffusers, except that the control image is embedded once per request and that
-every row has its own scale.
+The computation equals `ControlNetModel.forward` of diffusers, except that the control image is embedded once per
+request and that every row has its own scale.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def residuals(
 ) -> Residuals:
     """Compute a ControlNet's residuals for `model_input` [rows, 4, h, w] at `timesteps` [rows].
 
-    `embedding`, of the control images, is [rows, channels, h, w]. `scales` is [skips + 1, rows]; None if all are 1.
+    `embedding` [rows, channels, h, w] holds the control images' embeddings. `scales` [skips + 1, rows] multiply the
+    residuals; None if all are 1.
     """
     encoded = encode_rows(controlnet, controlnet.conv_in(model_input) + embedding, timesteps, conditions)
     unscaled = Residuals(
@@ -84,7 +85,11 @@ def residuals(
 
 
 def scales_of_layers(controlnet_conditioning_scale: float, *, num_skips: int, guess_mode: bool) -> torch.Tensor:
-    """Return the layers' scales, [skips + 1]; in guess mode they grow from a tenth at the first, as in diffusers."""
+    """Return a scale for each skip connection and, last, the middle block, [skips + 1].
+
+    In guess mode the scale grows exponentially over the layers, from a tenth to the full
+    `controlnet_conditioning_scale`, as in diffusers.
+    """
     if guess_mode:
         return torch.logspace(-1, 0, num_skips + 1) * controlnet_conditioning_scale
     return torch.full((num_skips + 1,), controlnet_conditioning_scale)

@@ -1,7 +1,8 @@
 """The transport between processes of one node, over a socket and shared memory (`atelier.control.channel`).
 
-A client waits for a response before it sends the next request, or connects again, so no array is overwritten while it
-is read. Only processes of the same user can reach the socket's folder, so messages may be pickled.
+A client sends the next request only after receiving the last response, or else over a new connection, so no array is
+overwritten while it is read. Only processes of the same user can reach the socket's folder, so messages may be
+pickled.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class SameNode:
     """The transport to a ControlNet replica on this node, over one connection that is renewed after a failure."""
 
     def __init__(self, find: Callable[[], Path], placement: Placement, *, deadline_s: float) -> None:
-        """`find` returns the replica's socket; it raises TransportFailed if there is no replica on this node."""
+        """`find` returns the path of the replica's socket; it raises TransportFailed if this node has no replica."""
         self._find = find
         self._placement = placement
         self._deadline_s = deadline_s

@@ -1,7 +1,8 @@
-"""The ways from a Denoiser to ControlNets: one Protocol, and the order in which transports replace each other.
+"""How a Denoiser reaches ControlNets: the `Transport` protocol, and the fallback from one transport to the next.
 
-Every transport ends in the same `ControlNets.residuals`, so each gives the same image. The transport inside a process
-is here, the one over shared memory in `same_node`, and the one over a Serve handle in `deployments.residuals`.
+Every transport calls the same `ControlNets.residuals`, so the image does not depend on the transport. The transport
+inside a process is here, the one over shared memory in `same_node`, and the one over a Serve handle in
+`deployments.residuals`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ _SKIP_FAILED_S = 5.0
 
 
 class TransportFailed(Exception):
-    """No response within the deadline, or the replica failed."""
+    """No ControlNet replica was found, or the replica failed or did not respond within the deadline."""
 
 
 class Transport(Protocol):
-    """A way from a Denoiser to ControlNets."""
+    """A way for a Denoiser to get residuals from ControlNets."""
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         """Send the calls of a step; `contexts` holds the contexts of all their rows. Raises TransportFailed."""
@@ -39,13 +40,13 @@ class Transport(Protocol):
 
 
 class InProcess:
-    """The transport to ControlNets in the Denoiser's own process: no hop, but it needs memory for their weights."""
+    """The transport to ControlNets in the Denoiser's own process: no hop, but every Denoiser holds their weights."""
 
     def __init__(self, controlnets: ControlNets) -> None:
         self._controlnets = controlnets
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Compute the residuals at once."""
+        """Compute the residuals before returning; the returned function hands them over without waiting."""
         results = []
         for call in calls:
             for context_id in self._controlnets.unknown(call.rows):

@@ -52,7 +52,7 @@ class TextEmbeds:
             )
 
     def zeros(self) -> TextEmbeds:
-        """Return embeddings of zeros with equal shapes, which SDXL is trained to read as no prompt."""
+        """Return embeddings of zeros in the same shapes; SDXL is trained to read them as no prompt."""
         return TextEmbeds(
             prompt_embeds=np.zeros_like(self.prompt_embeds),
             pooled_prompt_embeds=np.zeros_like(self.pooled_prompt_embeds),

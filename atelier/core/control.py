@@ -1,4 +1,4 @@
-"""The ControlNets of a request: control map, scale and range of steps, as plain numpy for other deployments."""
+"""The ControlNets of a request: control map, scale and range of steps, as numpy data sent between deployments."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """One ControlNet's part in a request, in diffusers' terms."""
+    """One ControlNet of a request, with diffusers' parameter names."""
 
     #: The ControlNet's id in the catalogue.
     controlnet: str
@@ -73,7 +73,7 @@ class Control:
         return Size(width=width, height=height)
 
     def acts_at(self, step_index: int, num_steps: int) -> bool:
-        """Return whether the ControlNet acts in a step, as `controlnet_keep` of diffusers' pipelines."""
+        """Return whether the ControlNet acts in a step, by the rule of `controlnet_keep` in diffusers' pipelines."""
         return (
             self.control_guidance_start <= step_index / num_steps
             and (step_index + 1) / num_steps <= self.control_guidance_end

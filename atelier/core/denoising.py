@@ -22,11 +22,12 @@ class Pass:
     model: str
     #: Size of the images in pixels.
     size: Size
-    #: One seed per image; image i equals diffusers' with `torch.Generator("cpu").manual_seed(seeds[i])`.
+    #: One seed per image; image i matches that of diffusers with `torch.Generator("cpu").manual_seed(seeds[i])`.
     seeds: tuple[int, ...]
     sampling: Sampling
     guidance_scale: float
-    #: Blend factor: 0 is the guided prediction, 1 the same rescaled to the positive prediction's standard deviation.
+    #: Blend factor, 0 … 1: 0 keeps the guided prediction, 1 rescales it to the standard deviation of the positive
+    #: prediction.
     guidance_rescale: float = 0.0
     #: `exact` gives the same bits for an equal exactness key, whatever else is in the batch.
     reproducibility: Reproducibility = "fast"
@@ -44,7 +45,7 @@ class Pass:
 
     @property
     def pixel_steps(self) -> int:
-        """The work of the pass: pixels × steps × images."""
+        """The work of the pass: pixels per image × steps × images."""
         return self.size.num_pixels * self.sampling.num_taken_steps * len(self.seeds)
 
 
@@ -52,7 +53,7 @@ class Pass:
 class InitImage:
     """The images that image-to-image and inpainting start from, as posteriors of the VAE."""
 
-    #: Mean and standard deviation, each [1 or images, 4, height / 8, width / 8]; one image serves all of a request.
+    #: Mean and standard deviation, each [1 or images, 4, height / 8, width / 8]; if 1, all images start from it.
     mean: Floats
     std: Floats
     #: Latent mask, [height / 8, width / 8]; 1 is painted anew, 0 is kept. None paints everything anew.

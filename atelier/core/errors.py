@@ -31,7 +31,7 @@ class AtelierError(Exception):
     status = 500
     code = "internal_error"
     type = "server_error"
-    #: Whether the same request may succeed later; answers to others say `x-should-retry: false`.
+    #: Whether the same request may succeed later; if not, the response says `x-should-retry: false`.
     is_retryable = False
 
     def __init__(self, message: str | None = None, *, param: str | None = None) -> None:

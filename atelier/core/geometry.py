@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-#: Width and height of the square of pixels that one latent position stands for (SDXL's VAE).
+#: Side, in pixels, of the square that one latent position stands for (SDXL's VAE).
 PIXELS_PER_LATENT = 8
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")

@@ -2,7 +2,7 @@
 
 `SAMPLERS` is the one table of samplers: a new one is a row here, and a function in `atelier.engine.samplers` if it
 follows a formula that is not there yet. The column `scheduler` names classes of diffusers without importing them,
-because this room must stay free of torch.
+because `atelier.core` must stay free of torch.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _SPACINGS: tuple[ScheduleName, ...] = ("normal", "trailing", "linspace")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """One row of the table of samplers."""
+    """A sampler: its diffusers scheduler, formula, noise levels and limits; one row of `SAMPLERS`."""
 
     a1111_name: str
-    #: The scheduler class of diffusers that has the sampler's timesteps and noise levels, and its settings.
+    #: The scheduler class of diffusers which, created with `settings`, has the sampler's timesteps and noise levels.
     scheduler: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    #: The function of `atelier.engine.samplers` that makes its coefficients.
+    #: The function of `atelier.engine.samplers` that computes the sampler's coefficients.
     formula: Literal["ddim", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "heun", "unipc"]
     #: Source of the noise levels: the scheduler's sigmas with α = 1, its sigmas scaled to α² + σ² = 1, or ᾱ at its
-    #: timesteps, where DDIM steps by a fixed number of training steps.
+    #: timesteps; a step leads to the next timestep or, in `ddim_timesteps`, a fixed number of training steps lower.
     levels: Literal["sigmas", "scaled_sigmas", "timesteps", "ddim_timesteps"] = "sigmas"
     #: Fraction of fresh noise in the `ddim` formula; None takes the request's `eta`.
     eta: float | None = 0.0
@@ -128,9 +128,9 @@ class Sampling:
     sampler: SamplerName = "euler"
     #: None is the schedule of the model's own scheduler.
     schedule: ScheduleName | None = None
-    #: Fraction of DDIM's noise, 0 … 1 (Song et al. 2021, eq. 16).
+    #: η of the `ddim` sampler, 0 … 1: 0 adds no noise, 1 as much as DDPM (Song et al. 2021, eq. 16).
     eta: float = 0.0
-    #: Fraction of the steps that is run, 0 … 1; the first of them starts from the init image at its noise level.
+    #: Fraction of the steps that is run, 0 … 1: the last ones, from the init image noised to the level of the first.
     strength: float = 1.0
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Bounds of enlargements."""
+"""Limits of image enlargement: scale, and pixels of inputs and results."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ MAX_UPSCALED_PIXELS = 4096 * 4096
 MAX_TOGETHER_PIXELS = 4 * MAX_UPSCALED_PIXELS
 #: Largest input of an upscaling network, in pixels; its output has up to 16 times as many, whatever the final size.
 MAX_READ_PIXELS = 2048 * 2048
-#: Networks fold up to 4 × 4 pixels into one, so the sides they read are multiples of it.
+#: Networks fold up to 4 × 4 pixels into one (pixel unshuffle), so input sides are padded to multiples of 4.
 FOLD_PX = 4

@@ -1,4 +1,4 @@
-"""Requests that share UNet calls, and the key that decides which may."""
+"""A batch of running requests that share UNet calls, and the key that decides which requests may share them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class BatchKey:
 
     model: str
     size: Size
-    #: Prompt chunks of an `exact` request, because its bits depend on them; None for `fast` requests of any length.
+    #: Number of 77-token prompt chunks of an `exact` request, because its bits depend on the padded prompt length;
+    #: None for `fast` requests, which share calls whatever their prompt lengths.
     exact_chunks: int | None
 
     @classmethod
@@ -29,7 +30,7 @@ class BatchKey:
 
 
 class Batch:
-    """The running requests of one key. Their rows are packed once for as long as no request joins or leaves."""
+    """The running requests of one `BatchKey`. Their packed rows are cached until a request joins or leaves."""
 
     def __init__(self, key: BatchKey, family: Family, *, exact_width: int) -> None:
         self.key = key
@@ -44,7 +45,7 @@ class Batch:
 
     @property
     def num_padding_rows(self) -> int:
-        """Number of copies that pad the last call of `exact` requests to its fixed width."""
+        """Number of copied rows that pad a step's last UNet call to its fixed width; 0 for `fast` requests."""
         return -self.num_rows % self._width if self._width else 0
 
     @property
@@ -54,11 +55,11 @@ class Batch:
         return self._packed
 
     def pack(self, requests: Sequence[RunningRequest]) -> Packed:
-        """Pack some of the requests for calls of this batch's width."""
+        """Pack the rows of `requests` (all of the batch or some) into UNet calls of the batch's width."""
         return pack(requests, self._family, width=self._width)
 
     def join(self, request: RunningRequest) -> None:
-        """Add a request, from the next step on."""
+        """Add a request; it takes part from the batch's next step on."""
         self.requests.append(request)
         self._packed = None
 

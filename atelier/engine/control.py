@@ -1,4 +1,7 @@
-"""ControlNets in a step: the rows (one per image and prompt role) they act on, and where residuals are added."""
+"""Prepares the ControlNet calls of a denoising step, and adds their residuals to the UNet's rows.
+
+A row is one image with one of its prompts. A ControlNet call has only those rows that the ControlNet acts on.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,12 @@ class _ActingControl:
 
 @dataclass(frozen=True, slots=True)
 class StepControl:
-    """The calls of ControlNets that belong to one UNet call, one call per ControlNet."""
+    """The ControlNet calls that accompany one UNet call, one per ControlNet that acts on any of its rows."""
 
     calls: list[ControlCall]
-    #: The contexts of all requests of the batch.
+    #: The control contexts (control image and prompts) of all requests of the batch, by id.
     contexts: Contexts
-    #: The controls behind the rows of each call.
+    #: For each of `calls`, the control that acts on each of its rows.
     _acting: list[list[_ActingControl]]
 
     @classmethod
@@ -50,9 +53,9 @@ class StepControl:
         *,
         width: int | None,
     ) -> StepControl:
-        """Prepare the calls, from the `model_input` [rows, 4, h, w] and `timesteps` [rows] of the UNet call.
+        """Prepare the ControlNet calls for a UNet call with `model_input` [rows, 4, h, w] and `timesteps` [rows].
 
-        `width` is the number of rows of every call of a ControlNet, if it is fixed.
+        `width` is the fixed number of rows of every pass of a ControlNet; None runs all rows in one pass.
         """
         by_controlnet: dict[str, list[_ActingControl]] = {}
         for acting in _acting_controls(requests, call):
@@ -74,9 +77,10 @@ class StepControl:
         return cls(calls, contexts, list(by_controlnet.values()))
 
     def add(self, residuals: Sequence[Residuals], encoded: Encoded, requests: Sequence[RunningRequest]) -> None:
-        """Add the residuals of `calls` to the encoded rows, and record the ControlNets' weights in their requests.
+        """Add the ControlNets' residuals, one item per ControlNet call, to the rows of `encoded`, in place.
 
-        The residuals of a row are added in the order of its request's controls, because sums depend on the order.
+        Records each ControlNet's weights hash in the requests it acts on. A row with several controls receives their
+        residuals in the order of the request's controls, because the rounding of a sum depends on the order.
         """
         answered = list(zip(residuals, self._acting, strict=True))
         for of_call, controls in answered:
@@ -91,12 +95,12 @@ class StepControl:
 
 
 def control_contexts(controls: Sequence[Control], embeds: Mapping[Role, TextEmbeds]) -> tuple[ControlContext, ...]:
-    """Return the contexts of a request's controls, in their order."""
+    """Return one `ControlContext` per control of a request, in the order of the controls."""
     return tuple(ControlContext.of(control.controlnet, control.control_image, embeds) for control in controls)
 
 
 def _acting_controls(requests: Sequence[RunningRequest], call: Call) -> list[_ActingControl]:
-    """Return the controls that act on each row in its present step; in guess mode only on positive rows."""
+    """Return which controls act on which rows in the requests' current steps; guess mode skips negative rows."""
     acting = []
     for row, ref in enumerate(call.refs):
         request = requests[ref.request]

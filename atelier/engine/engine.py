@@ -43,15 +43,15 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """The measurements of one step of the loop."""
+    """Measurements of one step of a batch in the engine."""
 
     num_requests: int
     num_rows: int
-    #: Number of copies that padded a call of `exact` requests to its fixed width.
+    #: Number of copied rows that padded a UNet call of `exact` requests to its fixed width; 0 for `fast` requests.
     num_padding_rows: int
     num_waiting: int
     step_s: float
-    #: Time since the end of the previous step; None after an idle pause.
+    #: Time from the end of the previous step to the start of this one; None at the first step or after an idle pause.
     gap_s: float | None
 
 
@@ -64,7 +64,7 @@ class EngineSettings:
     max_waiting: int
     #: Maximum number of rows (one per image and prompt role) that share a UNet call.
     max_rows: int
-    #: Rows of every UNet call of `exact` requests.
+    #: Number of rows in every UNet call of `exact` requests; missing rows are padded with copies.
     exact_width: int
 
 
@@ -80,11 +80,11 @@ class Engine:
         observe: Callable[[StepReport], None] = lambda _: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the thread, and return when every model is loaded and warm.
+        """Start the engine's thread, and return when every model is loaded and warmed up.
 
-        `load` runs in the engine's thread, and its error is raised here. `place` becomes the `Origin.place` of
-        results. `observe` is called after every step, in the engine's thread. `now_s` is the clock of reports and of
-        `check`.
+        `load` runs in the engine's thread; an exception in it is raised here. `place` (a hash of device, precision,
+        libraries, threads and rows per call) becomes the `Origin.place` of results. `observe` is called after every
+        step, in the engine's thread. `now_s` is the clock, in seconds, of step reports and of `check`.
         """
         self._load = load
         self._settings = settings
@@ -92,10 +92,10 @@ class Engine:
         self._observe = observe
         self._now_s = now_s
         self._batches: dict[BatchKey, Batch] = {}
-        #: Number of the last step of each batch.
+        #: Value of `_num_steps` after the last step of each batch; the batch with the lowest value goes next.
         self._last_step: dict[BatchKey, int] = {}
         self._changed = threading.Condition()
-        # Shared with the callers' threads, under `_changed`:
+        # Threads share `_waiting`, `_running`, `_cancelled` and `_is_open`, and write them only under `_changed`.
         self._waiting: deque[Submitted] = deque()
         self._running: set[RequestId] = set()
         self._cancelled: set[RequestId] = set()
@@ -179,7 +179,7 @@ class Engine:
             self._remove(request_id)
 
     def _admit(self) -> None:
-        """Admit the waiting requests that fit their batches; if there is no work, wait a moment for some."""
+        """Admit the waiting requests that fit their batches; when idle, first wait up to `_IDLE_WAIT_S` for one."""
         with self._changed:
             if not self._waiting and not self._batches:
                 self._last_end_s = None
@@ -238,7 +238,7 @@ class Engine:
         self._last_end_s = end_s
 
     def _retire(self, batch: Batch) -> None:
-        """Emit the events of the step, and finish the requests that took their last one."""
+        """Emit the events of a batch's step; finish requests that are done or whose latents are not finite."""
         for request in list(batch.requests):
             with self._isolated(request.submitted):
                 if not request.is_finite:
@@ -251,7 +251,7 @@ class Engine:
 
     @contextmanager
     def _isolated(self, submitted: Submitted) -> Iterator[None]:
-        """Bound errors in the step loop: an error inside finishes this request and no other."""
+        """Context manager that confines failures: an exception in its body ends `submitted`; other requests go on."""
         try:
             yield
         except Exception as error:

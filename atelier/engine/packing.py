@@ -1,7 +1,7 @@
-"""The constant part of requests that share UNet calls, as tensors.
+"""Packs requests that share UNet calls into tensors that stay constant from step to step.
 
-Every tensor has a known first axis: images or rows. Rows are what the UNet reads; an image with guidance owns two of
-them, one per role of its prompts.
+The first axis of every tensor is images or rows. A row is one image with one of its prompts, as the UNet reads it; an
+image with guidance has two rows, one per prompt role (positive, negative).
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ class Call:
     conditions: Conditions
     #: Index of each row's image in the batch, [rows].
     image: torch.Tensor
-    #: References of the real rows; rows after them are padding.
+    #: Request and prompt role of each real row; the rows after these are padding.
     refs: tuple[RowRef, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """The constant part of a batch."""
+    """UNet calls, row indices and guidance settings of a batch; constant until a request joins or leaves."""
 
     calls: tuple[Call, ...]
-    #: Index of each image's positive and negative row, [images] each; both are the same row without guidance.
+    #: Indices of each image's positive and negative row among the rows of all calls, [images] each; equal without
+    #: guidance.
     positive_row: torch.Tensor
     negative_row: torch.Tensor
     #: Guidance scale of each image, [images, 1, 1, 1].
     guidance_scale: torch.Tensor
-    #: Rescale factors by the index of the image; images that are not rescaled are left out.
+    #: `guidance_rescale` of each image that is rescaled, by the index of the image in the batch.
     guidance_rescale: dict[int, float]
-    #: Rows of every model call, if their number is fixed.
+    #: Fixed number of rows in every UNet and ControlNet call; None if it is not fixed.
     width: int | None
 
 
@@ -77,7 +78,7 @@ def pack(requests: Sequence[RunningRequest], family: Family, *, width: int | Non
 
 @dataclass(slots=True)
 class _Layout:
-    """Indices of the rows' requests, prompts and images, and of the images' rows."""
+    """Lists of indices: from each row to its request, prompt and image, and from each image to its rows."""
 
     ref_of_row: list[RowRef] = field(default_factory=list)
     prompt_of_row: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Decides which batch takes the next step, and which waiting requests join it. Plain values, no tensors."""
+"""Decides which batch takes the next step, and which waiting requests are admitted; computes on plain values only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def next_key(last_step: Mapping[K, int]) -> K | None:
-    """Return the key with the longest time since its last step, so that batches take turns; None without keys."""
+    """Return the batch key whose last step is longest ago, so that batches take turns; None if there are no keys."""
     return min(last_step, key=lambda key: last_step[key], default=None)
 
 

@@ -14,7 +14,7 @@ from atelier.core.errors import AtelierError
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
 from atelier.families.family import PromptConditions
 
-#: An error ends the stream of events, as `Denoised` does.
+#: One event of a request: a `StepEvent`, or, as the last event, `Denoised` or an error.
 Event = StepEvent | Denoised | AtelierError
 #: Receives the events of a request, in the engine's thread.
 Emit = Callable[[Event], None]
@@ -34,9 +34,9 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InpaintState:
-    """The part of the images that inpainting keeps; before each step it has the noise level of the latents."""
+    """Tensors from which inpainting restores the kept part of the images, at the noise level of each step."""
 
-    #: Latents of the init image and their noise, each [images, 4, h, w].
+    #: Noise-free latents of the init image, and the noise to add to them, each [images, 4, h, w].
     x0: torch.Tensor
     noise: torch.Tensor
     #: Latent mask, [h, w]; 1 is painted anew, 0 is kept.
@@ -55,11 +55,11 @@ class RunningRequest:
     generators: tuple[torch.Generator, ...]
     #: The noisy latents at the current step, [images, 4, h, w], float32.
     latents: torch.Tensor
-    #: Predictions of x₀ in the last step and in the one before, [images, 4, h, w]; zeros where there was no step.
+    #: Predictions of x₀ in the last step and in the step before it, [images, 4, h, w]; zeros if there was none.
     denoised_1: torch.Tensor
     denoised_2: torch.Tensor
     inpaint: InpaintState | None = None
-    #: One context per control of the request, in their order.
+    #: One context per control of the request, in the order of the controls.
     control_contexts: tuple[ControlContext, ...] = ()
     #: Weights hashes of the models that have run on the request so far, by name.
     weights: dict[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class RunningRequest:
         return self.step_index == len(self.schedule.steps)
 
     def step_event(self) -> StepEvent | None:
-        """Return the event of the step just done; None if the request asks for none."""
+        """Return the event of the step just done, with a preview if one is due; None if the request asks for none."""
         request, total = self.request, len(self.schedule.steps)
         marks = [round(total * mark / (request.num_previews + 1)) for mark in range(1, request.num_previews + 1)]
         if self.step_index in marks:
@@ -93,7 +93,7 @@ class RunningRequest:
         return StepEvent(self.step_index, total) if request.report_steps else None
 
     def restore_kept_part(self) -> None:
-        """Reset what the mask keeps to the init image at the present noise level. Does nothing without a mask."""
+        """Overwrite what the mask keeps with the init image at the current noise level, if there is a mask."""
         if self.inpaint is None:
             return
         alpha, sigma = (
@@ -103,12 +103,15 @@ class RunningRequest:
         self.latents = torch.where(self.inpaint.mask > 0, self.latents, kept)
 
     def draw_noise(self) -> torch.Tensor:
-        """Draw standard noise for the next step, [images, 4, h, w]. A step that adds no noise draws none: zeros."""
+        """Draw standard normal noise for the next step, [images, 4, h, w].
+
+        Returns zeros, without drawing, if the step adds no noise.
+        """
         if self.schedule.steps[self.step_index, S] == 0:
             return torch.zeros_like(self.latents)
         return draw_noise(self.generators, self.latents.shape[1:]).to(self.latents.device)
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> torch.Tensor:
-    """Draw standard noise [images, *shape] on the CPU, one image after the other, as diffusers does."""
+    """Draw standard normal noise [images, *shape] on the CPU, one generator per image, as diffusers does."""
     return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])

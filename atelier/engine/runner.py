@@ -1,6 +1,7 @@
 """Runs the UNet of one model: admits requests and takes their steps.
 
-Only this module, `step` and `control` compute on tensors in the engine. Latents stay in float32 throughout.
+In the engine, only this module, `request`, `step` and `control` compute on latents and activations. Latents stay in
+float32 throughout.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ _NO_CONTROLNETS = InOrder({})
 def load_runners(
     entries: Sequence[ModelEntry], placement: Placement, transport: Transport = _NO_CONTROLNETS
 ) -> dict[str, Runner]:
-    """Load and warm up a runner for every model. All UNets share one host; ControlNets are reached by `transport`.
+    """Load and warm up one runner per model, and return them by model id.
 
-    UNets are stored channels last, because convolutions read that faster: 3–6 % of a UNet call on the CPU. Raises
-    ModelUnavailable.
+    All UNets share one `ModelHost`; `transport` carries the calls to ControlNets. UNets are stored in channels-last
+    format, because convolutions read it faster: this saves 3–6 % of a UNet call on the CPU.
+
+    Raises ModelUnavailable if a model cannot be loaded or run.
     """
     unets = {entry.id: load_unet(entry, placement).to(memory_format=torch.channels_last) for entry in entries}
     host = ModelHost(unets)
@@ -48,9 +51,9 @@ class Runner:
     def __init__(
         self, entry: ModelEntry, placement: Placement, host: ModelHost[UNet2DConditionModel], transport: Transport
     ) -> None:
-        """Prepare and warm up the UNet in `host`.
+        """Prepare and warm up the entry's UNet, which `host` holds.
 
-        Raises ModelUnavailable if the engine cannot run the UNet or the scheduler.
+        Raises ModelUnavailable if the engine does not support the UNet or the scheduler config.
         """
         self.family = family_of(entry.family)
         self._entry = entry
@@ -144,10 +147,10 @@ class Runner:
     def _noised(
         self, init_image: InitImage, sampling: Sampling, schedule: Schedule, generators: Sequence[torch.Generator]
     ) -> tuple[torch.Tensor, InpaintState | None]:
-        """Noise the init image to the noise level of the first step.
+        """Noise the init image to the noise level of the first step; return the inpainting state if there is a mask.
 
-        Image-to-image draws the VAE's posterior, then the noise. Inpainting then draws the posterior of the masked
-        image, which is not used but moves the generators on; at full strength it starts from noise alone.
+        Draws from the VAE's posterior, then the noise. Inpainting then makes and discards one more draw, which
+        diffusers uses for the posterior of the masked image; at strength 1 it starts from noise alone.
         """
         device, shape = self._placement.device, init_image.mean.shape[1:]
         posterior_noise = draw_noise(generators, shape)

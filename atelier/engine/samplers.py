@@ -30,7 +30,7 @@ class Levels:
 
     @property
     def h(self) -> Array:
-        """λ' − λ; infinite for a step that ends without noise."""
+        """Increase of λ = ln(α/σ) over each step, [steps]; infinite for a step that ends without noise."""
         with np.errstate(divide="ignore"):
             return np.log(self.next_alpha / self.next_sigma) - self.lambdas
 
@@ -41,7 +41,11 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """The coefficients of the formula for every step."""
+    """Coefficients of every step for x' = a·x + b0·D + b1·D₋₁ + b2·D₋₂ + s·noise.
+
+    x and x' are the latents before and after the step; D, D₋₁ and D₋₂ are the predictions of x₀ in this step and in
+    the two steps before.
+    """
 
     a: Array
     b0: Array
@@ -83,7 +87,10 @@ def dpmpp_2m_sde(levels: Levels) -> Coefficients:
 
 
 def _second_order(levels: Levels, *, a: Array, weight: Array) -> Coefficients:
-    """Return the coefficients of x' = a·x + weight·(D + (D − D₋₁)/2r) with r = h₋₁/h."""
+    """Return the coefficients of x' = a·x + weight·(D + (D − D₋₁)/2r) with r = h₋₁/h.
+
+    D and D₋₁ are the predictions of x₀ in this step and the one before. The first and the last step use D alone.
+    """
     share = np.zeros_like(a)
     share[1:-1] = levels.h[1:-1] / (2 * levels.h[:-2])
     zero = np.zeros_like(a)
@@ -105,8 +112,8 @@ def lcm(levels: Levels, *, timesteps: Array, timestep_scaling: float) -> Coeffic
 def heun(levels: Levels) -> Coefficients:
     """Return the coefficients of Heun's method: Karras et al. 2022, algorithm 1 without churn, for α = 1.
 
-    Every step but the last takes two ticks. The first is Euler's, to x̂. The second reads x̂ and recovers x from x̂ and
-    D₋₁; with r = σ'/σ, the mean of both slopes leads to x' = x̂ + (1 − r)/2r · (D − D₋₁).
+    Every step but the last takes two UNet evaluations. The first is an Euler step from x to x̂. The second reads x̂
+    and recovers x from x̂ and D₋₁; with r = σ'/σ, the mean of both slopes gives x' = x̂ + (1 − r)/2r · (D − D₋₁).
     """
     r = levels.next_sigma / levels.sigma
     a, b0, b1 = r.copy(), 1 - r, np.zeros_like(r)
@@ -143,7 +150,10 @@ def unipc(levels: Levels) -> Coefficients:
 
 
 def _corrector(lambdas: Array, h: float, k: int) -> tuple[float, float, float]:
-    """Return the weights of D, D₋₁ and D₋₂ in the correction of step `k − 1`, relative to D's weight in that step."""
+    """Return the weights of D, D₋₁ and D₋₂ (x₀ predicted in steps k, k − 1, k − 2) in UniPC's corrector for step k−1.
+
+    They are relative to the weight of the prediction in a first-order update; `h` is the increase of λ in step k − 1.
+    """
     if k == 1:
         return 0.5, -0.5, 0.0
     reach = (lambdas[k - 2] - lambdas[k - 1]) / h

@@ -21,7 +21,7 @@ from atelier.core.sampling import SAMPLERS, Sampler, Sampling, ScheduleName, Set
 from atelier.engine import samplers
 from atelier.engine.samplers import Array, Coefficients, Levels
 
-#: Settings of diffusers' schedulers for each schedule.
+#: Config settings of a diffusers scheduler that select each schedule.
 _SCHEDULES: Final[Mapping[ScheduleName, Mapping[str, Setting]]] = {
     "normal": {"timestep_spacing": "leading"},
     "trailing": {"timestep_spacing": "trailing"},
@@ -35,26 +35,27 @@ TIMESTEP, ALPHA, SIGMA, C_IN, C_SKIP, C_OUT, A, B0, B1, B2, S = range(11)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The numbers of a request's steps.
+    """Timestep, noise level and coefficients of every step of a request.
 
     Before a step the latents are x = α·x₀ + σ·ε. The UNet reads c_in·x at the timestep and returns noise_pred; the
-    prediction of x₀ is D = c_skip·x + c_out·noise_pred. The formula of `samplers` makes the next latents.
+    prediction of x₀ is D = c_skip·x + c_out·noise_pred. The next latents are a·x + b0·D + b1·D₋₁ + b2·D₋₂ + s·noise,
+    with D₋₁ and D₋₂ from the two steps before.
     """
 
-    #: [steps, 11]; the columns are `TIMESTEP` to `S`.
+    #: One row per UNet evaluation, [steps, 11]; the columns are `TIMESTEP` to `S`.
     steps: npt.NDArray[np.float64]
     #: Standard deviation of the noise that an image starts from.
     init_noise_sigma: float
 
 
 class Schedules:
-    """The schedules of one model."""
+    """Computes and caches the schedules of one model, one `Schedule` per `Sampling`."""
 
     def __init__(self, config: Mapping[str, object]) -> None:
-        """`config` is that of the model's scheduler.
+        """`config` is the config of the model's diffusers scheduler.
 
-        Raises ValueError if its predictions are clipped, thresholded, or neither epsilon nor v: the formula cannot
-        express these.
+        Raises ValueError if it clips or thresholds predictions, or if its `prediction_type` is neither epsilon nor
+        v_prediction: the formula of the samplers cannot express these.
         """
         if config.get("clip_sample") or config.get("thresholding"):
             raise ValueError("the scheduler clips its predictions (clip_sample or thresholding); set both to false")
@@ -63,7 +64,7 @@ class Schedules:
             raise ValueError(f"prediction_type {prediction_type!r} is not one of epsilon, v_prediction")
         self._config = config
         self._predicts_v = prediction_type == "v_prediction"
-        #: The schedule of a sampling; equal samplings share one.
+        #: Returns the `Schedule` of a `Sampling`; equal samplings share one.
         self.of = lru_cache(maxsize=1024)(self._of)
 
     def _of(self, sampling: Sampling) -> Schedule:
@@ -117,7 +118,7 @@ def _levels(sampler: Sampler, scheduler: SchedulerMixin) -> Levels:
 
 
 def _levels_of_sigmas(scheduler: SchedulerMixin, *, is_scaled: bool) -> Levels:
-    """Return the scheduler's sigmas with α = 1, or scaled to α² + σ² = 1."""
+    """Return noise levels from the scheduler's sigmas, with α = 1 or, if `is_scaled`, scaled to α² + σ² = 1."""
     sigmas = np.asarray(scheduler.sigmas, dtype=np.float64)
     alphas = 1 / np.sqrt(sigmas**2 + 1) if is_scaled else np.ones_like(sigmas)
     sigmas = sigmas * alphas
@@ -127,7 +128,10 @@ def _levels_of_sigmas(scheduler: SchedulerMixin, *, is_scaled: bool) -> Levels:
 def _levels_of_timesteps(
     scheduler: SchedulerMixin, next_timesteps: npt.NDArray[np.int64], *, final_alpha_cumprod: float
 ) -> Levels:
-    """Return levels of ᾱ at the scheduler's timesteps; a negative timestep has `final_alpha_cumprod`."""
+    """Return noise levels, with α² = ᾱ, at the scheduler's timesteps and after each step, at `next_timesteps`.
+
+    ᾱ is the scheduler's `alphas_cumprod`; at a negative timestep it is `final_alpha_cumprod`.
+    """
     alphas_cumprod = np.asarray(scheduler.alphas_cumprod, dtype=np.float64)
     now = alphas_cumprod[np.asarray(scheduler.timesteps)]
     after = np.where(next_timesteps >= 0, alphas_cumprod[next_timesteps], final_alpha_cumprod)

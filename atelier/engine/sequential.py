@@ -1,7 +1,7 @@
 """Reference implementation of the engine: one request, diffusers' scheduler, UNet and attention, no batching.
 
-It is slow and plain, and takes nothing from the code that it checks: the caller makes the scheduler. It runs only in
-tests and benchmarks.
+It is slow and plain, and shares no code with the engine that it checks; callers pass in a diffusers scheduler. Only
+tests run it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def denoise(unet: UNet2DConditionModel, scheduler: SchedulerMixin, request: Deno
 
 
 def _step_arguments(scheduler: SchedulerMixin, generators: list[torch.Generator], eta: float) -> dict[str, object]:
-    """Return the arguments that the scheduler's `step` takes, like diffusers' `prepare_extra_step_kwargs`."""
+    """Return `generator` and `eta` if `scheduler.step` accepts them, like diffusers' `prepare_extra_step_kwargs`."""
     accepted = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in (("generator", generators), ("eta", eta)) if name in accepted}
 

@@ -1,7 +1,7 @@
-"""One step of every request of a batch, whatever their samplers, schedules and positions in them.
+"""The arithmetic of one step of a batch, apart from the UNet; requests may differ in sampler, schedule and step.
 
-It takes only sums and products of vectors over images, so that the bits of an image do not depend on its position in
-the batch.
+All arithmetic is elementwise or within one image, so that the bits of an image do not depend on its position in the
+batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def numbers_of_step(requests: Sequence[RunningRequest]) -> torch.Tensor:
 def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:
     """Apply classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
-    Takes `noise_pred` of the rows, [rows, 4, h, w], and returns the guided one of the images, [images, 4, h, w]. An
+    Takes the rows' `noise_pred` [rows, 4, h, w] and returns one guided `noise_pred` per image, [images, 4, h, w]. An
     image without guidance has one row, which is returned unchanged.
     """
     noise_pred_text, noise_pred_uncond = noise_pred[packed.positive_row], noise_pred[packed.negative_row]
@@ -37,7 +37,10 @@ def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:
 
 
 def _rescale(guided: torch.Tensor, noise_pred_text: torch.Tensor, guidance_rescale: float) -> torch.Tensor:
-    """Blend in the rescaled prediction: Lin et al. 2023, "Common Diffusion Noise Schedules …", eq. 15 and 16."""
+    """Blend one image's guided `noise_pred` with a copy rescaled to the standard deviation of `noise_pred_text`.
+
+    Source: Lin et al. 2023, "Common Diffusion Noise Schedules …", eq. 15 and 16.
+    """
     rescaled = guided * (noise_pred_text.std() / guided.std())
     return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
 
@@ -45,9 +48,9 @@ def _rescale(guided: torch.Tensor, noise_pred_text: torch.Tensor, guidance_resca
 def advance(
     requests: Sequence[RunningRequest], numbers: torch.Tensor, latents: torch.Tensor, noise_pred: torch.Tensor
 ) -> None:
-    """Apply the formula of `samplers` and store every request's new state.
+    """Compute the next latents of all images by the formula of `samplers`, and store every request's new state.
 
-    `latents` and the guided `noise_pred` are those of all images, [images, 4, h, w].
+    `numbers` come from `numbers_of_step`; `latents` and the guided `noise_pred` are [images, 4, h, w].
     """
     denoised_1 = torch.cat([request.denoised_1 for request in requests])
     denoised_2 = torch.cat([request.denoised_2 for request in requests])

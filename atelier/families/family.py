@@ -1,8 +1,8 @@
-"""The interface that an architecture of diffusion models implements, and the families there are.
+"""The interface that a family (an architecture of diffusion models) implements, and the table of all families.
 
-The engine and the TextEncoder reach an architecture only through `Family`, so another one is another folder and a
-line in `_FAMILIES`. `Conditions`, `PromptConditions` and `Encoded` are SDXL's records; they become type parameters
-when a family needs different ones.
+The engine and the TextEncoder reach an architecture only through `Family`, so a new one needs only its own folder and
+a line in `_FAMILIES`. `Conditions`, `PromptConditions` and `Encoded` are SDXL's dataclasses; they become type
+parameters when a family needs different ones.
 """
 
 from __future__ import annotations
@@ -47,17 +47,23 @@ class Family(Protocol):
         ...
 
     def install(self, model: UNet2DConditionModel | ControlNetModel) -> None:
-        """Prepare a model, in place, for packed rows. Raises ValueError if it is not of this family."""
+        """Prepare a model, in place, for packed rows (images with one prompt each).
+
+        Raises ValueError if the model is not of this family.
+        """
         ...
 
     def zero_embeds(self, model: UNet2DConditionModel | ControlNetModel) -> TextEmbeds:
-        """Return embeddings of zeros in the model's widths, one chunk long; for warm-up."""
+        """Return all-zero embeddings of one chunk (77 tokens), in the widths that the model reads; for warm-up."""
         ...
 
     def prompt_conditions(
         self, model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbeds, placement: Placement
     ) -> PromptConditions:
-        """Prepare a prompt for all steps of a request. Raises ValueError if the embeddings do not fit the model."""
+        """Compute the conditions of a prompt for all steps of a request.
+
+        Raises ValueError if the embeddings do not have the widths that the model reads.
+        """
         ...
 
     def stack(
@@ -73,7 +79,10 @@ class Family(Protocol):
         timesteps: torch.Tensor,
         conditions: Conditions,
     ) -> Encoded:
-        """Run the encoder that UNets and ControlNets share, on the output of the first convolution."""
+        """Run the down blocks and the middle block of a UNet or a ControlNet.
+
+        `hidden_states` [rows, channels, h, w] are the output of the first convolution; `timesteps` are [rows].
+        """
         ...
 
     def encode_half(

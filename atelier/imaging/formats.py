@@ -23,7 +23,7 @@ _WEBP_QUALITY = 90
 
 
 def check_output(output_format: OutputFormat, quality: int | None, size: Size) -> None:
-    """Raise InvalidParameter if an image of this size cannot be written in the format, or not at the quality."""
+    """Raise InvalidParameter if the format cannot hold an image of this size, or if a PNG has a quality below 100."""
     if output_format == "png" and quality not in (None, 100):
         raise InvalidParameter(
             f"output_compression: PNG is lossless; use jpeg or webp for {quality}.", param="output_compression"

@@ -32,7 +32,7 @@ _SIDEWAYS = range(5, 9)
 def read_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
     """Open the image of a file, upright, as RGB, or as RGBA if any of it is transparent.
 
-    It is closed at the end, so that an error's traceback does not keep its pixels in memory.
+    The image is closed when the context exits, so that an error's traceback does not keep its pixels in memory.
 
     Raises:
         InvalidParameter: the file is not an image in one of `FORMATS`, is too large, or is broken.
@@ -45,10 +45,10 @@ def image_size(data: bytes, *, param: str) -> Size:
     """Return the size of a file's image once it is upright, from the file's header.
 
     Raises:
-        InvalidParameter: as `read_image`, as far as the header shows it.
+        InvalidParameter: the header is not that of an image in one of `FORMATS`, or the image is too large.
     """
     with opened_image(data, param=param) as image:
-        # Pillow's `getexif` for PNG would decode all pixels, because an eXIf chunk may follow them.
+        # The base class's `getexif`: that of PNG decodes all pixels, because an eXIf chunk may follow them.
         is_sideways = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _SIDEWAYS
         width, height = reversed(image.size) if is_sideways else image.size
         return Size(width=width, height=height)
@@ -56,10 +56,11 @@ def image_size(data: bytes, *, param: str) -> Size:
 
 @contextmanager
 def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
-    """Open the image of a file before its pixels are decoded.
+    """Open the image of a file without decoding its pixels.
 
     Raises:
-        InvalidParameter: as `read_image`, also for what goes wrong while the image is open.
+        InvalidParameter: the file is not an image in one of `FORMATS` or is too large, or any error occurs while the
+            image is open, such as in decoding it.
     """
     with ExitStack() as rejected:
         try:
@@ -102,7 +103,7 @@ def _upright(data: bytes, param: str) -> Image.Image:
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert the image to a mode, copied only if necessary: an image of 4096² has 67 MB."""
+    """Convert the image to a mode; copies only if necessary, because Pillow holds 4096 × 4096 pixels in 67 MB."""
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -112,7 +113,7 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def to_pixels(image: Image.Image, size: Size) -> RgbPixels:
-    """Resize the image, over white where it is transparent."""
+    """Resize the image to RGB [height, width, 3]; transparent parts become white."""
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
@@ -120,7 +121,7 @@ def to_pixels(image: Image.Image, size: Size) -> RgbPixels:
 
 
 def to_mask(image: Image.Image, size: Size) -> MaskPixels:
-    """Return the mask that an image describes: its transparent or, if it is opaque, its light parts are painted."""
+    """Resize an image to a mask [height, width]: 255 where it is transparent or, if opaque, light; 0 elsewhere."""
     is_transparent = image.mode == "RGBA"
     coverage = ImageOps.invert(image.getchannel("A")) if is_transparent else image.convert("L")
     fitted = np.asarray(_fitted(coverage, size))
@@ -128,7 +129,7 @@ def to_mask(image: Image.Image, size: Size) -> MaskPixels:
 
 
 def to_latent_mask(mask: MaskPixels) -> npt.NDArray[np.float32]:
-    """Reduce a mask to the latents' [height / 8, width / 8], 1 where painted; nearest pixel, as diffusers does."""
+    """Reduce a mask to [height / 8, width / 8], 1 where painted anew; takes the nearest pixel, as diffusers does."""
     return (mask[::PIXELS_PER_LATENT, ::PIXELS_PER_LATENT] > 0).astype(np.float32)
 
 

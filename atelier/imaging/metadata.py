@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 _INFOTEXT, _RECORD = "parameters", "atelier"
 _UNICODE = b"UNICODE\0"
-#: Deepest nesting of lists and objects that is read, such as `controls` in `parameters`.
+#: Maximum nesting of lists and objects in a record, such as `controls` in `parameters`; deeper records are ignored.
 _MAX_DEPTH = 8
 #: Maximum size of both texts together in EXIF, in bytes; a JPEG segment holds 65,533 with its framing.
 _MAX_EXIF_BYTES = 65_000
@@ -44,7 +44,7 @@ def png_chunks(metadata: Metadata) -> PngInfo:
 
 
 def exif(metadata: Metadata) -> Image.Exif:
-    """Write the metadata as EXIF tags; none if the texts are longer than a JPEG segment."""
+    """Write the metadata as EXIF tags; no tags if the texts do not fit into one JPEG segment."""
     tags = Image.Exif()
     comment = _UNICODE + metadata.infotext.encode("utf-16-be")
     if len(comment) + len(metadata.record_json) <= _MAX_EXIF_BYTES:

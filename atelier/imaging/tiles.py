@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Positions along one side, in pixels: the input of the network, and the part of its output that is kept."""
+    """A tile along one side, in input pixels: the range that the network reads, and the part whose output is kept."""
 
     start: int
     end: int

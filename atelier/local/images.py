@@ -16,10 +16,10 @@ from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, P
 
 
 class AutoencoderStage:
-    """The VAE of every model."""
+    """The stage that encodes and decodes images, with the VAE of every model."""
 
     def __init__(self, autoencoders: Mapping[str, Autoencoder], runtime: Runtime) -> None:
-        """`autoencoders` are those of every model by its id, loaded in the runtime's thread."""
+        """`autoencoders` are keyed by model id and must have been loaded in the runtime's thread."""
         self._autoencoders = autoencoders
         self._runtime = runtime
 
@@ -44,10 +44,10 @@ class AutoencoderStage:
 
 
 class AnnotatorStage:
-    """The annotators: OpenCV's functions and the models that draw control maps."""
+    """The stage that draws control maps, with OpenCV or a model."""
 
     def __init__(self, annotators: Annotators, runtime: Runtime) -> None:
-        """`annotators` were loaded in the runtime's thread."""
+        """`annotators` must have been loaded in the runtime's thread."""
         self._annotators = annotators
         self._runtime = runtime
 
@@ -63,20 +63,20 @@ class AnnotatorStage:
 
 
 class UpscalerStage:
-    """Every upscaler of the catalogue."""
+    """The stage that resizes images, with every upscaler of the catalogue."""
 
     def __init__(self, upscalers: Upscalers, runtime: Runtime) -> None:
-        """`upscalers` were loaded in the runtime's thread."""
+        """`upscalers` must have been loaded in the runtime's thread."""
         self._upscalers = upscalers
         self._runtime = runtime
 
     @classmethod
     def load(cls, catalogue: Catalogue, runtime: Runtime) -> UpscalerStage:
-        """Load every upscaler whose weights are here. Raises ModelUnavailable if a file is corrupt."""
+        """Load every upscaler whose weight file exists. Raises ModelUnavailable if a file is corrupt."""
         return cls(runtime.thread.run(lambda: Upscalers(catalogue.upscalers, runtime.placement)), runtime)
 
     async def upscale(self, tasks: Sequence[UpscaleTask]) -> list[Upscaled]:
-        """Resize images, those of one upscaler in shared passes; other calls run between passes."""
+        """Resize images; those of one upscaler share network calls, and the thread runs other calls in between."""
         results = await self._runtime.thread.run_in_steps(self._upscalers.upscale(tasks))
         return [
             Upscaled(pixels, upscaler, self._runtime.origin(self._upscalers.weights(upscaler)))

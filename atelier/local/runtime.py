@@ -30,5 +30,5 @@ class Runtime:
         )
 
     def origin(self, weights: Mapping[str, str]) -> Origin:
-        """Return the origin of a result that the runtime's models with the given weights made."""
+        """Return the origin of a result of this runtime; `weights` are the hashes of the models used, by name."""
         return Origin(self.place, weights)

@@ -1,4 +1,4 @@
-"""The stages of one process: every model of a catalogue, called directly."""
+"""The pipeline's stages in one process: every model of a catalogue, called directly instead of over Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from atelier.models.upscaler import UpscaleTask
 from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
 
 CPU = Placement("cpu", "float32")
-#: The engine's settings in the default graph.
+#: The engine settings of the default graph, `serve_config.yaml`.
 DEFAULT_SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=8)
 
 _STALL_S = 120.0
@@ -97,7 +97,10 @@ class LocalStages:
 async def local_stages(
     catalogue: Catalogue, *, placement: Placement = CPU, settings: EngineSettings = DEFAULT_SETTINGS
 ) -> AsyncIterator[LocalStages]:
-    """Load every model of the catalogue into this process. Raises ModelUnavailable."""
+    """Load every model of the catalogue into this process. Raises ModelUnavailable.
+
+    Leaving the context stops the engine after the step in progress.
+    """
     stages = await asyncio.to_thread(LocalStages, catalogue, placement=placement, settings=settings)
     try:
         yield stages

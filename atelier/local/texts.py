@@ -41,7 +41,7 @@ class TextEncoderStage:
         *,
         max_cached_texts: int = DEFAULT_MAX_CACHED_TEXTS,
     ) -> None:
-        """`encoders` are those of every model by its id, loaded in the runtime's thread."""
+        """`encoders` are keyed by model id and must have been loaded in the runtime's thread."""
         self._encoders = encoders
         self._runtime = runtime
         self._cache: LRUCache[TextKey, TextEmbeds] = LRUCache(max_cached_texts)
@@ -68,8 +68,9 @@ class TextEncoderStage:
         *,
         encode: EncodeTexts | None = None,
     ) -> EncodedTexts:
-        """Encode a request's prompts; `encode` may batch its texts with those of other requests.
+        """Encode a request's prompts, taking texts that were encoded before from the cache.
 
+        `encode`, by default `self.encode`, encodes the missing texts; it may batch them with those of other requests.
         Raises InvalidParameter if a text is longer than the encoders read.
         """
         texts = [prompts.positive] if prompts.negative is None else [prompts.positive, prompts.negative]
@@ -80,7 +81,7 @@ class TextEncoderStage:
         return EncodedTexts(conditioning, self._runtime.origin(weights))
 
     async def encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
-        """Encode texts without the cache: in one call per model, but each text of an `exact` request alone."""
+        """Encode texts without the cache, in one call per model; each text of an `exact` request is encoded alone."""
         return await self._runtime.thread.run_async(lambda: self._encode_now(keys))
 
     async def _encode_cached(self, keys: Sequence[TextKey], encode: EncodeTexts) -> list[TextEmbeds]:

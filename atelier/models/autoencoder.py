@@ -18,7 +18,10 @@ class Autoencoder:
     """The VAE of one model. Not thread-safe: used from one thread."""
 
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
-        """Load, and warm up at the model's default size. Raises ModelUnavailable if files are missing or corrupt."""
+        """Load the VAE and warm it up at the model's default size.
+
+        Raises ModelUnavailable if files are missing or corrupt.
+        """
         self._vae = load_vae(entry, placement)
         self._placement = placement
         self.weights_hash = weights_hash(self._vae, settings=self._vae.config)

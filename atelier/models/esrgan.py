@@ -57,7 +57,7 @@ class _ResidualInResidual(Module):
 class RRDBNet(Network):
     """ESRGAN's network of residual-in-residual dense blocks.
 
-    It upscales four times; for a scale of 2 or 1 it first folds 2 × 2 or 4 × 4 pixels into channels.
+    Its layers upscale by 4; for a total scale of 2 or 1 it first folds 2 × 2 or 4 × 4 pixels into channels.
     """
 
     def __init__(self, *, scale: int, features: int, growth: int, num_blocks: int) -> None:
@@ -81,7 +81,7 @@ class RRDBNet(Network):
 class SRVGGNetCompact(Network):
     """Real-ESRGAN's compact network: plain convolutions at the input's size, then a pixel shuffle.
 
-    The result is added to the input, upscaled by nearest neighbour.
+    Its output is the sum of the shuffled pixels and the input upscaled by nearest neighbour.
     """
 
     def __init__(self, *, scale: int, features: int, num_convolutions: int) -> None:
@@ -114,7 +114,7 @@ def network_from(weights: Mapping[str, torch.Tensor]) -> Network:
 
 
 def _empty_network(weights: Mapping[str, torch.Tensor]) -> Network:
-    """Build a network, without weights, whose size fits the given ones.
+    """Build a network of the architecture and size that `weights` have, without loading them.
 
     Raises KeyError if a weight that determines the size is missing.
     """

@@ -32,10 +32,10 @@ def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
 
 
 def weights_hash(*modules: torch.nn.Module, settings: Mapping[str, object] | None = None) -> str:
-    """Hash the modules' parameters and buffers, by name and in the precision they run in, and of `settings`.
+    """Hash `settings` and the modules' parameters and buffers, by name and in the precision they run in.
 
-    The files that the weights came from and their layout in memory do not change it. Settings whose names begin with
-    an underscore are skipped: diffusers records file names and versions in them.
+    The hash does not depend on the files that the weights came from, nor on their layout in memory. Settings whose
+    names begin with an underscore are skipped: diffusers records file names and versions in them.
     """
     digest = hashlib.sha256(_settings_json(settings or {}).encode())
     for module in modules:

@@ -99,7 +99,7 @@ def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[B
 
 
 def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
-    """Load an upscaling network; None if its file does not exist."""
+    """Load an upscaling network; return None if its file does not exist."""
     if not entry.has_weights:
         return None
     try:
@@ -110,7 +110,7 @@ def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
 
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
-    """Load a model's scheduler config; Euler is the scheduler that SDXL's published config names."""
+    """Load a model's scheduler config into diffusers' Euler scheduler, which SDXL's published config names."""
     with _explained_errors(entry.id, entry.files):
         scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(
             entry.files.source, subfolder="scheduler", revision=entry.files.revision

@@ -1,4 +1,4 @@
-"""A dedicated thread per model, in which it is loaded, warmed up and run.
+"""A dedicated thread in which models are loaded, warmed up and run.
 
 A model that is first run in one thread and then in another is 2.3 times slower on the CPU (measured), because OpenMP
 keeps a pool of workers per calling thread.
@@ -75,7 +75,10 @@ class ModelThread:
 
 
 def _next(steps: Generator[None, None, T]) -> _End[T] | None:
-    """Run a generator to its next `yield`; its result at the end. A future cannot carry StopIteration."""
+    """Run a generator to its next `yield` and return None, or to its end and return its result.
+
+    The result is returned as `_End`, because a future cannot carry StopIteration.
+    """
     try:
         next(steps)
     except StopIteration as stop:

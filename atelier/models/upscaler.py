@@ -54,7 +54,7 @@ class Upscalers:
         }
 
     def weights(self, upscaler: str) -> dict[str, str]:
-        """Return the hash of the upscaler's weights, under its id; empty for `BICUBIC`."""
+        """Return {upscaler id: weights hash}; empty for `BICUBIC`."""
         return {upscaler: self._upscalers[upscaler].weights_hash} if upscaler in self._upscalers else {}
 
     def upscale(self, tasks: Sequence[UpscaleTask]) -> Generator[None, None, list[tuple[Pixels, str]]]:
@@ -74,7 +74,7 @@ class Upscalers:
 
 
 def is_small(pixels: Pixels) -> bool:
-    """Return whether the image [height, width, channels] has so few tiles that others fit into the same call."""
+    """Return whether the image [height, width, channels] has fewer tiles than a network call takes."""
     rows, columns = (list(tiles(side, tile=_TILE_PX, overlap=_OVERLAP_PX)) for side in pixels.shape[:2])
     return len(rows) * len(columns) < _BATCH
 
@@ -108,7 +108,7 @@ class Upscaler:
         ]
 
     def _batches(self, images: Sequence[Pixels]) -> Iterator[list[tuple[int, Tile, Tile]]]:
-        """Yield batches of tiles of one size; a tile is its image's index, its vertical and its horizontal range."""
+        """Yield batches of equally large tiles, each as (index of its image, vertical range, horizontal range)."""
         by_size: dict[tuple[int, int], list[tuple[int, Tile, Tile]]] = {}
         for index, image in enumerate(images):
             for row in tiles(image.shape[0], tile=self._tile_px, overlap=_OVERLAP_PX):
@@ -132,7 +132,10 @@ class Upscaler:
 
 
 def _resized(image: Pixels, task: UpscaleTask, upscaler: str) -> Pixels:
-    """Resize to the task's size, after a network with Lanczos, and add the task's alpha channel if it has one."""
+    """Resize an upscaled image to the task's size and add the task's alpha channel, if any, resized bicubically.
+
+    The colours are resampled by Lanczos, or bicubically if no network has upscaled the image.
+    """
     resized, size = Image.fromarray(image), (task.size.width, task.size.height)
     if resized.size != size:
         resampling = Image.Resampling.BICUBIC if upscaler == BICUBIC else Image.Resampling.LANCZOS
@@ -143,7 +146,7 @@ def _resized(image: Pixels, task: UpscaleTask, upscaler: str) -> Pixels:
 
 
 def _padded(pixels: Pixels) -> Pixels:
-    """Pad both sides to multiples of `FOLD_PX`, because tiles that begin elsewhere would fold differently."""
+    """Pad both sides to multiples of `FOLD_PX`, so that tiles start on the grid in which networks fold pixels."""
     height, width, _ = pixels.shape
     return np.pad(pixels, ((0, -height % FOLD_PX), (0, -width % FOLD_PX), (0, 0)), mode="edge")
 

@@ -31,13 +31,13 @@ def resolve_control(control: ControlParams, index: int, model: ModelEntry, catal
 
 
 def annotation_of(params: ControlParams | AnnotateParams) -> Annotation:
-    """Return the settings of the control map that a resolved control, or a client, asks for."""
+    """Return the settings for drawing the control map of a resolved control or of an annotate request."""
     assert params.kind is not None
     return Annotation(params.kind, params.low_threshold, params.high_threshold)
 
 
 def to_control(params: ControlParams, control_image: ControlImage) -> Control:
-    """Convert a resolved control and its control map to the engine's record."""
+    """Convert a resolved control and its control map to the `Control` that the engine reads."""
     assert params.model is not None
     assert params.scale is not None
     return Control(
@@ -54,7 +54,7 @@ def pixels_to_annotate(data: bytes) -> ControlImage:
     """Decode the pixels of an image file that a control map is drawn from.
 
     Raises:
-        InvalidParameter: it is not an image, or so small or narrow that a depth model could not read it.
+        InvalidParameter: the file is not an image, or is so small or narrow that a depth model could not read it.
     """
     _check_annotated_size(image_size(data, param="image"))
     with read_image(data, param="image") as image:

@@ -12,7 +12,7 @@ from atelier.stores.blobs import BlobStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveredFile:
-    """A file as an answer carries it: one of the two is set."""
+    """A file as a response carries it: in base64 or as a URL; exactly one of the two is set."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -29,7 +29,7 @@ class Delivery:
     async def deliver(
         self, data: bytes, output_format: OutputFormat, response_format: ResponseFormat
     ) -> DeliveredFile:
-        """Return the file in the form that was asked for; `url` stores it for the store's time to live."""
+        """Return the file in base64, or store it for the store's time to live and return its URL."""
         if response_format == "b64_json":
             return DeliveredFile(b64_json=base64.b64encode(data).decode("ascii"))
         return DeliveredFile(url=self.url_of(await self.blobs.put(data, output_format)))

@@ -1,6 +1,6 @@
 """The images of a request: sizes from the files' headers, then pixels resized to the output size.
 
-Blocking work where a request has images; the pipeline calls it in a thread.
+These functions block if a request has images; the pipeline then calls them in a thread.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class Inputs:
 
 
 def read_sizes(params: GenerateParams) -> InputSizes:
-    """Check the headers of all images.
+    """Check the headers of all input images and return the images' sizes.
 
     Raises:
-        InvalidParameter: a file is not an image, a mask or mark-up is sent without an init_image or in another size.
+        InvalidParameter: a file is not an image; a mask, mark-up or strength is sent without an init_image; a mask or
+            mark-up differs from it in size; or both a mask and a mark-up are sent.
     """
     init_image = None
     if params.init_image is None:
@@ -67,7 +68,10 @@ def read_sizes(params: GenerateParams) -> InputSizes:
 
 
 def read_inputs(params: GenerateParams, size: Size) -> Inputs:
-    """Decode all images, one after another. Raises InvalidParameter if one is broken, or if a mark-up is opaque."""
+    """Decode the request's images one after another and resize them to `size`.
+
+    Raises InvalidParameter if an image is broken, or if a mark-up is opaque.
+    """
     init_image = mask = None
     if params.init_image is not None:
         init_image, mask = _init_image(params, params.init_image, size)
@@ -79,7 +83,10 @@ def read_inputs(params: GenerateParams, size: Size) -> Inputs:
 
 
 def _init_image(params: GenerateParams, data: bytes, size: Size) -> tuple[RgbPixels, MaskPixels | None]:
-    """Return the image to start from, under its mark-up, and its mask: one that was sent, or its own transparency."""
+    """Return the init image with its mark-up on top, and the mask.
+
+    The mask is the one that was sent, else the transparent parts of the init image; None if there is neither.
+    """
     with ExitStack() as images:
         image = images.enter_context(read_image(data, param="init_image"))
         if params.markup_image is not None:
@@ -92,7 +99,7 @@ def _init_image(params: GenerateParams, data: bytes, size: Size) -> tuple[RgbPix
 
 
 def _marked_up(image: Image.Image, markup_image: bytes) -> Image.Image:
-    """Lay the mark-up over the image; it stays transparent where both are."""
+    """Lay the mark-up over the image; the result is transparent where both are."""
     with read_image(markup_image, param="markup_image") as markup:
         if markup.mode != "RGBA":
             raise InvalidParameter(

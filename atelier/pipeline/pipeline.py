@@ -45,13 +45,16 @@ class Pipeline:
         self._running: Coalescer[Result] = Coalescer()
         #: Images are decoded only in these threads, which bounds memory even after a client has left.
         self._image_threads = ThreadPoolExecutor(_MAX_LARGE_IMAGES, "images")
-        #: Limits how many upscaled images and control maps are in memory at the size they were sent, or larger.
+        #: Limits how many upscale and annotate requests hold an image in memory, at the size it was sent or larger.
         self._large_answers = asyncio.Semaphore(_MAX_LARGE_IMAGES)
 
     async def generate(self, request_id: RequestId, params: GenerateParams) -> Result:
-        """Make the images of a request. Equal requests with a seed and no deadline are made once at a time.
+        """Generate the images of a request.
 
-        Raises InvalidRequest or one of its subclasses if the request is refused, or what the stages raise.
+        Equal requests that run at the same time share one generation, if they have a seed and no deadline.
+
+        Raises InvalidRequest, a subclass of it or NotSupported if the request is rejected, DeadlineExceeded after
+        `deadline_s`, and the errors of the stages.
         """
         if params.seed == -1 or params.deadline_s is not None:
             return await self._result(request_id, params)
@@ -61,9 +64,9 @@ class Pipeline:
     async def stream(
         self, request_id: RequestId, params: GenerateParams, *, report_steps: bool = False, num_previews: int = 0
     ) -> AsyncGenerator[Event]:
-        """Like `generate`, as events and never coalesced; closing the iterator stops the work within a step.
+        """Like `generate`, but yields events and never coalesces; closing the iterator stops the work within a step.
 
-        Raises before the first event if the request is refused.
+        A rejected request raises its error before the first event.
         """
         entry = self.catalogue.model(params.model)
         if num_previews and entry.latent_rgb is None:
@@ -80,7 +83,7 @@ class Pipeline:
             return await upscale_image(self.stages, params, upscaler, pixels)
 
     async def annotate(self, params: AnnotateParams) -> ControlMap:
-        """Draw the control map of an image, at its size. Raises InvalidParameter or NotSupported."""
+        """Draw the control map of an image, at the image's size. Raises InvalidParameter or NotSupported."""
         async with self._large_answers:
             pixels = await self._in_image_thread(lambda: pixels_to_annotate(params.image))
             drawn = await self.stages.annotate(annotation_of(params), pixels)

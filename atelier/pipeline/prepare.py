@@ -61,7 +61,7 @@ async def encode_init_image(plan: Plan, inputs: Inputs, stages: Stages) -> Encod
 
 
 async def draw_maps(plan: Plan, inputs: Inputs, stages: Stages) -> DrawnMaps:
-    """Draw the control maps of controls with `annotate`."""
+    """Draw the control maps of those controls that set `annotate`."""
 
     async def draw(control: ControlParams, image: ControlImage) -> Annotated | None:
         return await stages.annotate(annotation_of(control), image) if control.annotate else None
@@ -72,9 +72,12 @@ async def draw_maps(plan: Plan, inputs: Inputs, stages: Stages) -> DrawnMaps:
 async def prepare_hires(
     first: DenoiseRequest, pass_: Pass, pixels: Pixels, upscaler: str | None, stages: Stages, provenance: Provenance
 ) -> tuple[DenoiseRequest, Sequence[Upscaled]]:
-    """Return the request of the second pass: the first pass's images, enlarged and encoded, its texts and seeds."""
+    """Return the engine's request for the second pass of `hires`, and the enlarged images that it starts from.
+
+    The enlarged images are those of the first pass, `pixels`; prompt embeddings and seeds are the first pass's, too.
+    """
     upscaled = await upscale_images(pixels, pass_.size, upscaler, pass_.reproducibility, stages)
-    # One by one, because an image's bits must not depend on how many come with it.
+    # Encode one image per call, because an image's bits must not depend on the number of images in the call.
     encoded = [await stages.encode_latents(pass_.model, image.pixels[None]) for image in upscaled]
     provenance.record(*upscaled, *encoded)
     request = DenoiseRequest(

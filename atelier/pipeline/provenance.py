@@ -1,4 +1,4 @@
-"""A record of what made a request's images, kept while its stages answer."""
+"""Record of the placements and weights that made a request's images, collected as its stages answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Answer(Protocol):
 
 
 class Provenance:
-    """The origins of all stage answers of one request, in the order of the stages."""
+    """The origins (placement and weights) of all stage answers of one request, in the order of the stages."""
 
     def __init__(self) -> None:
         self._origins: list[Origin] = []

@@ -29,8 +29,8 @@ _DEFAULT_STRENGTH = 0.8
 class Plan:
     """A request with every default filled in, and the engine's passes that make its images."""
 
-    #: The client's params with defaults filled in. An absent schedule is the model's own, an absent negative
-    #: prompt is guidance against zeros, an absent upscaler is bicubic resampling.
+    #: The client's params with defaults filled in. None remains where `schedule` is the model's own,
+    #: `negative_prompt` is embeddings of zeros, or the `model` of `hires` or `upscale` is bicubic resampling.
     params: GenerateParams
     #: One pass, or two with `hires`.
     passes: tuple[Pass, ...]
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def prompts(self) -> Prompts:
-        """The texts that the text encoders read; none is negative without guidance."""
+        """Prompts for the text encoders; `negative` is None without guidance or without a negative prompt."""
         negative = _negative(self.params) if self.passes[0].is_guided else None
         return Prompts(positive=_text(self.params.prompt, self.params.prompt_2), negative=negative)
 
@@ -69,9 +69,9 @@ def resolve(
 
     Raises:
         ModelNotFound: the model or upscaler is not served here.
-        InvalidParameter: the model does not draw the size, a setting does not go with the sampler, there is no such
-            ControlNet, or an enlargement is too large.
-        NotSupported: hires with controls or a mask.
+        InvalidParameter: the model does not support the size or has no such ControlNet; a setting does not fit the
+            sampler; a seed, strength or enlargement is out of range; or the file format cannot hold the images.
+        NotSupported: hires with controls or a mask, or a control with `annotate` whose kind has no annotator.
         TooMuchWork: pixels × steps × images exceed `max_pixel_steps`.
     """
     entry = catalogue.model(params.model)
@@ -179,7 +179,10 @@ def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
 
 
 def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, str | None]:
-    """Return the texts of both encoders; as in diffusers, an absent negative prompt differs from an empty one."""
+    """Return `prompt_2` and both negative prompts with defaults filled in, by field name.
+
+    As in diffusers, an absent negative prompt differs from an empty one.
+    """
     negative = params.negative_prompt
     if negative is None:
         negative = entry.defaults.negative_prompt

@@ -115,5 +115,5 @@ def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
 
 
 def upscalers_of(enlarged: Sequence[Upscaled]) -> str | None:
-    """Return the distinct names of the upscalers that enlarged the images."""
+    """Return the distinct names of the images' upscalers, joined by commas; None if no image was enlarged."""
     return ", ".join(dict.fromkeys(image.upscaler for image in enlarged)) or None

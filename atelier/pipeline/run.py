@@ -28,9 +28,9 @@ _NO_REPORTS = Reports()
 async def run(
     request_id: RequestId, plan: Plan, inputs: Inputs, stages: Stages, reports: Reports = _NO_REPORTS
 ) -> AsyncGenerator[Event]:
-    """Make the images of a plan: `Planned` first, `Result` last; closing the iterator stops the work within a step.
+    """Generate the images of a plan and yield its events: `Planned` first, `Result` last.
 
-    Raises what the stages raise.
+    Closing the iterator stops the work within a step. Errors of the stages are passed on.
     """
     yield Planned(request_id=request_id, plan=plan)
     provenance, reporter, params = Provenance(), _Reporter(plan, reports), plan.params

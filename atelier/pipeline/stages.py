@@ -17,7 +17,7 @@ from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 
-#: Images in RGB, [images, height, width, 3]; a single one is [height, width, 3], or 4 with alpha.
+#: RGB images [images, height, width, 3], or one image: [height, width, 3], with alpha [height, width, 4].
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -49,7 +49,7 @@ class Annotated:
 
 @dataclass(frozen=True, slots=True)
 class DecodedLatents:
-    """The images of latents, [images, height, width, 3]."""
+    """Images decoded from latents, [images, height, width, 3]."""
 
     pixels: Pixels
     origin: Origin
@@ -95,7 +95,7 @@ class Stages(Protocol):
         ...
 
     async def metrics_text(self) -> str:
-        """Live numbers of every Denoiser replica, in Prometheus' text format."""
+        """Return the live metrics of every Denoiser replica, in Prometheus' text format."""
         ...
 
     async def check_ready(self) -> bool:

@@ -36,11 +36,12 @@ class UpscaledImage:
 def resolve_upscale(
     step: UpscaleStep, size: Size, catalogue: Catalogue, *, num_images: int = 1, param: str
 ) -> str | None:
-    """Return the id of the upscaler that enlarges images of this size; None is bicubic.
+    """Return the id of the upscaler for an enlargement of images of this size; None is bicubic resampling.
 
     Raises:
         ModelNotFound: the upscaler is not served here.
-        InvalidParameter: the result, or the input of the network, is too large; names `param`.
+        InvalidParameter: an enlarged image, all of them together, or the network's input is too large. The error
+            names the field `param`.
     """
     entry = catalogue.upscaler(step.model)
     large = size.scaled(step.scale)
@@ -62,9 +63,12 @@ def resolve_upscale(
 
 
 def resolve_hires(params: GenerateParams, hires: HiresStep, first: Pass, entry: ModelEntry) -> Pass:
-    """Return the second pass.
+    """Return the second pass of a request with `hires`: the first at a larger size, with its own steps and strength.
 
-    Raises NotSupported with controls or a mask, InvalidParameter if the model does not allow the size.
+    Raises:
+        NotSupported: the request has controls or a mask.
+        InvalidParameter: the model does not support the larger size, or the number of steps is 0 or too high for the
+            sampler.
     """
     if params.controls or params.mask_image is not None:
         refuse_hires()
@@ -87,7 +91,7 @@ def resolve_hires(params: GenerateParams, hires: HiresStep, first: Pass, entry: 
 
 
 def refuse_hires() -> None:
-    """Raise NotSupported, because a second pass would not keep what controls and masks ask for."""
+    """Raise NotSupported: the second pass of `hires` would ignore the request's controls or mask."""
     raise NotSupported("hires goes with neither controls nor a mask yet.", param="hires")
 
 
@@ -107,7 +111,8 @@ def pixels_to_upscale(params: UpscaleParams, catalogue: Catalogue) -> tuple[str 
 
     Raises:
         ModelNotFound: the upscaler is not served here.
-        InvalidParameter: it is not an image, or the result is too large.
+        InvalidParameter: the file is not an image, the image or its enlargement is too large, or the output format
+            cannot hold the enlargement.
     """
     size = image_size(params.image, param="image")
     upscaler = resolve_upscale(params, size, catalogue, param="scale")

@@ -24,13 +24,13 @@ _EDIT = "a yellow star and a green circle, black background"
 _MASKED_PX = (62, 20, 128, 100)
 #: The part of the first picture that the last panel shows enlarged: left, top, right, bottom.
 _DETAIL_PX = (32, 27, 96, 91)
-#: Side of a panel, side of the input in its corner, space between panels and below them, in pixels.
+#: Side of a panel, side of the input image in its corner, gap between panels, height of a caption, all in pixels.
 _PANEL_PX, _CORNER_PX, _GAP_PX, _CAPTION_PX = 256, 70, 16, 76
 _INK, _GREY, _PAPER = "#1a1a1a", "#5c5c5c", "#ffffff"
 
 
 def main() -> None:
-    """Ask the server for four pictures and compose them."""
+    """Request the pictures from the server and write them as a strip of four panels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="http://127.0.0.1:8000")
     server = _Server(parser.parse_args().address)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 class _Server:
-    """The addresses of a running server that the strip needs."""
+    """A client of a running server, with the requests that the strip needs."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -92,21 +92,21 @@ def _base64(image: Image.Image) -> str:
 
 
 def _mask(image: Image.Image) -> Image.Image:
-    """White where the edit paints."""
+    """Return the mask of the edit: white in the part that it repaints, black elsewhere."""
     mask = Image.new("RGB", image.size, "black")
     ImageDraw.Draw(mask).rectangle(_MASKED_PX, fill="white")
     return mask
 
 
 def _mask_overlay(image: Image.Image) -> Image.Image:
-    """The image, grey where the edit paints."""
+    """Return the image with the part that the edit repaints in grey."""
     overlay = image.copy()
     ImageDraw.Draw(overlay).rectangle(_MASKED_PX, fill="#b8b8b8")
     return overlay
 
 
 def _panel(result: Image.Image, source: Image.Image | None = None) -> Image.Image:
-    """The result, with what it was made from in a corner."""
+    """Return the result as a panel, with the input image that it was made from in a corner."""
     panel = result.resize((_PANEL_PX, _PANEL_PX), Image.Resampling.LANCZOS)
     if source is not None:
         corner = source.resize((_CORNER_PX, _CORNER_PX), Image.Resampling.LANCZOS)
@@ -116,7 +116,7 @@ def _panel(result: Image.Image, source: Image.Image | None = None) -> Image.Imag
 
 
 def _comparison(image: Image.Image, enlarged: Image.Image) -> Image.Image:
-    """A detail of both, side by side: the pixels of the image on the left, of the enlarged one on the right."""
+    """Return a panel of one detail: the left half from the image, the right half from its enlarged version."""
     scale = enlarged.width // image.width
     left, top, right, bottom = _DETAIL_PX
     panel = image.crop(_DETAIL_PX).resize((_PANEL_PX, _PANEL_PX), Image.Resampling.NEAREST)
@@ -128,7 +128,7 @@ def _comparison(image: Image.Image, enlarged: Image.Image) -> Image.Image:
 
 
 def _compose(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
-    """Panels side by side, each above its title and its text."""
+    """Paste panels side by side, each with its title and its text below."""
     width = len(panels) * (_PANEL_PX + _GAP_PX) - _GAP_PX
     strip = Image.new("RGB", (width, _PANEL_PX + _CAPTION_PX), _PAPER)
     draw = ImageDraw.Draw(strip)
@@ -144,7 +144,7 @@ def _compose(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text in lines no wider than a panel."""
+    """Break the text into lines no wider than a panel."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

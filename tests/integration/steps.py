@@ -23,23 +23,23 @@ class Steps:
         return await self.shared_by_at_most(float("inf"))
 
     async def shared_by(self, num_requests: int) -> int:
-        """Number of steps in which exactly so many requests shared the UNet call."""
+        """Number of steps in which exactly `num_requests` requests shared the UNet call."""
         return await self.shared_by_at_most(num_requests) - await self.shared_by_at_most(num_requests - 1)
 
     async def shared_by_at_most(self, num_requests: float) -> int:
-        """Number of steps in which so many requests or fewer shared the UNet call."""
+        """Number of steps in which at most `num_requests` requests shared the UNet call."""
         samples = [sample for sample in await self._samples(_SHARED) if float(sample.labels["le"]) == num_requests]
         return sum(int(sample.value) for sample in samples)
 
     async def wait_for(self, num_steps: int) -> int:
-        """Wait until there were so many steps since the replica started; their number then."""
+        """Wait until at least `num_steps` steps have run since the replica started; return their number."""
         async with asyncio.timeout(_WAIT_S):
             while (done := await self.done()) < num_steps:
                 await asyncio.sleep(0.01)
         return done
 
     async def until_idle(self) -> int:
-        """Wait until no request is in the engine; the number of steps then."""
+        """Wait until no request is in the batch; return the number of steps since the replica started."""
         async with asyncio.timeout(_WAIT_S):
             while any(sample.value for sample in await self._samples(_RUNNING)):
                 await asyncio.sleep(0.01)

@@ -44,7 +44,7 @@ _REQUEST = {
 
 @pytest.fixture(scope="module", params=["in_process", "same_node", "handle"])
 def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[TransportName, str]]:
-    """A graph whose Denoiser tries that transport first, and its address."""
+    """The transport that a graph's Denoiser tries first, and the address of the graph."""
     name: TransportName = request.param
     if name == "in_process":
         yield name, address
@@ -69,7 +69,7 @@ async def _image(address: str) -> str:
 
 
 async def _image_with_signal(address: str, pid: int, signal_: signal.Signals) -> str:
-    """The image of a request after a third of whose steps the process receives the signal."""
+    """Send the signal to the process after a third of a request's steps; return the request's image."""
     steps = Steps(address)
     before = await steps.done()
     image = asyncio.create_task(_image(address))
@@ -111,10 +111,10 @@ async def test_every_transport_gives_the_same_bits(graph: tuple[TransportName, s
 async def test_a_lost_controlnet_does_not_change_the_image(
     graph: tuple[TransportName, str], expected: str, signal_: signal.Signals
 ) -> None:
-    """With ControlNets in process the Annotator is lost, whose work is done before the first step."""
+    """With ControlNets in process the Annotator replica is lost instead, which the steps do not need."""
     name, address = graph
     app, deployment = ("atelier", "Annotator") if name == "in_process" else (name, "ControlNet")
-    # A transport that failed in the test before is skipped for a while.
+    # A transport that failed in the previous test is skipped for 5 s.
     await asyncio.sleep(6)
     failures = await _failures(address)
     [pid] = _replicas(app, deployment)

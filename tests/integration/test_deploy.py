@@ -45,7 +45,7 @@ def _free_port() -> int:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder, far from the repository, with the wheel's content, but not what it requires, in `site`."""
+    """A folder outside the repository; its `site` holds the installed wheel without the wheel's dependencies."""
     wheel = build_wheel(tmp_path)
     pip(["install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)])
     (tmp_path / "postcards.py").write_text(_SECOND_APP)
@@ -68,7 +68,10 @@ def _run(command: list[str], cwd: Path, **environment: str) -> str:
 
 @pytest.fixture
 def cluster(installed: Path) -> Iterator[dict[str, str]]:
-    """A head node of its own, in a folder with a short name: the paths of Unix sockets are bounded."""
+    """The environment variables for a separate Ray head node.
+
+    The node's temporary folder has a short name, because paths of Unix sockets are limited in length.
+    """
     ray_folder = Path(tempfile.mkdtemp(prefix="ray"))
     gcs, dashboard, client = _free_port(), _free_port(), _free_port()
     environment = {

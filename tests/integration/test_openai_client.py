@@ -31,7 +31,7 @@ class Case:
 
     method: Method
     fields: dict[str, Any]
-    #: A check of the answer, or the code of the error, whose `param` is the last of the fields.
+    #: A check of the answer, or the code of the expected error, whose `param` must be the last key of `fields`.
     expected: Callable[[Answer], bool] | str
     ours: dict[str, Any] | None = None
 

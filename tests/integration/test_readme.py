@@ -54,7 +54,7 @@ def test_python_blocks_write_their_images(
     page: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # The README's blocks stand alone; those of the other pages continue one another.
+    # Each block of the README runs on its own; the blocks of any other page share their variables.
     shared: dict[str, object] = {}
     for block in _blocks(page, "python"):
         exec(block.replace(_ADDRESS, address), {} if page == _README else shared)
@@ -79,7 +79,7 @@ def test_every_page_with_python_is_run() -> None:
 
 
 def _run(block: str, address: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a block; each curl writes its answer to standard output and its status to standard error, a line each."""
+    """Run a shell block; each curl prints its response to stdout and its status to stderr, each with a newline."""
     with_status = r"""curl() { command curl -w '%{stderr}%{http_code}\n%{stdout}\n' "$@"; }"""
     script = f"{with_status}\n{block.replace(_ADDRESS, address)}"
     return subprocess.run(
@@ -130,7 +130,7 @@ def _curls() -> list[str]:
 
 
 def _calls(line: str, method: str, path: str) -> bool:
-    """Whether a line of curl calls this address."""
+    """Whether the curl command sends this method to this path."""
     implied = "POST" if re.search(r" -[dF] ", line) else "GET"
     asked = next(iter(re.findall(r"-X (\w+)", line)), implied)
     place = re.sub(r"{\w+}", "[^ /]+", path)
@@ -142,7 +142,7 @@ def _image(b64_json: str) -> Image.Image:
 
 
 def _coloured(description: Description, colour: Colour) -> Description:
-    """The description with its one thing in another colour."""
+    """The description of a single `Thing`, with that in another colour."""
     [thing] = description.things
     return replace(description, things=(replace(thing, colour=colour),))
 

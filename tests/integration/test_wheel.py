@@ -32,7 +32,7 @@ def wheel(tmp_path: Path) -> Path:
 
 
 def _needed(requirements: list[str], extras: set[str]) -> Iterator[importlib.metadata.Distribution]:
-    """The installed distributions that the requirements lead to."""
+    """The installed distributions that the requirements name, directly or through their own requirements."""
     for line in requirements:
         requirement = Requirement(line)
         if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
@@ -42,7 +42,7 @@ def _needed(requirements: list[str], extras: set[str]) -> Iterator[importlib.met
 
 
 def _install(distributions: Iterable[importlib.metadata.Distribution], site: Path) -> None:
-    """Link the distributions' packages, and nothing else of the environment that they are in, into a folder."""
+    """Link the packages of these distributions, and nothing else of their environment, into the folder `site`."""
     for distribution in distributions:
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}:
             (site / top).symlink_to(Path(str(distribution.locate_file(top))))

@@ -13,7 +13,7 @@ _WAIT_S = 90
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build from a copy, because setuptools writes into the tree that it builds from; the wheel is in `folder`."""
+    """Build the wheel in `folder`, from a copy because setuptools writes into the tree that it builds from."""
     source = folder / "source"
     shutil.copytree(_ROOT, source, ignore=_NOT_COPIED)
     command = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]

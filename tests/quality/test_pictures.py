@@ -1,4 +1,4 @@
-"""Image-to-image and inpainting compared with diffusers' pipelines, and pixels outside the mask."""
+"""Image-to-image and inpainting compared with diffusers' pipelines; pixels outside the mask are kept."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _BOUND = 5e-4
 def entry(
     request: pytest.FixtureRequest, catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelEntry:
-    """The zoo's model, its output read as noise or as v."""
+    """The zoo's model, with `prediction_type` set to epsilon or v_prediction."""
     entry = catalogue.model(None)
     assert entry.files.folder is not None
     folder: Path = tmp_path_factory.mktemp("model")

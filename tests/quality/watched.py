@@ -27,7 +27,7 @@ BOUND = 5e-4
 
 
 class _WatchedStages:
-    """Stages that keep the final latents of each first seed, in the order in which they were done."""
+    """Stages that record final latents by the first seed of their request, in the order of completion."""
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
@@ -49,7 +49,7 @@ class _WatchedStages:
 
 
 class WatchedPipeline(Pipeline):
-    """A pipeline whose final latents can be looked at, by first seed."""
+    """A pipeline that records the final latents of its requests by their first seed."""
 
     def __init__(self, stages: Stages, catalogue: Catalogue, *, max_pixel_steps: int) -> None:
         watched = _WatchedStages(stages)
@@ -76,8 +76,8 @@ def is_near(ours: Floats, theirs: torch.Tensor) -> bool:
 def latents_of_diffusers(
     kind: type, components: Mapping[str, Any], sampler: SamplerName, *, seed: int, **settings: object
 ) -> torch.Tensor:
-    """Final latents of the diffusers pipeline of that class."""
-    # The pipeline sets the timesteps again.
+    """Return the final latents of `kind`, a pipeline class of diffusers."""
+    # This num_inference_steps has no effect, because the pipeline sets the timesteps again.
     scheduler = new_scheduler(components["scheduler"].config, sampler, None, num_inference_steps=10)
     pipeline = kind(**{**components, "scheduler": scheduler}, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)

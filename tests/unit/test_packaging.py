@@ -20,7 +20,7 @@ _OWN = ("atelier", "deployments", "zoo")
 _ROUTER_COLUMN = {f"atelier.{room}" for room in ("api", "catalogue", "imaging", "pipeline", "stores")}
 _MODEL_COLUMN = {f"atelier.{room}" for room in ("control", "engine", "families", "models")}
 
-#: Modules that an installation with the extra can import, with all that they import; the empty extra is the base.
+#: Modules that can be imported if only this extra is installed; the empty extra is the base installation.
 _MODULES = {
     "": {"atelier.core"},
     "router": _ROUTER_COLUMN,
@@ -28,7 +28,7 @@ _MODULES = {
     "serve": {"deployments", "atelier.local", *_ROUTER_COLUMN, *_MODEL_COLUMN},
     "zoo": {"zoo", *_MODEL_COLUMN},
 }
-#: Imported by name, and installed by the distribution that it belongs to.
+#: Imported packages that need no requirement of their own, because the package named here requires them.
 _PART_OF = {"pydantic_core": "pydantic"}
 
 
@@ -37,7 +37,7 @@ def _parsed(lines: Iterable[str]) -> list[Requirement]:
 
 
 def _declared(extra: str) -> dict[str, Requirement]:
-    """The requirements of the base and of an extra, those of the extras that it includes among them."""
+    """The requirements of the base and of an extra, including those of the extras that it includes, by name."""
     project = _PYPROJECT["project"]
     found: dict[str, Requirement] = {}
     for requirement in _parsed(project["dependencies"] + project["optional-dependencies"].get(extra, [])):

@@ -27,7 +27,7 @@ _FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for med
 
 
 async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
-    """Read the fields of a form with an upload, or of a JSON object with base64."""
+    """Read the fields of a multipart form (image as an upload) or of a JSON object (image in base64)."""
     if is_form(request):
         return await form_fields(request, kind, lists=frozenset())
     return await json_fields(request)

@@ -53,7 +53,10 @@ def inspection(data: bytes) -> Inspection:
 
 
 def file_headers(data: bytes, name: str) -> dict[str, str]:
-    """Return a stored file's headers: a name that begins with the model's, and the metadata if short enough."""
+    """Return the HTTP headers of a stored file: a file name from model and seed, and the metadata if short enough.
+
+    The headers of a file without metadata are empty.
+    """
     with Image.open(io.BytesIO(data)) as image:
         metadata = read_metadata(image)
     if metadata is None:

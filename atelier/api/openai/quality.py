@@ -1,4 +1,4 @@
-"""OpenAI's `quality` and `style`, as steps, enlargement and guidance."""
+"""Conversion of OpenAI's `quality` and `style` to a number of steps, an enlargement and a guidance scale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "m
 ResolvedQuality = Literal["low", "medium", "high", "xhigh", "max"]
 Style = Literal["vivid", "natural"]
 
-#: Resolved quality of every name that does not mean `medium`.
+#: Quality that each requested name stands for; names not listed stand for `medium`.
 _RESOLVED: dict[Quality, ResolvedQuality] = {
     "low": "low",
     "high": "high",
@@ -20,16 +20,16 @@ _RESOLVED: dict[Quality, ResolvedQuality] = {
     "xhigh": "xhigh",
     "max": "max",
 }
-#: Factor of the model's default number of steps.
+#: Factor by which a quality multiplies the model's default number of steps.
 _STEPS: dict[ResolvedQuality, float] = {"low": 0.5, "medium": 1, "high": 1.5, "xhigh": 2, "max": 3}
-#: Factor of the model's default guidance.
+#: Factor by which a style multiplies the model's default guidance scale.
 _GUIDANCE: dict[Style, float] = {"vivid": 1.4, "natural": 0.7}
-#: Enlargement that `quality: max` implies when nothing decides the size.
+#: Enlargement that `quality: max` implies if neither `size`, `hires`, `upscale` nor an input image decides the size.
 MAX_QUALITY_UPSCALE = UpscaleStep(scale=2)
 
 
 def resolved(quality: Quality) -> ResolvedQuality:
-    """Return the quality as answers name it."""
+    """Return the quality that responses report: `hd` is `high`; `auto` and `standard` are `medium`."""
     return _RESOLVED.get(quality, "medium")
 
 

@@ -30,7 +30,7 @@ from atelier.pipeline.results import Result
 
 logger = logging.getLogger(__name__)
 
-#: A comment is sent after so many seconds without an event, so that proxies keep the connection open.
+#: Seconds without an event after which a comment is sent, so that proxies keep the connection open.
 _KEEP_ALIVE_S = 10.0
 #: Fields of `usage` that OpenAI leaves out of streams.
 _NOT_STREAMED = {"output_tokens_details"}
@@ -56,7 +56,10 @@ async def event_stream(
     *,
     prefix: str,
 ) -> StreamingResponse:
-    """Stream events whose types begin with `prefix`. Raises a rejected request's error before the response begins."""
+    """Return a response that streams a generation as events whose types begin with `prefix`.
+
+    A rejected request raises its error here, before the response begins.
+    """
     events = pipeline.stream(request_id, params, report_steps=asked.progress, num_previews=asked.partial_images)
     planned = await anext(events)
     assert isinstance(planned, Planned)
@@ -84,7 +87,7 @@ class _EventStream(StreamingResponse):
 async def _lines(
     events: AsyncGenerator[Event], translator: _Translator, request_id: RequestId, prefix: str
 ) -> AsyncGenerator[str]:
-    """Yield the lines of a response; an error that ends the events is its last event."""
+    """Yield server-sent events and keep-alive comments; a failed generation ends with an `error` event."""
     try:
         async with aclosing(_with_pauses(events)) as paused:
             async for event in paused:
@@ -128,7 +131,7 @@ async def _with_pauses(events: AsyncGenerator[Event]) -> AsyncGenerator[Event | 
 
 @dataclass(frozen=True, slots=True)
 class _Translator:
-    """Translates the events of one request into OpenAI's."""
+    """Translates the events of one generation into OpenAI's stream events."""
 
     plan: Plan
     asked: ImagesGenerateRequest

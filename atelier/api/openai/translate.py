@@ -27,12 +27,12 @@ P = TypeVar("P", bound=Params)
 
 
 def parse_openai(kind: type[P], fields: Mapping[str, object]) -> P:
-    """Check fields in OpenAI's dialect.
+    """Parse a client's fields, named as in OpenAI's API, into params of this kind.
 
     Raises:
-        UnsupportedValue: a GIF or SVG file, or a field of theirs.
-        NotSupported: a stream is requested on a route that cannot stream.
-        InvalidRequest: as `parse`.
+        UnsupportedValue: a GIF or SVG file is requested, or a field that belongs to those formats.
+        NotSupported: a stream is requested on a route that cannot stream, or a field that is not built yet.
+        InvalidRequest: a field is unknown or has a value that is not allowed.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     if "true_cfg_scale" in given:
@@ -61,7 +61,10 @@ def parse_openai(kind: type[P], fields: Mapping[str, object]) -> P:
 def generate_params(
     asked: ImagesParams, catalogue: Catalogue, images: Mapping[str, bytes | float | None] | None = None
 ) -> GenerateParams:
-    """Convert to `GenerateParams`: quality and style as settings, `images` in place of OpenAI's fields for them.
+    """Convert a request in OpenAI's dialect to `GenerateParams`.
+
+    `quality` and `style` become steps, enlargement and guidance, unless the request sets those. `images` replaces
+    `init_image`, `mask_image`, `markup_image` and `strength` on routes where OpenAI has other fields for them.
 
     Raises ModelNotFound.
     """
@@ -78,7 +81,13 @@ def generate_params(
 
 
 def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParams:
-    """Convert an edit. Raises NotSupported for several images, InvalidParameter if one is sent under two names."""
+    """Convert an edit request to `GenerateParams`.
+
+    Raises:
+        NotSupported: several images are sent.
+        InvalidParameter: an image is sent under two names, or the image to edit as `init_image`.
+        ModelNotFound: the model is not served here.
+    """
     if len(asked.image) > 1:
         raise NotSupported("Editing with several images is not supported by this server yet.", param="image")
     for theirs, ours in (("mask", "mask_image"), ("markup", "markup_image")):
@@ -95,13 +104,16 @@ def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParam
 
 
 def variation_params(asked: ImagesVariationRequest, catalogue: Catalogue) -> GenerateParams:
-    """Convert a variation. Raises InvalidParameter if the image is sent as `init_image`."""
+    """Convert a variation request to `GenerateParams`.
+
+    Raises InvalidParameter if the image is sent as `init_image`, or ModelNotFound.
+    """
     return generate_params(asked, catalogue, {"init_image": _sent_image(asked)})
 
 
 @contextmanager
 def errors_in_openais_names() -> Iterator[None]:
-    """Name images in errors as OpenAI's forms do."""
+    """Rename images in InvalidParameter errors to the fields of OpenAI's forms, such as `init_image` to `image`."""
     try:
         yield
     except InvalidParameter as error:

@@ -1,7 +1,8 @@
 """The params: fields that clients may send, the same over HTTP and by handle.
 
-One table in pydantic models, by noun. OpenAI's names where OpenAI has one; words that only one dialect has stay in
-that dialect's folder of `atelier.api`. Defaults that depend on the model are filled in by `atelier.pipeline.resolve`.
+Each module defines the pydantic models of one noun. Fields have OpenAI's names where OpenAI has one; names that only
+one API dialect uses are defined in that dialect's folder of `atelier.api`. Defaults that depend on the model are
+filled in by `atelier.pipeline.resolve`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Params of control maps: drawn from an image on request, and read by the ControlNets of a generation."""
+"""Params for drawing control maps from images, and for the ControlNets of a generation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ControlParams(Params):
 
     @model_serializer(mode="wrap")
     def _without_unused_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Drop what a request could not repeat: `kind` beside `model`, and thresholds except Canny's."""
+        """Omit `kind` if `model` is set, as a request takes only one, and thresholds that draw no Canny map."""
         fields: dict[str, object] = serialize(self)
         uses_thresholds = self.annotate and self.kind == "canny"
         unused = [] if uses_thresholds else ["low_threshold", "high_threshold"]

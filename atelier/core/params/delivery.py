@@ -1,4 +1,4 @@
-"""Image files that a request asks for, and how they reach the client."""
+"""Params for the image files of a response: format, compression, and delivery as base64 or by URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a client's fields to params, with errors that name the field, the value and what is allowed."""
+"""Validates a client's fields into params, with errors that name the field, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_NAME_CHARS = 200
 
 
 class Params(BaseModel):
-    """Fields of a request: strict types, no unknown names, frozen."""
+    """Base class for the fields of a request: strict types, no unknown names, frozen."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -45,7 +45,7 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
 
 
 def refuse_unless_harmless(name: str, value: object, harmless: Sequence[object]) -> None:
-    """Raise NotSupported unless the value of a field that is not implemented changes nothing."""
+    """Raise NotSupported unless the value of an unimplemented field is among `harmless`, which change nothing."""
     if value not in harmless:
         raise NotSupported(f"{name} is not supported by this server yet.", param=name)
 
@@ -65,7 +65,7 @@ def _translate(error: ValidationError, kind: type[Params]) -> AtelierError:
 
 
 def _model_at(location: Sequence[str | int], kind: type[Params]) -> type[Params]:
-    """Return the model that the last name of the location was sent to."""
+    """Return the params class that the last name of a pydantic error location belongs to."""
     for name in location[:-1]:
         field = kind.model_fields.get(str(name))
         kind = kind if field is None else next(_models(field.annotation), kind)

@@ -1,4 +1,4 @@
-"""Images that clients send: base64, optionally as a data URL, or bytes by handle and upload."""
+"""Images that clients send: base64, optionally as a data URL, or raw bytes in handle calls and uploads."""
 
 from __future__ import annotations
 

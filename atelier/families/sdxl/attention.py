@@ -1,8 +1,8 @@
 """Attention of packed rows (images with one prompt each): each row attends to its own prompt.
 
 The keys and values of a prompt are equal in every step, so they are computed once, at admission: this saves 7 % of
-a UNet call of the zoo's model (benchmarks/engine.py). Every layer has the same processor, the one place where a row's
-conditions meet attention.
+a UNet call of the tiny model in `zoo/` (benchmarks/engine.py). Only `RowAttention`, the processor of every self- and
+cross-attention layer, applies a row's keys, values and bias.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from atelier.models.loading import Placement
 
 
 class RowAttention:
-    """The attention processor of one layer."""
+    """diffusers attention processor of one layer, for packed rows with precomputed prompt keys and values."""
 
     def __init__(self, cross_index: int | None) -> None:
         """`cross_index` is the layer's index among the cross-attention layers; None for self-attention."""
@@ -34,7 +34,10 @@ class RowAttention:
         *,
         prompt: KeysValues,
     ) -> torch.Tensor:
-        """Attend from `hidden_states` [rows, tokens, width]; `attention_mask` is a bias [rows, 1, 77 · chunks]."""
+        """Attend from `hidden_states` [rows, tokens, width] to each row's prompt, or to themselves in self-attention.
+
+        `attention_mask` is a bias [rows, 1, 77 · chunks]; None adds no bias.
+        """
         query: torch.Tensor = attn.to_q(hidden_states)
         if self._cross_index is None:
             key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
@@ -51,7 +54,7 @@ class RowAttention:
 
 
 def install(model: UNet2DConditionModel | ControlNetModel) -> None:
-    """Set the processor of every attention layer. Raises ValueError if a layer is not SDXL's plain attention."""
+    """Set `RowAttention` on every attention layer. Raises ValueError if a layer is not SDXL's plain attention."""
     num_cross_layers = 0
     for name, layer in _layers(model):
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
@@ -72,7 +75,7 @@ def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: to
 def prompt_conditions(
     model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbeds, placement: Placement
 ) -> PromptConditions:
-    """Prepare a prompt for all steps of a request.
+    """Compute the conditions of a prompt (keys, values, pooled output) for all steps of a request.
 
     Raises ValueError if the embeddings do not have the model's widths.
     """

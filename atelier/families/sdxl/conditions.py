@@ -25,7 +25,7 @@ class KeysValues:
     values: tuple[torch.Tensor, ...]
 
     def select(self, rows: torch.Tensor) -> KeysValues:
-        """Return the rows at the indices `rows`, in their order."""
+        """Return the keys and values at the indices `rows`, in the order of the indices."""
         return KeysValues(tuple(keys[rows] for keys in self.keys), tuple(values[rows] for values in self.values))
 
 
@@ -43,7 +43,7 @@ class PromptConditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """The conditions of the rows of a UNet call."""
+    """Everything besides latents and timesteps that a UNet reads for its rows (images with one prompt each)."""
 
     prompt: KeysValues
     #: Attention bias, [rows, 1, 77 · chunks]: 0 for a row's own tokens, `MASKED` for padding.
@@ -59,7 +59,7 @@ class Conditions:
         return self.prompt_bias.shape[-1]
 
     def select(self, rows: torch.Tensor) -> Conditions:
-        """Return the rows at the indices `rows`, in their order."""
+        """Return the conditions of the rows at the indices `rows`, in the order of the indices."""
         return Conditions(
             prompt=self.prompt.select(rows),
             prompt_bias=self.prompt_bias[rows],

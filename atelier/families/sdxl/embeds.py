@@ -11,7 +11,7 @@ _NUM_TIME_IDS = 6
 
 
 def zero_embeds(model: UNet2DConditionModel | ControlNetModel) -> TextEmbeds:
-    """Return embeddings of zeros in the model's widths, one chunk long; for warm-up."""
+    """Return all-zero embeddings of one chunk (77 tokens), in the widths that the model reads; for warm-up."""
     width, pooled_width = _widths(model)
     return TextEmbeds(
         prompt_embeds=np.zeros((TOKENS_PER_CHUNK, width), dtype=np.float32),

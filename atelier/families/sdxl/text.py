@@ -16,7 +16,7 @@ from atelier.core.errors import InvalidParameter
 from atelier.models.hashes import weights_hash
 from atelier.models.loading import Placement, load_text_encoder_modules
 
-#: Longer texts are rejected, because the UNet attends to every token in every step.
+#: Maximum number of 75-token chunks of a prompt. It is limited because the UNet attends to every token in every step.
 MAX_CHUNKS = 8
 
 Chunk = list[int]  # 77 token ids: begin, up to 75 tokens of the text, end, padding
@@ -26,7 +26,7 @@ class TextEncoders:
     """Both text encoders of one model. Not thread-safe: used from one thread."""
 
     def __init__(self, entry: ModelEntry, placement: Placement) -> None:
-        """Load and warm up. Raises ModelUnavailable if files are missing or corrupt."""
+        """Load and warm up the encoders. Raises ModelUnavailable if files are missing or corrupt."""
         self._modules = load_text_encoder_modules(entry, placement)
         self._device = placement.device
         vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._modules.tokenizers]
@@ -83,7 +83,7 @@ class TextEncoders:
         return prompt_embeds.float().cpu(), second.text_embeds.float().cpu()
 
     def _ids(self, chunks: list[list[Chunk]]) -> torch.Tensor:
-        """Return the chunks of all texts as one tensor, [chunks, 77]."""
+        """Return the token ids of the chunks of all texts as one tensor, [chunks, 77]."""
         return torch.tensor([chunk for text_chunks in chunks for chunk in text_chunks], device=self._device)
 
 
@@ -98,7 +98,7 @@ def _token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
 
 
 def _chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
-    """Return the chunks of a prompt; an empty prompt has one."""
+    """Split a prompt into chunks of 77 token ids; an empty prompt has one chunk."""
     ids, length = _token_ids(tokenizer, prompt), tokenizer.model_max_length
     pieces = [ids[start : start + length - 2] for start in range(0, max(1, len(ids)), length - 2)]
     framed = [[tokenizer.bos_token_id, *piece, tokenizer.eos_token_id] for piece in pieces]

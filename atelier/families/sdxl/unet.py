@@ -17,7 +17,7 @@ from atelier.families.sdxl.conditions import Conditions
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Packed rows (images with one prompt each) after the middle block."""
+    """Activations of packed rows (images with one prompt each) after the middle block of a UNet or a ControlNet."""
 
     #: Output of the middle block, [rows, channels, h, w].
     hidden_states: torch.Tensor
@@ -66,7 +66,7 @@ def decode_half(unet: UNet2DConditionModel, encoded: Encoded, conditions: Condit
             hidden_states=hidden_states,
             temb=encoded.emb,
             res_hidden_states_tuple=tuple(block_skips),
-            # Sides that are not a multiple of the UNet's factor are restored to their length before downsampling.
+            # Upsample to the size before downsampling, also if a side is not a multiple of the downsampling factor.
             upsample_size=skips[-1].shape[2:] if skips else None,
             **attention,
         )

@@ -58,7 +58,7 @@ async def http(app: ASGIApp) -> AsyncIterator[httpx2.AsyncClient]:
 
 @pytest.fixture
 def client(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
-    """OpenAI's own client."""
+    """OpenAI's official client, connected to the application in this process."""
     return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=0)
 
 

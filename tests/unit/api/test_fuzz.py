@@ -16,7 +16,7 @@ _CHEAP = {"num_inference_steps": 1, "size": "32x32"}
 
 
 def _mutants(count: int) -> list[bytes]:
-    """Files with flipped bytes, cut off, with a hole, and with another file's end; seeded."""
+    """Image files broken at random, with a fixed seed: bytes changed or removed, or the end cut off or replaced."""
     random = Random("fuzz")
     noise = np.random.default_rng(0).integers(0, 255, (48, 48, 4), dtype=np.uint8)
     modes = (("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "L"), ("JPEG", "CMYK"), ("WEBP", "RGBA"))

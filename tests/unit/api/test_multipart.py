@@ -1,4 +1,4 @@
-"""Forms as they arrive, beyond the size that the other tests' server reads."""
+"""Multipart forms parsed without a server, so that they may exceed the body limit of the other tests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _request(body: bytes, content_type: str | None) -> Request:
         return {"type": "http.request", "body": body, "more_body": False}
 
     headers = [] if content_type is None else [(b"content-type", content_type.encode())]
-    # Only in an application does the framework raise its own errors for broken forms.
+    # With `app` in the scope, as in an application, Starlette raises an HTTPException for a broken form.
     return Request({"type": "http", "method": "POST", "headers": headers, "app": None}, receive)
 
 
 async def _fields(*parts: tuple[str, str | bytes], lists: frozenset[str] = frozenset()) -> Mapping[str, object]:
-    """The fields of a form; bytes are uploads."""
+    """The fields that are read from a form of these parts; parts of bytes are sent as uploads."""
     files = [(name, (None, value) if isinstance(value, str) else ("file", value)) for name, value in parts]
     form = httpx2.Request("POST", "http://test", files=files)
     return await form_fields(_request(form.read(), form.headers["content-type"]), ImagesEditRequest, lists=lists)

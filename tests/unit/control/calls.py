@@ -21,7 +21,7 @@ def new_call(
     num_chunks: int = 1,
     latent_width: int = 9,
 ) -> tuple[ControlCall, Contexts]:
-    """A call of random rows of latents 12 high, all with the same random control image and prompts."""
+    """A call of random latents [num_rows, 4, 12, latent_width] that share one random control image and prompts."""
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     negative, positive = (
         TextEmbeds(

@@ -1,4 +1,4 @@
-"""The small ControlNets, loaded once for the room's tests."""
+"""The small ControlNets, loaded once for all tests of this folder."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class _Recording(ControlNets):
 
 @pytest.fixture
 def recording(small_catalogue: Catalogue) -> tuple[ResidualBatcher, _Recording, Callable[[], None]]:
-    """A batcher whose thread is busy until the function is called."""
+    """A batcher whose thread is blocked until the returned function is called, and its ControlNets."""
     thread = ModelThread("controlnet", num_threads=1)
     controlnets = _Recording(small_catalogue.controlnets, CPU)
     controlnets.num_rows = []

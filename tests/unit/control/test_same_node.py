@@ -37,7 +37,7 @@ def same_node(server: SameNodeServer) -> Iterator[SameNode]:
 def test_shared_memory_carries_the_bits_of_in_process_residuals(
     controlnets: ControlNets, same_node: SameNode
 ) -> None:
-    """Over one connection: small calls and large ones, several at once, known contexts and new ones."""
+    """One connection carries small and large calls, several at once, with new and with known contexts."""
     in_process = InProcess(controlnets)
     first, contexts = new_call(seed=1)
     second, others = new_call(seed=2, num_rows=7, controlnet="small-depth")

@@ -72,6 +72,6 @@ def test_the_size_is_that_of_the_control_image() -> None:
 def test_a_control_acts_in_steps_that_lie_wholly_in_its_window(
     start: float, end: float, num_steps: int, acting: list[int]
 ) -> None:
-    """As `controlnet_keep` of diffusers: neither before the start nor in a step that ends behind the end."""
+    """Like `controlnet_keep` in diffusers: not in steps that begin before the start or end after the end."""
     control = _control(start, end)
     assert [index for index in range(num_steps) if control.acts_at(index, num_steps)] == acting

@@ -109,7 +109,7 @@ def test_serve_replaces_bound_deployments_inside_the_handles() -> None:
 
 
 def _options(cls: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """The fields of options, and of the options inside them."""
+    """Names and fields of an options class and, recursively, of the options classes nested in it."""
     for name, field in cls.model_fields.items():
         yield f"{cls.__name__}.{name}", field
         if isinstance(field.default, BaseModel):

@@ -40,7 +40,7 @@ class _Method:
 
 
 class _Handle:
-    """A handle all of whose methods behave as one function."""
+    """A handle whose methods all call the same function."""
 
     def __init__(self, call: Callable[..., Awaitable[object]]) -> None:
         self._call = call

@@ -51,7 +51,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def _headings(file: Path) -> set[str]:
-    """The headings of a page, in the form that links use on GitHub."""
+    """The anchors of a page's headings, as GitHub names them in links."""
     headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

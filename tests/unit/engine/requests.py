@@ -32,7 +32,7 @@ def new_request(
     controls: Sequence[Control] = (),
     **of_pass: object,
 ) -> DenoiseRequest:
-    """A request of zero embeddings; `of_pass` are fields of its pass."""
+    """A request with embeddings of zeros; `of_pass` sets fields of its pass."""
     embeds = TextEmbeds(
         prompt_embeds=np.zeros((77 * num_chunks, 6), dtype=np.float32),
         pooled_prompt_embeds=np.zeros(2, dtype=np.float32),
@@ -53,7 +53,7 @@ def new_request(
 
 
 def running(request: DenoiseRequest, prompts: Mapping[Role, float]) -> RunningRequest:
-    """The request after admission; all keys, values and pooled embeddings of a role have the number given for it."""
+    """The request after admission; `prompts` gives the value of a role's keys, values and pooled embeddings."""
     size, num_images = request.pass_.size, len(request.pass_.seeds)
     latents = torch.zeros(num_images, 4, size.latent_height, size.latent_width)
     contexts: tuple[ControlContext, ...] = control_contexts(request.controls, request.embeds)

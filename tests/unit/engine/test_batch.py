@@ -1,4 +1,4 @@
-"""Which requests share UNet calls."""
+"""Batching: which requests share UNet calls, and how their rows are packed and padded."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def _control(controlnet: str, **settings: float | bool) -> Control:
 
 
 def _step_control(*requests: RunningRequest) -> StepControl:
-    """The calls of a batch in which the model input of row i is i throughout."""
+    """The ControlNet calls of a step in which row i has the timestep i and a model input filled with i."""
     [call] = pack(requests, family_of("sdxl"), width=None).calls
     rows = torch.arange(float(len(call.refs)))
     return StepControl.of(requests, call, rows.view(-1, 1, 1, 1).expand(-1, 4, 8, 12), rows, width=None)

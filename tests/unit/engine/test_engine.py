@@ -174,7 +174,7 @@ def test_cancelled_request_leaves_before_the_next_step(engine: Engine, embeds: T
 
 @contextmanager
 def _held_at_its_first_step(engine: Engine, request: DenoiseRequest) -> Iterator[None]:
-    """Stop the loop while the context is open: requests submitted there join at the same step."""
+    """Hold the step loop after the request's first step; requests submitted in the context join together."""
     holding, go_on, ended = (threading.Event() for _ in range(3))
 
     def hold(event: Event) -> None:

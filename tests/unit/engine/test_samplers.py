@@ -1,4 +1,4 @@
-"""The formula's coefficients against the diffusers schedulers they stand for."""
+"""The samplers' timesteps and coefficients compared with those of the diffusers schedulers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def _step(scheduler: SchedulerMixin, generator: torch.Generator, eta: float) -> 
 
 
 def _analytic(model_input: torch.Tensor, step: Sequence[float], *, is_v: bool) -> torch.Tensor:
-    """What a perfect model answers for Gaussian data: E[x₀|x] in closed form, as noise or as v.
+    """Return the output of a perfect model for Gaussian data, as noise or as v: E[x₀|x] in closed form.
 
-    It sees α·x₀ + σ·ε of unit variance; α follows from the two ways to write D.
+    `model_input` is α·x₀ + σ·ε with α² + σ² = 1; α is derived from the step's c_in and c_skip.
     """
     alpha = step[C_SKIP] / step[C_IN] if is_v else step[C_IN] / step[C_SKIP]
     sigma = math.sqrt(1 - alpha**2)
@@ -111,7 +111,10 @@ def _both(config: Mapping[str, object], sampling: Sampling, *, is_v: bool) -> tu
 def test_coefficients_are_the_schedulers_answers_to_unit_impulses(
     sampler: SamplerName, schedule: ScheduleName | None
 ) -> None:
-    """Channel 0 starts from x = 1 with D = 0 throughout; channel k + 1 starts from 0 with D = 1 in step k alone."""
+    """Latents of channel 0 start from 1, with predictions of x₀ of 0 in every step.
+
+    Latents of channel k + 1 start from 0, with a prediction of 1 in step k and of 0 in the other steps.
+    """
     sampling = Sampling(num_inference_steps=12, sampler=sampler, schedule=schedule)
     config = _config("epsilon")
     made, scheduler = Schedules(config).of(sampling), _scheduler_of(config, sampling)
@@ -139,7 +142,7 @@ def test_coefficients_are_the_schedulers_answers_to_unit_impulses(
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "unipc", "heun"])
 def test_many_steps_reach_the_exact_solution(sampler: SamplerName) -> None:
-    """For Gaussian data the flow only shifts and scales: its end is known in closed form."""
+    """For Gaussian data the probability flow only shifts and scales latents, so its end has a closed form."""
     sampling = Sampling(num_inference_steps=150, sampler=sampler, schedule="normal")
     ours, _ = _both(_config("epsilon"), sampling, is_v=False)
     made = Schedules(_config("epsilon")).of(sampling)

@@ -32,7 +32,7 @@ _BOUND = 5e-4
 def entry(
     request: pytest.FixtureRequest, small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelEntry:
-    """The small model, its output read as noise or as v."""
+    """The small model, with `prediction_type` set to epsilon or v_prediction."""
     entry = small_catalogue.model(None)
     assert entry.files.folder is not None
     folder: Path = tmp_path_factory.mktemp("model")

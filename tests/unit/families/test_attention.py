@@ -1,4 +1,4 @@
-"""Attention: what `install` accepts, and what a prompt becomes at admission."""
+"""Attention: which UNets and embeddings are accepted, and the conditions computed from prompts and sizes."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def _read(picture: Image.Image, output_format: str = "PNG", **options: object) -
 
 
 def _header_of_a_png(width: int, height: int) -> bytes:
-    """A PNG that holds next to nothing behind its header."""
+    """A PNG whose header states this size, but which holds no pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
@@ -42,7 +42,7 @@ def _header_of_a_png(width: int, height: int) -> bytes:
 
 
 def _upright(pixels: RgbPixels, orientation: int) -> RgbPixels:
-    """The pixels as EXIF's table describes the orientation: where its row 0 and column 0 are."""
+    """The stored pixels turned upright, by EXIF's table of where row 0 and column 0 are displayed."""
     swapped = np.swapaxes(pixels, 0, 1)
     return {
         1: pixels,

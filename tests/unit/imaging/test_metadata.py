@@ -19,7 +19,7 @@ _RECORD: Mapping[str, object] = {
     "versions": {"torch": "2"},
 }
 _METADATA = Metadata(_INFOTEXT, _RECORD)
-#: EXIF's numbers: ImageDescription of the image, and UserComment in its Exif directory.
+#: EXIF tag numbers of ImageDescription, of the Exif directory, and of UserComment in that directory.
 _DESCRIPTION, _EXIF_DIRECTORY, _USER_COMMENT = 0x010E, 0x8769, 0x9286
 
 
@@ -82,7 +82,7 @@ def test_a_png_with_one_of_the_texts_is_not_ours(missing: str) -> None:
 
 
 def _nested(depth: int) -> dict[str, object]:
-    """A record that is nested so deeply, itself included."""
+    """A record nested `depth` levels deep, counting the record itself."""
     value: object = 1
     for _ in range(depth - 3):
         value = [value]

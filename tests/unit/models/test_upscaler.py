@@ -129,13 +129,13 @@ def test_tiles_leave_no_seams(network: Network) -> None:
 
 
 def test_seams_are_no_steeper_than_the_rest() -> None:
-    """Noise is equally steep everywhere."""
+    """Neighbouring pixels of enlarged noise differ equally everywhere, so seams would stand out."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     upscaler = Upscaler(SRVGGNetCompact(scale=2, features=16, num_convolutions=8), CPU, tile_px=96)
     [large] = result_of(upscaler.upscale([noise]))
     steps = np.abs(np.diff(large.astype(float), axis=1)).mean(axis=(0, 2))
     seams = [tile.kept_start * 2 - 1 for tile in tiles(400, tile=96, overlap=24)][1:]
-    # Steps between two pixels of the input, as seams are.
+    # Differences across the border between two input pixels, where seams lie, too.
     others = [position for position in range(1, len(steps), 2) if position not in seams]
     assert len(seams) == 7
     assert steps[seams].mean() <= 1.05 * steps[others].mean()

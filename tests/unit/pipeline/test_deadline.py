@@ -13,7 +13,7 @@ _SOON_S, _WAIT_S = 0.02, 10
 
 
 class _Events:
-    """Events 0, 1, 2 and then, if it should hang, none for ever."""
+    """A generator of the events 0, 1 and 2; if `hangs`, it then waits forever instead of ending."""
 
     def __init__(self, *, hangs: bool) -> None:
         self._hangs = hangs

@@ -25,7 +25,7 @@ def _controls(*pictures: Image.Image) -> list[dict[str, object]]:
 
 
 def _right_half(mode: str) -> Image.Image:
-    """A mask of the right half: transparent there, or white."""
+    """A mask that selects the right half: by transparency in mode RGBA, by white in other modes."""
     is_alpha = mode == "RGBA"
     mask = Image.new(mode, (48, 32), "black")
     mask.paste((0, 0, 0, 0) if is_alpha else "white", (24, 0, 48, 32))

@@ -55,7 +55,7 @@ async def _together(pipeline: Pipeline, *params: GenerateParams) -> list[Result]
 
 @contextmanager
 def _slow_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Images are read only after the context."""
+    """Delay the reading of requests' images until the context is left."""
     is_over = threading.Event()
 
     def slow_read(params: GenerateParams, size: Size) -> Inputs:
@@ -336,7 +336,7 @@ async def test_at_most_two_large_images_are_answered_side_by_side(
 async def test_memory_of_large_images_is_bounded(
     pipeline: Pipeline, stages: RecordingStages, share: float, kind: type[AtelierError]
 ) -> None:
-    """Each has 67 MB when it is decoded; five at once would have 335 MB."""
+    """Each of the five images takes 67 MB when it is decoded; all at once would take 335 MB."""
     stages.failures["encode_texts"] = QueueFull()
     large = encoded(Image.new("RGB", (4096, 4096), "red"))
     params = _params(init_image=large[: int(share * len(large))])

@@ -27,7 +27,7 @@ def test_weights_of_all_stages_are_kept_by_name() -> None:
 
 
 def test_the_exactness_key_is_sixteen_hexadecimal_digits() -> None:
-    """Literal, because clients compare it with keys that an earlier server wrote."""
+    """The expected key is a literal, because clients compare keys with those that an earlier server wrote."""
     assert _provenance(_TEXTS, _UNET).exactness_key == "128f6d7f68a7b07a"
 
 

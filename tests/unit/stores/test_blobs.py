@@ -26,7 +26,7 @@ def store(folder: Path) -> BlobStore:
 
 
 def _age(file: Path, minutes: int) -> None:
-    """Let a file be last modified so many minutes before now."""
+    """Move a file's modification time back by `minutes`."""
     modified_s = file.stat().st_mtime - 60 * minutes
     os.utime(file, (modified_s, modified_s))
 

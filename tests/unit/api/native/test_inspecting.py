@@ -1,4 +1,4 @@
-"""Metadata of files: read back, in headers, and enough to make the image again."""
+"""Image metadata over HTTP: read from files, sent in headers, and sufficient to make the image again."""
 
 from __future__ import annotations
 

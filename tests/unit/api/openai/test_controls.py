@@ -1,4 +1,4 @@
-"""ControlNets over HTTP: maps drawn, returned and sent again, and refused by name."""
+"""ControlNets over HTTP: control maps are drawn, returned and accepted again; wrong fields are refused by name."""
 
 from __future__ import annotations
 

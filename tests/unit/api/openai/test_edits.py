@@ -1,4 +1,4 @@
-"""Pictures as input: the official client's multipart calls, our JSON fields, and what is refused of them."""
+"""Input images: the official client's multipart calls, our JSON fields, and inputs that are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _opened(b64_json: str | None) -> Image.Image:
 
 
 def _mask(alpha: bool) -> Image.Image:
-    """The right half is to be painted: transparent there, or white."""
+    """A mask that selects the right half for painting: by transparency if `alpha`, else by white."""
     mask = np.zeros((96, 128, 4), dtype=np.uint8)
     mask[..., 3] = 255
     mask[:, 64:] = (0, 0, 0, 0) if alpha else (255, 255, 255, 255)
@@ -38,7 +38,7 @@ def _mask(alpha: bool) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["transparent", "L", "RGBA", "LA", "1"])
 async def test_an_edit_with_a_mask_keeps_the_rest(client: openai.AsyncOpenAI, kind: str) -> None:
-    """Its alpha says where to paint, or its light if the alpha says nothing."""
+    """The mask's transparency selects where to paint or, if the mask is opaque, its white does."""
     mask = _mask(alpha=True) if kind == "transparent" else _mask(alpha=False).convert(kind)
     answer = await client.images.edit(
         image=encoded(draw(_SCENE)), mask=encoded(mask), prompt="a blue square", n=2, extra_body=_QUICK
@@ -139,7 +139,7 @@ async def test_several_images_are_not_supported(client: openai.AsyncOpenAI) -> N
 async def test_a_markup_guides_an_edit(
     client: openai.AsyncOpenAI, http: httpx2.AsyncClient, is_transparent: bool
 ) -> None:
-    """As if it had been drawn on the picture; a transparent picture is still its own mask, but for what is drawn."""
+    """A mark-up acts as if drawn on the image; transparent parts that it does not cover still serve as the mask."""
     original = Image.new("RGBA", (128, 96), "white")
     if is_transparent:
         original.putalpha(_mask(alpha=True).getchannel("A"))
@@ -185,7 +185,7 @@ async def test_a_markup_that_does_not_fit_is_refused(
 
 
 async def test_a_form_takes_objects_field_by_field(client: openai.AsyncOpenAI) -> None:
-    """The client takes them apart: `upscale[scale]`, `svg[model]`."""
+    """The official client sends objects in forms as single fields, such as `upscale[scale]` and `svg[model]`."""
     answer = await client.images.edit(
         image=encoded(draw(_SCENE)), prompt="a circle", extra_body={**_QUICK, "upscale": {"scale": 2}}
     )
@@ -241,7 +241,7 @@ async def test_an_image_is_turned_upright_and_fitted(http: httpx2.AsyncClient) -
 
 
 def _bomb() -> bytes:
-    """A PNG of 50 000 × 50 000 that says so in its header and holds next to nothing."""
+    """A decompression bomb: a PNG whose header claims 50 000 × 50 000 pixels and which holds none."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import httpx2
 
-#: 2026-01-01
+#: The small model as listed; `created` is 2026-01-01, in seconds of Unix time.
 _SMALL = {"id": "small-sdxl", "object": "model", "created": 1767225600, "owned_by": "atelier"}
 
 

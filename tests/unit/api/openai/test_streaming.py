@@ -140,16 +140,16 @@ async def test_progress_counts_through_a_second_pass(http: httpx2.AsyncClient) -
 
 
 class _Connection:
-    """A connection to the application as a server has it, which sees every message when it is sent."""
+    """An ASGI connection to the application that records every message at the moment it is sent."""
 
     def __init__(self, **fields: object) -> None:
         body = json.dumps({**_REQUEST, "stream": True, **fields}).encode()
         self._request: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         self.sent: list[Message] = []
-        #: Set for each message that contains its text.
+        #: Events by text; each is set when a message that contains its text is sent.
         self.seen: dict[bytes, asyncio.Event] = {}
         self.leaves = asyncio.Event()
-        #: Whether the first message never reaches the client.
+        #: Whether the client leaves while the first message is being sent, so that sending never completes.
         self.hangs = False
 
     def saw(self, text: bytes) -> asyncio.Event:
@@ -209,7 +209,7 @@ async def test_a_client_who_leaves_a_stream_stops_the_work_without_an_error(
 async def test_cancelling_the_reader_of_a_stream_stops_the_work(
     client: openai.AsyncOpenAI, stages: RecordingStages, small_stages: LocalStages
 ) -> None:
-    """The transport of this test reads streams whole, so the reader is cancelled instead."""
+    """This client's transport returns a stream only as a whole, so the task that reads is cancelled instead."""
     stages.may_denoise.clear()
     body = {"num_inference_steps": 150, "progress": True}
     reading = asyncio.create_task(_generate(client, stream=True, extra_body=body))
