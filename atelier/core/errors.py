@@ -54,7 +54,7 @@ class InvalidParameter(InvalidRequest):
 
 
 class UnsupportedValue(InvalidParameter):
-    """A field asks for something that this server does not make."""
+    """A field asks for something that this server does not support."""
 
     code = "unsupported_value"
 
@@ -66,7 +66,7 @@ class UnknownParameter(InvalidRequest):
 
 
 class MalformedBody(InvalidRequest):
-    """The body is not the JSON or form that it should be."""
+    """The body is not valid JSON or not a valid form."""
 
     code = "invalid_body"
 
@@ -78,7 +78,7 @@ class TooMuchWork(InvalidRequest):
 
 
 class Forbidden(InvalidRequest):
-    """This is not allowed."""
+    """This operation is not allowed."""
 
     status = 403
     code = "forbidden"
@@ -129,7 +129,7 @@ class GenerationFailed(AtelierError):
 
 
 class NotSupported(AtelierError):
-    """This server does not do that yet."""
+    """This server does not support that yet."""
 
     status = 501
     code = "not_supported"
@@ -137,7 +137,7 @@ class NotSupported(AtelierError):
 
 
 class ReplicaLost(AtelierError):
-    """A part of the graph was lost while it worked on the request; try again."""
+    """A replica was lost while it worked on the request; try again."""
 
     status = 503
     code = "replica_lost"

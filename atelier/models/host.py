@@ -1,4 +1,4 @@
-"""The loaded modules of a replica, leased for one call at a time so that they can change between steps."""
+"""The loaded modules of a replica; a caller leases one for a single call, so that no call keeps a module."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
 
 @router.post("/v1/images/annotate", responses=ERRORS, openapi_extra=either_body(AnnotateParams))
 async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap:
-    """The control map of an image, as a ControlNet reads it."""
+    """Draw the control map of an image that a ControlNet reads."""
     asked = parse(AnnotateParams, await _fields(request, AnnotateParams))
     return control_map(await pipeline.annotate(asked))
 

@@ -67,7 +67,7 @@ class ControlNetCapabilities(BaseModel):
 
 
 class UpscalerCapabilities(BaseModel):
-    """An upscaler; without weights it is bicubic."""
+    """An upscaler; if its weights are missing, it resizes images bicubically instead."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -54,7 +54,7 @@ async def ready(response: Response, pipeline: UsedPipeline) -> Status:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(pipeline: UsedPipeline) -> PlainTextResponse:
-    """Live numbers of the step loops, for Prometheus."""
+    """Return live metrics of the denoising engines in Prometheus' text format."""
     return PlainTextResponse(await pipeline.stages.metrics_text(), media_type=_PROMETHEUS)
 
 

@@ -46,7 +46,7 @@ _REPEATED = frozenset({"image"})
 async def generate_images(
     request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
 ) -> ImagesResponse | StreamingResponse:
-    """Images from a prompt, or from a prompt and an image."""
+    """Generate images from a prompt, or from a prompt and an image."""
     asked = parse_openai(ImagesGenerateRequest, await json_fields(request))
     params = generate_params(asked, pipeline.catalogue)
     return await _answer(request_id, params, asked, pipeline, delivery, prefix="image_generation")

@@ -114,7 +114,7 @@ class OutputTokens(BaseModel):
 
 
 class Usage(BaseModel):
-    """Text tokens are the text encoder's; image tokens are latent positions, one for 8 × 8 pixels."""
+    """Number of tokens used: text tokens of the prompt, and image tokens, one for 8 × 8 pixels."""
 
     input_tokens: int
     input_tokens_details: InputTokens

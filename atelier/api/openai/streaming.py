@@ -35,7 +35,7 @@ _KEEP_ALIVE_S = 10.0
 #: Fields of `usage` that OpenAI leaves out of streams.
 _NOT_STREAMED = {"output_tokens_details"}
 
-#: One event in the OpenAPI document, where FastAPI and OpenAPI 3.2 describe it: in `itemSchema`.
+#: OpenAPI 3.2 `itemSchema` of a `text/event-stream` response: one server-sent event, as FastAPI describes it.
 EVENT_SCHEMA = {
     "type": "object",
     "properties": {
