@@ -14,12 +14,11 @@ from starlette.types import ASGIApp
 from atelier.api.errors import install_error_handlers
 from atelier.api.limits import BodyLimit
 from atelier.api.native import images as native_images
-from atelier.api.native import status
-from atelier.api.native.unbuilt import unbuilt_routes
+from atelier.api.native import status, unbuilt
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
 from atelier.api.request_id import RequestIds
-from atelier.api.services import Services
+from atelier.api.services import ProvideServices, Services
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 
@@ -28,16 +27,27 @@ _DESCRIPTION = """Stable Diffusion XL as a graph of Ray Serve deployments, with 
 Point the official `openai` client at `/v1`; fields that OpenAI does not have go into `extra_body`."""
 
 
+def _build_routes() -> FastAPI:
+    routes = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
+    install_error_handlers(routes)
+    for router in (openai_images.router, native_images.router, models.router, status.router, unbuilt.router):
+        routes.include_router(router)
+    return routes
+
+
+#: All routes and error handlers, built once in a process; the middleware gives each application its services.
+_ROUTES = _build_routes()
+
+
 def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> ASGIApp:
     """Build the application that serves `pipeline` and `blobs`; it rejects bodies of more than `max_body_bytes`."""
-    app = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
-    app.state.services = Services(pipeline, blobs)
-    install_error_handlers(app)
-    for router in (openai_images.router, native_images.router, models.router, status.router, unbuilt_routes()):
-        app.include_router(router)
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
-    middleware = [Middleware(RequestIds), Middleware(BodyLimit, max_bytes=max_body_bytes)]
-    served: ASGIApp = app
+    middleware = [
+        Middleware(RequestIds),
+        Middleware(BodyLimit, max_bytes=max_body_bytes),
+        Middleware(ProvideServices, services=Services(pipeline, blobs)),
+    ]
+    served: ASGIApp = _ROUTES
     for layer, args, kwargs in reversed(middleware):
         served = layer(served, *args, **kwargs)
     return served

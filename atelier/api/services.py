@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atelier.api.request_id import request_id_of
 from atelier.core.denoising import RequestId
@@ -16,6 +17,8 @@ from atelier.stores.blobs import BlobStore
 #: Name of the route that serves stored files.
 FILE_ROUTE = "picture_file"
 
+_SERVICES = "atelier.services"
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -25,8 +28,18 @@ class Services:
     blobs: BlobStore
 
 
+class ProvideServices:
+    """Middleware that gives the routes' dependencies the services of this application."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app, self._services = app, services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, _SERVICES: self._services}, receive, send)
+
+
 def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
+    services: Services = request.scope[_SERVICES]
     return services
 
 

@@ -37,7 +37,18 @@ UNBUILT = (
 )
 
 
-def unbuilt_routes() -> APIRouter:
+def _path_parameter(name: str) -> dict[str, object]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _refusal(unbuilt: Unbuilt) -> Callable[[], Awaitable[Response]]:
+    async def refuse() -> Response:
+        raise NotSupported(f"{unbuilt.what} is not supported by this server yet.")
+
+    return refuse
+
+
+def _router() -> APIRouter:
     """Create a route for every row of `UNBUILT`."""
     routes = APIRouter(tags=["Not supported yet"])
     for unbuilt in UNBUILT:
@@ -54,12 +65,4 @@ def unbuilt_routes() -> APIRouter:
     return routes
 
 
-def _path_parameter(name: str) -> dict[str, object]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
-def _refusal(unbuilt: Unbuilt) -> Callable[[], Awaitable[Response]]:
-    async def refuse() -> Response:
-        raise NotSupported(f"{unbuilt.what} is not supported by this server yet.")
-
-    return refuse
+router = _router()

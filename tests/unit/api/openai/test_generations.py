@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any
 
 import httpx2
 import pytest
 
+from atelier.pipeline.coalesce import Coalescer
 from tests.pictures import as_base64, decoded, noise
 from tests.stages import RecordingStages
 
@@ -151,11 +154,22 @@ async def test_equal_seeded_requests_in_flight_are_made_once(
 
 
 async def test_a_client_who_leaves_does_not_stop_the_work_of_others(
-    http: httpx2.AsyncClient, stages: RecordingStages
+    http: httpx2.AsyncClient, stages: RecordingStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    joined = asyncio.Semaphore(0)
+    once = Coalescer.once
+
+    async def counted(coalescer: Coalescer[Any], key: Hashable, make: Callable[[], Awaitable[Any]]) -> Any:
+        joined.release()
+        return await once(coalescer, key, make)
+
+    monkeypatch.setattr(Coalescer, "once", counted)
     stages.may_denoise.clear()
     first, second = (asyncio.create_task(http.post(_PATH, json=_QUICK)) for _ in range(2))
-    await asyncio.wait_for(stages.denoising.wait(), 20)
+    async with asyncio.timeout(20):
+        await joined.acquire()
+        await joined.acquire()
+        await stages.denoising.wait()
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     assert not stages.ended.is_set()
