@@ -88,7 +88,7 @@ class _Layout:
 
 
 def _layout(requests: Sequence[RunningRequest]) -> _Layout:
-    """Order the rows by request, then by prompt, then by image, and return their indices."""
+    """Return the order of the UNet's rows: by request, then by prompt, then by image."""
     layout = _Layout()
     num_prompts = num_images = 0
     for request_index, request in enumerate(requests):

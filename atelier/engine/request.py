@@ -85,7 +85,7 @@ class RunningRequest:
         return self.step_index == len(self.schedule.steps)
 
     def step_event(self) -> StepEvent | None:
-        """Return the event of the step just done, with a preview if one is due; None if the request asks for none."""
+        """Return the event of the step just done: with a preview if one is due, None if neither was requested."""
         request, total = self.request, len(self.schedule.steps)
         marks = [round(total * mark / (request.num_previews + 1)) for mark in range(1, request.num_previews + 1)]
         if self.step_index in marks:

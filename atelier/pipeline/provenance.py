@@ -21,7 +21,7 @@ class Provenance:
         self._origins: list[Origin] = []
 
     def record(self, *answers: _Answer | None) -> None:
-        """Record the origins of answers; None stands for a stage that the request did not use."""
+        """Record the origin of each stage's answer; pass None for a stage that the request did not use."""
         self._origins += [answer.origin for answer in answers if answer is not None]
 
     @property
