@@ -24,6 +24,14 @@ from tests.unit.engine.diffusers_schedulers import SDXL
 _SCHEDULES = Schedules(SDXL)
 
 
+def new_embeds(*, num_chunks: int = 1, width: int = 6, pooled_width: int = 2) -> TextEmbeds:
+    """Embeddings of zeros."""
+    return TextEmbeds(
+        prompt_embeds=np.zeros((77 * num_chunks, width), dtype=np.float32),
+        pooled_prompt_embeds=np.zeros(pooled_width, dtype=np.float32),
+    )
+
+
 def new_request(
     *,
     num_images: int = 1,
@@ -33,10 +41,7 @@ def new_request(
     **of_pass: object,
 ) -> DenoiseRequest:
     """A request with embeddings of zeros; `of_pass` sets fields of its pass."""
-    embeds = TextEmbeds(
-        prompt_embeds=np.zeros((77 * num_chunks, 6), dtype=np.float32),
-        pooled_prompt_embeds=np.zeros(2, dtype=np.float32),
-    )
+    embeds = new_embeds(num_chunks=num_chunks)
     pass_ = Pass(
         model="small-sdxl",
         size=size,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from atelier.core.conditioning import Conditioning
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch, BatchKey
@@ -41,6 +44,15 @@ def test_exact_requests_share_a_batch_with_their_own_length_only() -> None:
     assert BatchKey.of(new_request(reproducibility="exact")) == BatchKey.of(
         new_request(reproducibility="exact", num_images=3)
     )
+
+
+def test_the_longer_prompt_of_an_exact_request_counts() -> None:
+    """All rows of a request are padded to its longest prompt."""
+    request = new_request(reproducibility="exact")
+    longer = new_request(reproducibility="exact", num_chunks=2)
+    for positive, negative in ((longer, request), (request, longer)):
+        conditioning = Conditioning(positive=positive.conditioning.positive, negative=negative.conditioning.positive)
+        assert BatchKey.of(replace(request, conditioning=conditioning)) == BatchKey.of(longer)
 
 
 def test_rows_are_packed_again_when_a_request_joins_or_leaves() -> None:

@@ -8,6 +8,7 @@ import torch
 from atelier.control.residuals import Residuals
 from atelier.core.conditioning import Role
 from atelier.core.control import Control
+from atelier.core.sampling import Sampling
 from atelier.engine.control import StepControl
 from atelier.engine.packing import pack
 from atelier.engine.request import RunningRequest
@@ -66,6 +67,17 @@ def test_control_acts_between_its_start_and_end() -> None:
         request.step_index = step_index
         num_calls.append(len(_step_control(request).calls))
     assert num_calls == [0, 1, 1, 0]
+
+
+def test_a_window_is_in_shares_of_the_steps_that_are_run() -> None:
+    """As in diffusers, whose `controlnet_keep` has an item per timestep that `strength` leaves."""
+    controls = [_control("canny", control_guidance_start=0.5)]
+    request = running(new_request(controls=controls, sampling=Sampling(num_inference_steps=8, strength=0.5)), _GUIDED)
+    num_calls = []
+    for step_index in range(4):
+        request.step_index = step_index
+        num_calls.append(len(_step_control(request).calls))
+    assert num_calls == [0, 0, 1, 1]
 
 
 def test_residuals_are_added_to_the_rows_they_belong_to() -> None:

@@ -73,6 +73,24 @@ async def test_a_text_becomes_an_image(small_stages: LocalStages) -> None:
     assert (larger.pixels.shape, larger.upscaler) == ((90, 200, 3), "tiny-x4")
 
 
+async def test_the_place_names_the_width_of_exact_calls(
+    small_stages: LocalStages, small_catalogue: Catalogue
+) -> None:
+    """Bits of exact requests depend on the number of rows per call."""
+
+    async def place(stages: LocalStages) -> str:
+        async with stages.denoise(await _request(stages)) as events:
+            *_, denoised = [event async for event in events]
+        assert isinstance(denoised, Denoised)
+        return denoised.origin.place
+
+    settings = replace(DEFAULT_SETTINGS, num_threads=1)
+    async with local_stages(small_catalogue, settings=replace(settings, exact_width=4)) as same:
+        assert await place(same) == await place(small_stages)
+    async with local_stages(small_catalogue, settings=replace(settings, exact_width=2)) as other:
+        assert await place(other) != await place(small_stages)
+
+
 async def test_an_image_is_annotated_at_its_own_size(small_stages: LocalStages) -> None:
     annotated = await small_stages.annotate(Annotation("depth"), np.zeros((40, 56, 3), dtype=np.uint8))
     assert annotated.control_image.shape == (40, 56, 3)

@@ -128,6 +128,24 @@ def test_tiles_leave_no_seams(network: Network) -> None:
     assert steps[seams].mean() <= 1.05 * steps_of_whole[seams].mean() + 0.01
 
 
+def test_tiles_overlap_by_24_pixels() -> None:
+    """Every convolution of this network reads the pixel on its left, so an output pixel depends on one 24 away."""
+    network = SRVGGNetCompact(scale=2, features=3, num_convolutions=22)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.PReLU):
+                module.weight.fill_(1)
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.zero_()
+                module.weight[:, 0, 1, 0] = 1
+                assert module.bias is not None
+                module.bias.zero_()
+    noise = np.random.default_rng(0).integers(0, 100, (40, 300, 3), dtype=np.uint8)
+    [whole] = result_of(Upscaler(network, CPU, tile_px=1000).upscale([noise]))
+    [tiled] = result_of(Upscaler(network, CPU, tile_px=96).upscale([noise]))
+    assert np.array_equal(tiled, whole)
+
+
 def test_seams_are_no_steeper_than_the_rest() -> None:
     """Neighbouring pixels of enlarged noise differ equally everywhere, so seams would stand out."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)

@@ -42,6 +42,14 @@ async def test_a_blob_is_named_by_its_content(store: BlobStore) -> None:
     assert await store.put(b"picture", "png") == name
 
 
+async def test_storing_content_again_renews_its_time_to_live(store: BlobStore, folder: Path) -> None:
+    name = await store.put(b"picture", "png")
+    _age(folder / name, minutes=59)
+    await store.put(b"picture", "png")
+    _age(folder / name, minutes=30)
+    assert await store.get(name) == b"picture"
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpeg", "webp"])
 async def test_files_of_every_format_are_stored(store: BlobStore, suffix: str) -> None:
     assert await store.get(await store.put(b"picture", suffix)) == b"picture"
