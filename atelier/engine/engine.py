@@ -247,7 +247,7 @@ class Engine:
                     request.submitted.emit(event)
                 if request.is_finished:
                     origin = Origin(self._place, request.weights)
-                    self._finish(request.submitted, Denoised(request.latents.cpu().numpy(), origin))
+                    self._finish(request.submitted, Denoised(request.latents.cpu().contiguous().numpy(), origin))
 
     @contextmanager
     def _isolated(self, submitted: Submitted) -> Iterator[None]:

@@ -89,7 +89,7 @@ class RunningRequest:
         request, total = self.request, len(self.schedule.steps)
         marks = [round(total * mark / (request.num_previews + 1)) for mark in range(1, request.num_previews + 1)]
         if self.step_index in marks:
-            return StepEvent(self.step_index, total, self.denoised_1.cpu().numpy())
+            return StepEvent(self.step_index, total, self.denoised_1.cpu().contiguous().numpy())
         return StepEvent(self.step_index, total) if request.report_steps else None
 
     def restore_kept_part(self) -> None:

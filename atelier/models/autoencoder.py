@@ -34,13 +34,14 @@ class Autoencoder:
         """Encode images [images, height, width, 3], whose sides are multiples of 8.
 
         Returns mean and standard deviation of the posterior, each [images, 4, height / 8, width / 8], in the scale of
-        the UNet's latents.
+        the UNet's latents. The VAE's own results are channels-last; later stages would give other bits for them.
         """
         images = torch.tensor(pixels).permute(0, 3, 1, 2)
         images = images.to(self._placement.device, self._placement.dtype) / 127.5 - 1
         posterior = self._vae.encode(images).latent_dist
         scale: float = self._vae.config.scaling_factor
-        return (posterior.mean * scale).float().cpu().numpy(), (posterior.std * scale).float().cpu().numpy()
+        mean, std = ((moment * scale).float().cpu().contiguous() for moment in (posterior.mean, posterior.std))
+        return mean.numpy(), std.numpy()
 
     @torch.inference_mode()
     def decode_latents(self, latents: Floats) -> Pixels:
@@ -48,9 +49,11 @@ class Autoencoder:
 
         Images are decoded one at a time, so that the bits of an image do not depend on how many there are.
         """
-        scaled = torch.tensor(latents, device=self._placement.device, dtype=self._placement.dtype)
+        scaled = torch.tensor(
+            np.ascontiguousarray(latents), device=self._placement.device, dtype=self._placement.dtype
+        )
         scaled = scaled / self._vae.config.scaling_factor
         images = torch.cat([self._vae.decode(image).sample for image in scaled.split(1)])
         unit = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-        pixels: Pixels = (unit.float() * 255).round().to(torch.uint8).cpu().numpy()
+        pixels: Pixels = (unit.float() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
         return pixels

@@ -60,3 +60,21 @@ def test_latents_are_in_the_scale_of_the_unet(small_catalogue: Catalogue) -> Non
         posterior = vae.encode(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
     np.testing.assert_allclose(mean, (0.8 * posterior.mean).numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(std, (0.8 * posterior.std).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_results_are_contiguous(small_catalogue: Catalogue) -> None:
+    """The strides of an array decide about the bits of what later stages compute from it."""
+    autoencoder = Autoencoder(small_catalogue.model(None), CPU)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    mean, std = autoencoder.encode_latents(pixels)
+    decoded = autoencoder.decode_latents(mean)
+    assert mean.flags.c_contiguous
+    assert std.flags.c_contiguous
+    assert decoded.flags.c_contiguous
+
+
+def test_strides_of_latents_do_not_change_bits(small_catalogue: Catalogue) -> None:
+    autoencoder = Autoencoder(small_catalogue.model(None), CPU)
+    latents = np.random.default_rng(0).standard_normal((2, 4, 8, 12), dtype=np.float32)
+    channels_last = np.ascontiguousarray(latents.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert np.array_equal(autoencoder.decode_latents(channels_last), autoencoder.decode_latents(latents))
