@@ -34,7 +34,7 @@ test-fast: setup  ## all tests but the slow ones
 	$(BIN)/pytest -m "not slow"
 
 test: setup check  ## everything that CI runs
-	$(BIN)/pytest tests/unit tests/properties tests/quality --numprocesses 2 --dist worksteal
+	$(BIN)/pytest tests/unit tests/properties tests/quality tests/security --numprocesses 2 --dist worksteal
 	$(BIN)/pytest tests/integration
 
 zoo: setup  ## train the zoo, or one model of it with MODEL=name

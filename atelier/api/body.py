@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 
-from atelier.core.errors import MalformedBody
+from atelier.core.errors import MalformedBody, UnsupportedMediaType
 from atelier.core.params.parsing import Params
 
 _NULL = {"type": "null"}
 _JSON, _FORM = "application/json", "multipart/form-data"
+_JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
+#: Maximum number of values and commas in a JSON text; so many take 10 ms to parse and 20 MB of memory.
+_MAX_VALUES = 200_000
 
 
 def json_body(kind: type[Params]) -> dict[str, Any]:
@@ -60,13 +64,29 @@ async def json_fields(request: Request) -> Mapping[str, object]:
     """Read the fields of a request whose body is a JSON object.
 
     Raises:
+        UnsupportedMediaType: the content type is not JSON. A web page of any origin may send other types unasked.
         MalformedBody: the body is not UTF-8, not JSON, or not an object.
     """
-    body = await request.body()
+    content_type = request.headers.get("content-type", "none")
+    if _JSON_TYPE.match(content_type) is None:
+        raise UnsupportedMediaType(f"The content type must be {_JSON}; got {content_type[:80]}.")
     try:
-        fields = json.loads(body)
+        fields = parse_json((await request.body()).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"The body is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise MalformedBody(f"The body must be a JSON object; got {type(fields).__name__}.")
     return fields
+
+
+def parse_json(text: str) -> object:
+    """Parse JSON text.
+
+    Raises:
+        MalformedBody: the text may hold more than `_MAX_VALUES` values.
+        ValueError, RecursionError: the text is not JSON, or nested too deeply.
+    """
+    # Every value but the first follows one of these. Base64 has none of them; a prompt may have a few.
+    if sum(map(text.count, ",[{")) > _MAX_VALUES:
+        raise MalformedBody(f"The JSON has too many values or commas; at most {_MAX_VALUES} are read.")
+    return json.loads(text)

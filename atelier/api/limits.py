@@ -1,4 +1,4 @@
-"""A limit on the size of request bodies, enforced while a body arrives. Pure ASGI."""
+"""Limits on request bodies: uncompressed, and of a maximum size, enforced while a body arrives. Pure ASGI."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atelier.api.errors import error_response
-from atelier.core.errors import BodyTooLarge
+from atelier.core.errors import BodyTooLarge, UnsupportedMediaType
+
+_PLAIN = "identity"
 
 
 class BodyLimit:
-    """Rejects bodies of more than `max_bytes`."""
+    """Rejects bodies of more than `max_bytes`, and compressed ones, whose size would be known only afterwards."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -20,8 +22,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        encoding = headers.get("content-encoding", _PLAIN)
+        if encoding.lower() != _PLAIN:
+            error = UnsupportedMediaType(f"The body is compressed ({encoding[:80]}); send it uncompressed.")
+            await error_response(error)(scope, receive, send)
+            return
         refusal = BodyTooLarge(f"The body is larger than the {self._max_bytes} bytes this server reads.")
-        declared = Headers(scope=scope).get("content-length", "")
+        declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._max_bytes:
             await error_response(refusal)(scope, receive, send)
             return

@@ -6,7 +6,6 @@ A form sends values as text. If the field's type is not text, the value is read 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import get_args
 
@@ -15,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from atelier.api.body import parse_json
 from atelier.core.errors import MalformedBody
 
 _MAX_FILES, _MAX_FIELDS = 20, 100
@@ -32,7 +32,8 @@ def is_form(request: Request) -> bool:
 async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozenset[str]) -> Mapping[str, object]:
     """Read the fields of a form; names in `lists` may be repeated, with or without `[]` after them.
 
-    Objects may be sent as JSON or field by field: as `name[field]`, or as `name[][field]` in a list of objects.
+    Objects may be sent as JSON or field by field: as `name[field]`, or as `name[][field]` in a list of objects. Empty
+    fields count as absent.
 
     Raises:
         MalformedBody: the body is not a multipart form; a field outside `lists` is repeated; a field is sent in two
@@ -45,6 +46,8 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
     try:
         async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_PART_BYTES) as form:
             for key, value in form.multi_items():
+                if _is_empty(value):
+                    continue
                 name, _, path = key.removesuffix("[]").removesuffix("]").partition("[")
                 read = await value.read() if isinstance(value, UploadFile) else _typed(value, name, kind)
                 values.setdefault(name, {}).setdefault(path, []).append(read)
@@ -52,6 +55,11 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
         reason = error.detail if isinstance(error, HTTPException) else error
         raise MalformedBody(f"The body is not a readable multipart form: {reason}") from error
     return {name: _field(name, of_paths, is_list=name in lists) for name, of_paths in values.items()}
+
+
+def _is_empty(value: UploadFile | str) -> bool:
+    """Return whether the value is what a browser sends for a field that was left empty."""
+    return not value.filename and not value.size if isinstance(value, UploadFile) else not value
 
 
 def _field(name: str, of_paths: Mapping[str, list[object]], *, is_list: bool) -> object:
@@ -87,7 +95,7 @@ def _typed(text: str, name: str, kind: type[BaseModel]) -> object:
     if field is None or _takes_text(field.annotation):
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return text
 

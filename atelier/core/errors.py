@@ -11,7 +11,8 @@
     │   ├── NotFound             404   not_found
     │   ├── ModelNotFound        404   model_not_found
     │   ├── MethodNotAllowed     405   method_not_allowed
-    │   └── BodyTooLarge         413   body_too_large
+    │   ├── BodyTooLarge         413   body_too_large
+    │   └── UnsupportedMediaType 415   unsupported_media_type
     ├── QueueFull                429 rate_limit_error
     ├── GenerationFailed         500 server_error, the model's own failure
     ├── NotSupported             501 not_supported_error
@@ -110,6 +111,13 @@ class BodyTooLarge(InvalidRequest):
 
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body has a content type or encoding that this address does not read."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class QueueFull(AtelierError):

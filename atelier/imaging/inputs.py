@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFilter, ImageOps
+from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from atelier.core.errors import InvalidParameter
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
@@ -23,6 +23,9 @@ MaskPixels = npt.NDArray[np.uint8]  # [height, width]; 255 is painted anew, 0 is
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096 * 4096
+#: Maximum number of scans in a JPEG. Encoders write about ten; each is a pass over all pixels.
+_MAX_SCANS = 64
+_START_OF_SCAN = b"\xff\xda"
 _HALF = 128
 #: EXIF orientations that swap width and height.
 _SIDEWAYS = range(5, 9)
@@ -59,29 +62,38 @@ def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
     """Open the image of a file without decoding its pixels.
 
     Raises:
-        InvalidParameter: the file is not an image in one of `FORMATS` or is too large, or any error occurs while the
-            image is open, such as in decoding it.
+        InvalidParameter: the file is not an image in one of `FORMATS`, has too many pixels or scans, or any error
+            occurs while the image is open, such as in decoding it.
     """
     with ExitStack() as rejected:
         try:
             image = rejected.enter_context(closing(Image.open(io.BytesIO(data), formats=FORMATS)))
-            if image.width * image.height > MAX_PIXELS:
-                raise InvalidParameter(
-                    f"{param}: an image of {image.width}x{image.height} is too large; at most {MAX_PIXELS} pixels "
-                    "are read.",
-                    param=param,
-                )
+            _check_work(image, data, param)
             yield image
         except InvalidParameter:
             raise
         except Exception as error:
             # Catch everything: Pillow's decoders raise OSError, SyntaxError, struct.error and others.
             _forget_frames(error)
+            # Pillow says of an unknown format only where the file lies in memory.
+            reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
             raise InvalidParameter(
-                f"{param}: not a readable image; send {', '.join(FORMATS)} ({type(error).__name__}: {error}).",
-                param=param,
+                f"{param}: not a readable image{reason}; send {', '.join(FORMATS)}.", param=param
             ) from error
         rejected.pop_all()
+
+
+def _check_work(image: Image.Image, data: bytes, param: str) -> None:
+    """Raise InvalidParameter if decoding the image would take too much time or memory."""
+    if image.width * image.height > MAX_PIXELS:
+        raise InvalidParameter(
+            f"{param}: an image of {image.width}x{image.height} is too large; at most {MAX_PIXELS} pixels are read.",
+            param=param,
+        )
+    if image.format == "JPEG" and (scans := data.count(_START_OF_SCAN)) > _MAX_SCANS:
+        raise InvalidParameter(
+            f"{param}: a JPEG of {scans} scans takes too long to decode; at most {_MAX_SCANS} are read.", param=param
+        )
 
 
 def _forget_frames(error: BaseException | None) -> None:

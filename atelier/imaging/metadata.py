@@ -77,11 +77,12 @@ def _parsed(record: object) -> Mapping[str, object] | None:
     try:
         parsed = json.loads(record)
         json.dumps(parsed, ensure_ascii=False).encode()
+        is_deep = _depth(parsed) > _MAX_DEPTH
     except (ValueError, RecursionError):
         return None
     is_ours = (
         isinstance(parsed, dict)
-        and _depth(parsed) <= _MAX_DEPTH
+        and not is_deep
         and isinstance(parsed.get("parameters"), dict)
         and all(isinstance(parsed.get(name), str) for name in ("exactness_key", "server"))
         and all(_is_of_texts(parsed.get(name, {})) for name in ("weights", "versions"))

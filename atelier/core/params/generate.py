@@ -12,7 +12,7 @@ from atelier.core.control import MAX_CONTROLS
 from atelier.core.geometry import Size
 from atelier.core.params.controls import ControlParams
 from atelier.core.params.delivery import OutputCompression, OutputFormat
-from atelier.core.params.parsing import MAX_NAME_CHARS, Params
+from atelier.core.params.parsing import MAX_NAME_CHARS, Params, at_most
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.params.upscale import HiresStep, UpscaleStep
 from atelier.core.sampling import (
@@ -97,6 +97,7 @@ class GenerateParams(Params):
     controls: Annotated[
         tuple[ControlParams, ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        at_most(MAX_CONTROLS),
         Field(max_length=MAX_CONTROLS, description="ControlNets to apply."),
         WithJsonSchema({"type": "array", "maxItems": MAX_CONTROLS, "items": ControlParams.model_json_schema()}),
     ] = Field((), exclude_if=_is_unused)

@@ -5,20 +5,44 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from atelier.api.body import either_body, form_body, json_body, json_fields
-from atelier.core.errors import MalformedBody
+from atelier.core.errors import MalformedBody, UnsupportedMediaType
 from atelier.core.params import UpscaleParams
 
 
-async def _fields(body: bytes) -> object:
+async def _fields(body: bytes, content_type: str | None = "application/json") -> object:
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return await json_fields(Request({"type": "http", "method": "POST", "headers": []}, receive))
+    headers = [] if content_type is None else [(b"content-type", content_type.encode())]
+    return await json_fields(Request({"type": "http", "method": "POST", "headers": headers}, receive))
 
 
 async def test_a_json_object_is_read() -> None:
     assert await _fields('{"prompt": "ö", "n": 2, "x": null}'.encode()) == {"prompt": "ö", "n": 2, "x": None}
     assert await _fields(b"{}") == {}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json", "application/json ;x=y"],
+)
+async def test_json_has_several_content_types(content_type: str) -> None:
+    assert await _fields(b"{}", content_type) == {}
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx", "text/json"]
+)
+async def test_a_content_type_that_web_pages_may_send_unasked_is_refused(content_type: str | None) -> None:
+    with pytest.raises(UnsupportedMediaType, match="must be application/json"):
+        await _fields(b"{}", content_type)
+
+
+async def test_a_body_of_many_values_is_refused_before_it_is_parsed() -> None:
+    most = b'{"controls": [' + b"[]," * 99_998 + b"[]]}"
+    assert await _fields(most)
+    with pytest.raises(MalformedBody, match="too many values or commas; at most 200000"):
+        await _fields(b'{"controls": [' + b"[]," * 100_000 + b"[]]}")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"prompt": "\xff"}', b"[" * 50_000])

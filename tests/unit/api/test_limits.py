@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 
 import httpx2
@@ -11,6 +12,7 @@ from atelier.core.errors import BodyTooLarge
 from tests.unit.api.conftest import MAX_BODY_BYTES
 
 _PATH = "/v1/images/generations"
+_JSON = {"content-type": "application/json"}
 
 
 class _Reader:
@@ -87,5 +89,13 @@ async def test_a_body_over_the_limit_is_answered_with_413_declared_or_not(http: 
             yield large[start : start + 1000]
 
     for content in (large, in_chunks()):
-        response = await http.post(_PATH, content=content)  # type: ignore[arg-type]
+        response = await http.post(_PATH, content=content, headers=_JSON)  # type: ignore[arg-type]
         assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_a_compressed_body_is_not_read(http: httpx2.AsyncClient) -> None:
+    body = gzip.compress(json.dumps({"prompt": "x"}).encode())
+    response = await http.post(_PATH, content=body, headers={**_JSON, "content-encoding": "gzip"})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (415, "unsupported_media_type")
+    assert "gzip" in error["message"]

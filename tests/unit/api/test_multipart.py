@@ -68,9 +68,28 @@ async def test_other_values_are_read_as_json() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["two", "", "{", "[" * 5000])
+@pytest.mark.parametrize("text", ["two", "{", "[" * 5000])
 async def test_values_that_are_not_json_stay_text(text: str) -> None:
     assert await _fields(("n", text)) == {"n": text}
+
+
+async def test_a_value_of_many_values_is_refused() -> None:
+    with pytest.raises(MalformedBody, match="too many values"):
+        await _fields(("controls", "[" + "0," * 200_000 + "0]"))
+
+
+async def test_empty_fields_count_as_absent() -> None:
+    assert await _fields(("n", ""), ("prompt", ""), ("size", "64x64")) == {"size": "64x64"}
+
+
+async def test_an_upload_that_a_browser_left_empty_counts_as_absent() -> None:
+    """Browsers send a part with an empty name; an empty file of a name is a client's mistake."""
+    body = (
+        b'--x\r\ncontent-disposition: form-data; name="mask"; filename=""\r\n\r\n\r\n'
+        b'--x\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\n\r\n--x--\r\n'
+    )
+    form = _request(body, "multipart/form-data; boundary=x")
+    assert await form_fields(form, ImagesEditRequest, lists=frozenset()) == {"image": b""}
 
 
 async def test_unknown_fields_stay_text() -> None:

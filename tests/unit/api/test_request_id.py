@@ -12,6 +12,9 @@ _PATH = "/v1/images/generations"
 _QUICK = {"prompt": "x", "num_inference_steps": 1}
 
 
+_JSON = {"content-type": "application/json"}
+
+
 def test_ids_are_random_and_long() -> None:
     ids = {new_request_id() for _ in range(100)}
     assert len(ids) == 100
@@ -20,8 +23,8 @@ def test_ids_are_random_and_long() -> None:
 
 async def test_every_answer_has_an_id_of_its_own(http: httpx2.AsyncClient) -> None:
     answers = [await http.get(path) for path in ("/health", "/health", "/nowhere")]
-    answers.append(await http.post(_PATH, content=b"{"))
-    answers.append(await http.post(_PATH, content=b"x" * 200_000))
+    answers.append(await http.post(_PATH, content=b"{", headers=_JSON))
+    answers.append(await http.post(_PATH, content=b"x" * 200_000, headers=_JSON))
     ids = [answer.headers["x-request-id"] for answer in answers]
     assert len(set(ids)) == len(ids)
     assert all(one.startswith("req_") for one in ids)

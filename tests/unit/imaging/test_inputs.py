@@ -149,6 +149,28 @@ def test_a_decompression_bomb_is_rejected() -> None:
         image_size(_header_of_a_png(50_000, 50_000), param="image")
 
 
+def _with_scans(num_scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated; each repetition is decoded like the first."""
+    data = encoded(noise(64, 48), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    scan, end = data[last:-2], data[-2:]
+    return data[:-2] + scan * (num_scans - data.count(b"\xff\xda")) + end
+
+
+def test_a_jpeg_of_many_scans_is_rejected_before_decoding() -> None:
+    for read in (lambda data: image_size(data, param="mask"), _reads):
+        read(_with_scans(64))
+        with pytest.raises(InvalidParameter, match="mask: a JPEG of 65 scans") as caught:
+            read(_with_scans(65))
+        assert caught.value.param == "mask"
+
+
+def test_an_unknown_format_is_named_without_addresses_in_memory() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        _reads(b"not a picture")
+    assert str(caught.value) == "mask: not a readable image; send PNG, JPEG, WEBP."
+
+
 def test_the_size_is_read_without_the_pixels() -> None:
     cut_off = encoded(noise(64, 48))[:200]
     assert image_size(cut_off, param="image") == Size(width=64, height=48)

@@ -120,6 +120,7 @@ async def test_a_file_from_elsewhere_has_no_metadata(http: httpx2.AsyncClient) -
         '{"parameters": {"x": ' + "[" * 300 + "]" * 300 + '}, "exactness_key": "x", "server": "x"}',
         '{"parameters": {}, "versions": ["x"], "exactness_key": "x", "server": "x"}',
         '{"parameters": {}, "weights": {"x": 1}, "exactness_key": "x", "server": "x"}',
+        '{"parameters": {"x": ' + "[" * 900 + "]" * 900 + '}, "exactness_key": "x", "server": "x"}',
         "[" * 5000,
     ],
 )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
-from atelier.core.errors import InvalidParameter, NotSupported, UnknownParameter
-from atelier.core.params import GenerateParams, UpscaleStep, parse
+from atelier.core.errors import InvalidParameter, InvalidRequest, NotSupported, UnknownParameter
+from atelier.core.params import GenerateParams, UpscaleParams, UpscaleStep, parse
 from atelier.core.params.parsing import refuse_unless_harmless
 
 
@@ -40,6 +42,69 @@ def test_an_unknown_field_lists_the_known_ones_of_its_place(
     assert caught.value.param == param
     assert known in str(caught.value)
     assert elsewhere not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("steps", "num_inference_steps"),
+        ("cfg_scale", "guidance_scale"),
+        ("width", "size"),
+        ("height", "size"),
+        ("denoising_strength", "strength"),
+        ("negative_promt", "negative_prompt"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_one_that_is_meant(name: str, meant: str) -> None:
+    with pytest.raises(UnknownParameter, match=f"Unknown field '{name}'. Did you mean '{meant}'?"):
+        parse(GenerateParams, {"prompt": "x", name: 1})
+
+
+def test_a_hint_names_only_fields_that_exist() -> None:
+    with pytest.raises(UnknownParameter) as caught:
+        parse(UpscaleParams, {"image": b"", "guidance": 5})
+    assert "mean" not in str(caught.value)
+
+
+def _nested(depth: int) -> object:
+    return [_nested(depth - 1)] * 10 if depth else {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"controls": [[]] * 1_000_000}, "controls"),
+        ({"controls": [{"kind": "canny", "image": ""}] * 1_000_000}, "controls"),
+        ({"controls": [dict.fromkeys(map(str, range(1_000_000)))]}, "controls[0].0"),
+        ({"hires": dict.fromkeys(map(str, range(1_000_000)))}, "hires.0"),
+        (dict.fromkeys(map(str, range(1_000_000)), 1), "0"),
+        ({"n": _nested(6)}, "n"),
+        ({"size": ["x" * 1_000_000] * 3}, "size"),
+        ({"y" * 10_000_000: 1}, None),
+    ],
+)
+def test_a_large_body_of_wrong_values_costs_little(fields: dict[str, object], param: str | None) -> None:
+    """pydantic alone makes an error for each element or name, at about a kilobyte each."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest) as caught:
+            parse(GenerateParams, {"prompt": "x", **fields})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert param is None or caught.value.param == param
+    assert len(str(caught.value)) < 1000
+    assert peak < 150_000_000
+
+
+def test_defaults_are_serialised_like_values() -> None:
+    """A file's bytes do not depend on whether its request spelt a default out."""
+    control = {"kind": "canny", "image": b"x"}
+    explicit = {**control, "start": 0, "end": 1, "low_threshold": 100, "high_threshold": 200}
+    ours = parse(GenerateParams, {"prompt": "x", "controls": [control], "hires": {}}).model_dump_json()
+    hires = {"scale": 2, "strength": 0.5}
+    theirs = parse(GenerateParams, {"prompt": "x", "controls": [explicit], "hires": hires}).model_dump_json()
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(("field", "value"), [("clip_skip", 1), ("loras", [{"model": "x"}]), ("priority", "batch")])
