@@ -56,21 +56,25 @@ class Catalogue(Entry):
         )
 
     def model(self, model_id: str | None) -> ModelEntry:
-        """Return the model with this id, or the first model if the id is None.
+        """Return the model with this id or, if no model has it, with this alias; the first model if the id is None.
 
         Raises:
-            ModelNotFound: no model has this id; the message lists the known ones.
+            ModelNotFound: no model has this id or alias; the message lists the known ids.
         """
-        return self.models[0] if model_id is None else _entry(self.models, model_id, "model")
+        if model_id is None:
+            return self.models[0]
+        by_alias = {alias: entry.id for entry in reversed(self.models) for alias in entry.aliases}
+        by_id = {entry.id: entry.id for entry in self.models}
+        return _entry(self.models, {**by_alias, **by_id}.get(model_id, model_id), "model")
 
-    def upscaler(self, model_id: str | None) -> UpscalerEntry | None:
+    def upscaler(self, model_id: str | None, *, param: str = "model") -> UpscalerEntry | None:
         """Return the upscaler with this id. If the id is None, return the first upscaler, or None if there are none.
 
         Raises:
-            ModelNotFound: no upscaler has this id; the message lists the known ones.
+            ModelNotFound: no upscaler has this id; names the field `param`, and the message lists the known ids.
         """
         if model_id is not None:
-            return _entry(self.upscalers, model_id, "upscaler")
+            return _entry(self.upscalers, model_id, "upscaler", param=param)
         return self.upscalers[0] if self.upscalers else None
 
     def controlnets_for(self, model_id: str) -> tuple[ControlNetEntry, ...]:
@@ -81,12 +85,12 @@ class Catalogue(Entry):
 E = TypeVar("E", ModelEntry, ControlNetEntry, AnnotatorEntry, UpscalerEntry)
 
 
-def _entry(entries: Sequence[E], entry_id: str, what: str) -> E:
+def _entry(entries: Sequence[E], entry_id: str, what: str, *, param: str = "model") -> E:
     for entry in entries:
         if entry.id == entry_id:
             return entry
     known = ", ".join(entry.id for entry in entries)
-    raise ModelNotFound(f"Unknown {what} {entry_id!r}. Known {what}s: {known}.", param="model")
+    raise ModelNotFound(f"Unknown {what} {entry_id!r}. Known {what}s: {known}.", param=param)
 
 
 def read_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:

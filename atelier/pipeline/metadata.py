@@ -9,8 +9,9 @@ from atelier.imaging.metadata import Metadata
 from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.resolve import Plan
 
-#: Schedule names as AUTOMATIC1111 writes them. Schedules without such a name are left out of the infotext.
-_SCHEDULES = {"normal": "Normal", "karras": "Karras", "exponential": "Exponential"}
+#: Schedule names as AUTOMATIC1111 writes them; its "Normal" spaces timesteps as `linspace` does, not as our `normal`.
+#: Schedules without such a name are left out of the infotext.
+_SCHEDULES = {"linspace": "Normal", "karras": "Karras", "exponential": "Exponential"}
 _SERVER = f"Atelier {version('atelier')}"
 _VERSIONS = {name: version(name) for name in ("atelier", "diffusers", "torch", "transformers")}
 

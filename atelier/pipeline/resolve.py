@@ -70,7 +70,8 @@ def resolve(
     Raises:
         ModelNotFound: the model or upscaler is not served here.
         InvalidParameter: the model does not support the size or has no such ControlNet; a setting does not fit the
-            sampler; a seed, strength or enlargement is out of range; or the file format cannot hold the images.
+            sampler; a seed, strength or enlargement is out of range; there is a negative_prompt_2 but no
+            negative_prompt; or the file format cannot hold the images.
         NotSupported: hires with controls or a mask, or a control with `annotate` whose kind has no annotator.
         TooMuchWork: pixels × steps × images exceed `max_pixel_steps`.
     """
@@ -111,12 +112,12 @@ def _with_enlargements(params: GenerateParams, first: Pass, entry: ModelEntry, c
     hires, upscale = params.hires, params.upscale
     passes: tuple[Pass, ...] = (first,)
     if hires is not None:
-        model = resolve_upscale(hires, first.size, catalogue, param="hires")
+        model = resolve_upscale(hires, first.size, catalogue, field="hires")
         second = resolve_hires(params, hires, first, entry)
         hires = hires.model_copy(update={"model": model, "steps": second.sampling.num_inference_steps})
         passes = (first, second)
     if upscale is not None:
-        model = resolve_upscale(upscale, passes[-1].size, catalogue, num_images=params.n, param="upscale")
+        model = resolve_upscale(upscale, passes[-1].size, catalogue, num_images=params.n, field="upscale")
         upscale = upscale.model_copy(update={"model": model})
     return Plan(params=params.model_copy(update={"hires": hires, "upscale": upscale}), passes=passes)
 
@@ -186,13 +187,16 @@ def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, st
     negative = params.negative_prompt
     if negative is None:
         negative = entry.defaults.negative_prompt
-    negative_2 = params.negative_prompt_2
-    if negative is None and negative_2 is not None:
-        negative = ""
+    if negative is None and params.negative_prompt_2:
+        raise InvalidParameter(
+            "negative_prompt_2: needs a negative_prompt, which may be empty; without one, guidance runs against "
+            "embeddings of zeros.",
+            param="negative_prompt_2",
+        )
     return {
         "prompt_2": None if params.prompt_2 == params.prompt else params.prompt_2 or None,
         "negative_prompt": negative,
-        "negative_prompt_2": negative_2 or negative,
+        "negative_prompt_2": params.negative_prompt_2 or negative,
     }
 
 

@@ -34,16 +34,18 @@ class UpscaledImage:
 
 
 def resolve_upscale(
-    step: UpscaleStep, size: Size, catalogue: Catalogue, *, num_images: int = 1, param: str
+    step: UpscaleStep, size: Size, catalogue: Catalogue, *, num_images: int = 1, field: str | None
 ) -> str | None:
     """Return the id of the upscaler for an enlargement of images of this size; None is bicubic resampling.
 
+    Errors name the request's `field` that holds the step; it is None if the request itself is the step.
+
     Raises:
         ModelNotFound: the upscaler is not served here.
-        InvalidParameter: an enlarged image, all of them together, or the network's input is too large. The error
-            names the field `param`.
+        InvalidParameter: an enlarged image, all of them together, or the network's input is too large.
     """
-    entry = catalogue.upscaler(step.model)
+    entry = catalogue.upscaler(step.model, param="model" if field is None else f"{field}.model")
+    param = field or "scale"
     large = size.scaled(step.scale)
     if large.num_pixels > MAX_UPSCALED_PIXELS:
         raise InvalidParameter(
@@ -115,7 +117,7 @@ def pixels_to_upscale(params: UpscaleParams, catalogue: Catalogue) -> tuple[str 
             cannot hold the enlargement.
     """
     size = image_size(params.image, param="image")
-    upscaler = resolve_upscale(params, size, catalogue, param="scale")
+    upscaler = resolve_upscale(params, size, catalogue, field=None)
     check_output(params.output_format, params.output_compression, size.scaled(params.scale))
     with read_image(params.image, param="image") as image:
         return upscaler, np.asarray(image)

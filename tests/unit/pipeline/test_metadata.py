@@ -58,11 +58,11 @@ def test_the_infotext_has_the_strength_of_an_init_image(small_catalogue: Catalog
 @pytest.mark.parametrize(
     ("schedule", "name"),
     [
-        ("normal", "Normal"),
+        ("normal", None),
         ("karras", "Karras"),
         ("exponential", "Exponential"),
         ("trailing", None),
-        ("linspace", None),
+        ("linspace", "Normal"),
     ],
 )
 def test_schedules_that_automatic1111_has_are_named(

@@ -102,7 +102,7 @@ async def test_equal_requests_one_after_another_are_made_twice(pipeline: Pipelin
         {"prompt_2": "y"},
         {"negative_prompt": "y"},
         {"negative_prompt": ""},
-        {"negative_prompt_2": "y"},
+        {"negative_prompt": "", "negative_prompt_2": "y"},
         {"n": 2},
         {"size": "32x64"},
         {"seed": 4},

@@ -212,7 +212,15 @@ def test_prompts_of_the_second_encoder_are_the_first_ones_by_default(catalogue: 
     assert _plan(catalogue, prompt_2="").prompts.positive == Text("x", "x")
     assert _plan(catalogue, prompt_2="x").params.prompt_2 is None
     assert _plan(catalogue, negative_prompt="a", negative_prompt_2="").prompts.negative == Text("a", "a")
-    assert _plan(catalogue, negative_prompt_2="b").prompts.negative == Text("", "b")
+
+
+def test_a_second_negative_prompt_needs_a_first(catalogue: Catalogue) -> None:
+    """In diffusers, guidance without a negative_prompt runs against zeros, whatever negative_prompt_2 is."""
+    assert _plan(catalogue, negative_prompt_2="").prompts.negative is None
+    assert _plan(catalogue, negative_prompt="", negative_prompt_2="b").prompts.negative == Text("", "b")
+    with pytest.raises(InvalidParameter, match="needs a negative_prompt") as caught:
+        _plan(catalogue, negative_prompt_2="b")
+    assert caught.value.param == "negative_prompt_2"
 
 
 @pytest.mark.parametrize("guidance_scale", [0, 1])

@@ -42,27 +42,29 @@ def _without_upscalers(catalogue: Catalogue) -> Catalogue:
 
 def test_the_first_upscaler_is_the_default_and_bicubic_where_there_is_none(small_catalogue: Catalogue) -> None:
     size = _size(64, 64)
-    assert resolve_upscale(UpscaleStep(), size, small_catalogue, param="upscale") == "tiny-x4"
-    assert resolve_upscale(UpscaleStep(model="tiny-x4"), size, small_catalogue, param="upscale") == "tiny-x4"
-    assert resolve_upscale(UpscaleStep(), size, _without_upscalers(small_catalogue), param="upscale") is None
-    with pytest.raises(ModelNotFound, match="Unknown upscaler 'nope'"):
-        resolve_upscale(UpscaleStep(model="nope"), size, small_catalogue, param="upscale")
+    assert resolve_upscale(UpscaleStep(), size, small_catalogue, field="upscale") == "tiny-x4"
+    assert resolve_upscale(UpscaleStep(model="tiny-x4"), size, small_catalogue, field="upscale") == "tiny-x4"
+    assert resolve_upscale(UpscaleStep(), size, _without_upscalers(small_catalogue), field="upscale") is None
+    for field, param in ((None, "model"), ("upscale", "upscale.model")):
+        with pytest.raises(ModelNotFound, match="Unknown upscaler 'nope'") as caught:
+            resolve_upscale(UpscaleStep(model="nope"), size, small_catalogue, field=field)
+        assert caught.value.param == param
 
 
 def test_an_enlarged_image_has_at_most_4096_by_4096_pixels(small_catalogue: Catalogue) -> None:
-    assert resolve_upscale(UpscaleStep(scale=4), _size(1024, 1024), small_catalogue, param="scale") == "tiny-x4"
+    assert resolve_upscale(UpscaleStep(scale=4), _size(1024, 1024), small_catalogue, field=None) == "tiny-x4"
     with pytest.raises(
         InvalidParameter, match=r"scale: 1024x1025 times 4\.0 is 4096x4100; at most 16777216"
     ) as caught:
-        resolve_upscale(UpscaleStep(scale=4), _size(1024, 1025), small_catalogue, param="scale")
+        resolve_upscale(UpscaleStep(scale=4), _size(1024, 1025), small_catalogue, field=None)
     assert caught.value.param == "scale"
 
 
 def test_enlarged_images_of_a_request_are_bounded_together(catalogue: Catalogue) -> None:
     step, size = UpscaleStep(scale=4), Size(width=1024, height=1024)
-    assert resolve_upscale(step, size, catalogue, num_images=4, param="upscale") == "tiny-x4"
+    assert resolve_upscale(step, size, catalogue, num_images=4, field="upscale") == "tiny-x4"
     with pytest.raises(InvalidParameter, match="5 images of 4096x4096") as caught:
-        resolve_upscale(step, size, catalogue, num_images=5, param="upscale")
+        resolve_upscale(step, size, catalogue, num_images=5, field="upscale")
     assert caught.value.param == "upscale"
 
 
@@ -82,12 +84,12 @@ def test_a_network_reads_at_most_2048_by_2048_pixels_with_padding(
 ) -> None:
     """Sides are padded to multiples of four."""
     step = UpscaleStep(scale=1)
-    assert resolve_upscale(step, size, _without_upscalers(small_catalogue), param="scale") is None
+    assert resolve_upscale(step, size, _without_upscalers(small_catalogue), field=None) is None
     if is_read:
-        assert resolve_upscale(step, size, small_catalogue, param="scale") == "tiny-x4"
+        assert resolve_upscale(step, size, small_catalogue, field=None) == "tiny-x4"
     else:
         with pytest.raises(InvalidParameter, match="tiny-x4 reads 4194304 pixels at most") as caught:
-            resolve_upscale(step, size, small_catalogue, param="scale")
+            resolve_upscale(step, size, small_catalogue, field=None)
         assert caught.value.param == "scale"
 
 
