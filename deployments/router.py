@@ -34,13 +34,19 @@ class Router:
     def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
         self._options = options
         self._pipeline = Pipeline(HandleStages(handles), catalogue, max_pixel_steps=options.max_pixel_steps)
-        settings = Settings()
-        self._blobs = BlobStore(settings.blobs_url, ttl=settings.blobs_ttl)
+        self._settings = Settings()
+        self._blobs = BlobStore(self._settings.blobs_url, ttl=self._settings.blobs_ttl)
         self._delivery = Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name))
         self._sweeping = asyncio.create_task(self._blobs.sweep())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_app(self._pipeline, self._blobs, max_body_bytes=self._options.max_body_bytes)
+        return build_app(
+            self._pipeline,
+            self._blobs,
+            max_body_bytes=self._options.max_body_bytes,
+            public_url=self._settings.public_url,
+            allowed_origins=self._settings.allowed_origins,
+        )
 
     async def annotate(self, params: Mapping[str, object]) -> bytes:
         """Draw an image's control map as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""

@@ -1,7 +1,8 @@
-"""Settings of image storage, from environment variables with the prefix ATELIER_."""
+"""Settings of the server's address and image storage, from environment variables with the prefix ATELIER_."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ATELIER_", frozen=True)
 
     blobs_url: str = Field(
-        default_factory=lambda: (Path(tempfile.gettempdir()) / "atelier-blobs").as_uri(),
+        default_factory=lambda: (Path(tempfile.gettempdir()) / f"atelier-blobs-{os.getuid()}").as_uri(),
         description="Where images behind a URL are stored. Use s3://… for more than one node.",
+    )
+    public_url: str | None = Field(
+        None, description="Address of the server in the URLs of answers. By default the one that the client used."
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description="Web pages that may call the server, as a JSON list of origins, besides those on this machine.",
     )
     blobs_ttl: timedelta = Field(timedelta(hours=1), description="Time after which images behind a URL are deleted.")

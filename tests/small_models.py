@@ -44,6 +44,7 @@ def write_small_catalogue(folder: Path) -> Catalogue:
         controlnets = tuple(_write_controlnet(unet, kind, folder / f"small-{kind}") for kind in _CONTROLNETS)
     model = ModelEntry(
         id="small-sdxl",
+        aliases=zoo_model.aliases,
         description="SDXL's architecture with random weights",
         owned_by="atelier",
         created=datetime.date(2026, 1, 1),

@@ -5,6 +5,7 @@ Each Router replica builds one when it starts. The routes reach the models throu
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -13,10 +14,11 @@ from starlette.types import ASGIApp
 
 from atelier.api.errors import install_error_handlers
 from atelier.api.limits import BodyLimit
+from atelier.api.native import files, status, unbuilt
 from atelier.api.native import images as native_images
-from atelier.api.native import status, unbuilt
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
+from atelier.api.origins import Origins, origin_of
 from atelier.api.request_id import RequestIds
 from atelier.api.services import ProvideServices, Services
 from atelier.pipeline.pipeline import Pipeline
@@ -30,7 +32,14 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 def _build_routes() -> FastAPI:
     routes = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
     install_error_handlers(routes)
-    for router in (openai_images.router, native_images.router, models.router, status.router, unbuilt.router):
+    for router in (
+        openai_images.router,
+        native_images.router,
+        files.router,
+        models.router,
+        status.router,
+        unbuilt.router,
+    ):
         routes.include_router(router)
     return routes
 
@@ -39,13 +48,26 @@ def _build_routes() -> FastAPI:
 _ROUTES = _build_routes()
 
 
-def build_app(pipeline: Pipeline, blobs: BlobStore, *, max_body_bytes: int) -> ASGIApp:
-    """Build the application that serves `pipeline` and `blobs`; it rejects bodies of more than `max_body_bytes`."""
+def build_app(
+    pipeline: Pipeline,
+    blobs: BlobStore,
+    *,
+    max_body_bytes: int,
+    public_url: str | None = None,
+    allowed_origins: Collection[str] = (),
+) -> ASGIApp:
+    """Build the application that serves `pipeline` and `blobs`.
+
+    It rejects bodies of more than `max_body_bytes`. URLs in answers begin with `public_url` or, if that is None, with
+    the address that the client used. Web pages may call it from this machine, `public_url` and `allowed_origins`.
+    """
+    origins = [*allowed_origins, *([] if public_url is None else [origin_of(public_url)])]
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
     middleware = [
         Middleware(RequestIds),
+        Middleware(Origins, allowed=origins),
         Middleware(BodyLimit, max_bytes=max_body_bytes),
-        Middleware(ProvideServices, services=Services(pipeline, blobs)),
+        Middleware(ProvideServices, services=Services(pipeline, blobs, public_url)),
     ]
     served: ASGIApp = _ROUTES
     for layer, args, kwargs in reversed(middleware):

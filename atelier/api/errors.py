@@ -9,11 +9,20 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from atelier.api.request_id import request_id_of
-from atelier.core.errors import AtelierError, InvalidRequest, MethodNotAllowed, NotFound, NotSupported, QueueFull
+from atelier.core.errors import (
+    AtelierError,
+    InvalidRequest,
+    MalformedBody,
+    MethodNotAllowed,
+    NotFound,
+    NotSupported,
+    QueueFull,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +44,7 @@ class ErrorResponse(BaseModel):
 
 #: OpenAPI responses for the errors of routes that read a body.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 501, 503, 504)
+    status: {"model": ErrorResponse} for status in (400, 404, 413, 415, 429, 500, 501, 503, 504)
 }
 
 
@@ -53,7 +62,7 @@ def error_response(error: AtelierError) -> JSONResponse:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Register handlers for AtelierError, Starlette's HTTPException and all other errors (logged, then 500)."""
+    """Register handlers for AtelierError, Starlette's own errors and all others (logged, then 500)."""
 
     @app.exception_handler(AtelierError)
     async def ours(request: Request, error: AtelierError) -> Response:
@@ -72,6 +81,11 @@ def install_error_handlers(app: FastAPI) -> None:
             response.headers["allow"] = allowed
             return response
         return error_response(InvalidRequest(str(error.detail)))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, _: ClientDisconnect) -> Response:
+        logger.info("%s: the client left before its body was complete", request_id_of(request.scope))
+        return error_response(MalformedBody("The body is incomplete."))
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:

@@ -26,6 +26,8 @@ class Services:
 
     pipeline: Pipeline
     blobs: BlobStore
+    #: Address of the server for clients; None for the one that each client uses.
+    public_url: str | None = None
 
 
 class ProvideServices:
@@ -52,7 +54,13 @@ def _blobs(request: Request) -> BlobStore:
 
 
 def _delivery(request: Request) -> Delivery:
-    return Delivery(_blobs(request), lambda name: str(request.url_for(FILE_ROUTE, name=name)))
+    public_url = _services(request).public_url
+
+    def url_of(name: str) -> str:
+        url = request.url_for(FILE_ROUTE, name=name)
+        return str(url) if public_url is None else f"{public_url.rstrip('/')}{url.path}"
+
+    return Delivery(_blobs(request), url_of)
 
 
 def _request_id(request: Request) -> RequestId:

@@ -84,6 +84,8 @@ class ModelEntry(Entry):
     """A base model: its UNet, text encoders and VAE."""
 
     id: str
+    #: Other names of the model, for clients that cannot be told its id.
+    aliases: tuple[str, ...] = ()
     #: Architecture of the model: the name of a package in `atelier.families`.
     family: Literal["sdxl"] = "sdxl"
     description: str

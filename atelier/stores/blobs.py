@@ -28,8 +28,9 @@ class BlobStore:
     """Blobs with a time to live, on any object store that obstore knows."""
 
     def __init__(self, url: str, *, ttl: timedelta) -> None:
+        """Open the store at `url`; a folder is created if there is none, readable by this user only."""
         if urlsplit(url).scheme == "file":
-            Path(url2pathname(urlsplit(url).path)).mkdir(parents=True, exist_ok=True)
+            Path(url2pathname(urlsplit(url).path)).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store: ObjectStore = from_url(url)
         self._ttl = ttl
 

@@ -1,4 +1,4 @@
-"""Our own images routes: annotate, upscale, inspect, and stored files."""
+"""Our own images routes: annotate, upscale and inspect."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import base64
 import time
 from collections.abc import Mapping
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 
 from atelier.api.body import either_body, json_body, json_fields
 from atelier.api.errors import ERRORS
 from atelier.api.multipart import form_fields, is_form
-from atelier.api.native.inspecting import Inspection, file_headers, inspection
+from atelier.api.native.inspecting import Inspection, inspection
 from atelier.api.native.schemas import EnhancedMedia, EnhanceParams, UpscaleResponse
 from atelier.api.schemas import ControlMap, File, control_map
-from atelier.api.services import FILE_ROUTE, UsedBlobs, UsedDelivery, UsedPipeline
-from atelier.core.errors import NotFound
+from atelier.api.services import UsedDelivery, UsedPipeline
 from atelier.core.params import AnnotateParams, InspectParams, Params, UpscaleParams, parse
 from atelier.core.upscaling import BICUBIC
-from atelier.imaging.formats import MEDIA_TYPES
 
 router = APIRouter(tags=["Atelier"])
-
-_FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
 
 
 async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
@@ -38,21 +34,6 @@ async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap
     """Draw the control map of an image that a ControlNet reads."""
     asked = parse(AnnotateParams, await _fields(request, AnnotateParams))
     return control_map(await pipeline.annotate(asked))
-
-
-@router.get(
-    "/v1/images/files/{name}",
-    responses={**ERRORS, 200: {"content": _FILES}},
-    response_class=Response,
-    name=FILE_ROUTE,
-)
-async def picture_file(name: str, blobs: UsedBlobs) -> Response:
-    """Return a stored image file by its name."""
-    data = await blobs.get(name)
-    if data is None:
-        raise NotFound(f"There is no image {name!r}, or its time to live is over.")
-    media_type = next(media for suffix, media in MEDIA_TYPES.items() if name.endswith(suffix))
-    return Response(data, media_type=media_type, headers=await asyncio.to_thread(file_headers, data, name))
 
 
 @router.post(

@@ -17,7 +17,7 @@ async def images_response(result: Result, asked: ImagesGenerateRequest, delivery
     output_format = result.plan.params.output_format
 
     async def image(picture: Picture) -> Image:
-        file = await delivery.deliver(picture.data, output_format, asked.response_format)
+        file = await delivery.deliver(picture.data, output_format, asked.delivered_as)
         parameters = result.plan.parameters(picture.seed)
         return Image(seed=picture.seed, parameters=parameters, b64_json=file.b64_json, url=file.url)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -12,9 +12,13 @@ from atelier.api.openai.quality import Quality, ResolvedQuality, Style
 from atelier.api.schemas import ControlMap, File
 from atelier.core.params.delivery import OutputFormat, ResponseFormat
 from atelier.core.params.generate import MAX_PROMPT_CHARS, GenerateParams
+from atelier.core.params.parsing import at_most
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.sampling import Strength
 from atelier.pipeline.resolve import Parameters
+
+#: Models whose images OpenAI returns as URLs by default.
+_URL_MODELS = ("dall-e-2", "dall-e-3")
 
 
 class ImagesParams(GenerateParams):
@@ -40,14 +44,22 @@ class ImagesParams(GenerateParams):
 class ImagesGenerateRequest(ImagesParams):
     """POST /v1/images/generations"""
 
-    response_format: ResponseFormat = Field(
-        "b64_json", description="Whether images are returned as base64 in the answer or as URLs."
+    response_format: ResponseFormat | None = Field(
+        None,
+        description="Base64 in the answer, or URLs. By default b64_json; url for the models dall-e-2 and dall-e-3.",
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Number of previews in a stream.")
     progress: bool = Field(False, description="Report every step in a stream: step, total, elapsed_s, eta_s.")
     user: str | None = Field(None, max_length=512, description="A label, returned as safety_identifier.")
     safety_identifier: str | None = Field(None, max_length=512, description="A label, returned as it is.")
+
+    @property
+    def delivered_as(self) -> ResponseFormat:
+        """How images are returned: as OpenAI does, if the request does not say it."""
+        if self.response_format is None and self.model in _URL_MODELS and not self.stream:
+            return "url"
+        return self.response_format or "b64_json"
 
     @property
     def label(self) -> str | None:
@@ -67,7 +79,9 @@ class ImagesGenerateRequest(ImagesParams):
 class ImagesEditRequest(ImagesGenerateRequest):
     """POST /v1/images/edits, as a multipart form"""
 
-    image: list[ImageBytes] = Field(min_length=1, max_length=16, description="The image to edit.")
+    image: Annotated[list[ImageBytes], at_most(16)] = Field(
+        min_length=1, max_length=16, description="The image to edit."
+    )
     mask: ImageBytes | None = Field(None, description="Mask of the image's size; transparent pixels are painted.")
     markup: ImageBytes | None = Field(
         None,
@@ -86,7 +100,9 @@ class ImagesVariationRequest(ImagesGenerateRequest):
     _needs_prompt: ClassVar[bool] = False
 
     prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="Optional prompt for the variations.")
-    image: list[ImageBytes] = Field(min_length=1, max_length=1, description="The image to vary.")
+    image: Annotated[list[ImageBytes], at_most(1)] = Field(
+        min_length=1, max_length=1, description="The image to vary."
+    )
     strength: Strength = Field(0.6, description="How far to depart from the image.")
     #: Hidden from the schema: this route receives the init image as `image`.
     init_image: SkipJsonSchema[ImageBytes | None] = None

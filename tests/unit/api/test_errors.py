@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message
 
 from atelier.api.errors import error_response, install_error_handlers
 from atelier.core.errors import (
@@ -133,3 +134,28 @@ async def test_a_wrong_method_is_answered_with_the_right_ones(
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
     assert allowed in response.json()["error"]["message"]
     assert response.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=x"])
+async def test_an_aborted_upload_is_no_error_of_the_server(
+    app: ASGIApp, caplog: pytest.LogCaptureFixture, content_type: str
+) -> None:
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"--x\r\n", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(_: Message) -> None:
+        pass
+
+    path = _PATH if content_type == "application/json" else "/v1/images/edits"
+    headers = [(b"content-type", content_type.encode())]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    with caplog.at_level(logging.INFO):
+        await app(scope, receive, send)
+    assert not messages
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("INFO", None)]
+    assert "left before its body was complete" in caplog.text

@@ -47,6 +47,18 @@ def test_the_catalogue_has_the_zoo_and_sdxl(shipped: Catalogue) -> None:
     assert (sdxl.files.source, sdxl.files.variant) == (_SDXL, "fp16")
 
 
+def test_clients_of_openai_find_a_model_by_its_names(shipped: Catalogue) -> None:
+    for name in ("dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini"):
+        assert shipped.model(name).id == "tiny-sdxl"
+        assert shipped.only([_SDXL]).model(name).id == _SDXL
+
+
+def test_an_id_goes_before_an_alias(tmp_path: Path) -> None:
+    other = _MODEL.replace("models:\n", "").replace("id: mine", "id: other\n    aliases: [mine, third]")
+    catalogue = read_catalogue(_write(tmp_path, _MODEL.replace("models:\n", f"models:\n{other}")))
+    assert [catalogue.model(name).id for name in ("mine", "third")] == ["mine", "other"]
+
+
 def test_the_shipped_models_have_their_defaults(shipped: Catalogue) -> None:
     rows = [
         (entry.id, str(entry.defaults.size), entry.defaults.num_inference_steps, entry.defaults.guidance_scale)

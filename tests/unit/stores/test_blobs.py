@@ -64,6 +64,7 @@ async def test_a_store_makes_its_folder(tmp_path: Path) -> None:
     store = BlobStore((tmp_path / "a" / "b c").as_uri(), ttl=_HOUR)
     name = await store.put(b"picture", "png")
     assert (tmp_path / "a" / "b c" / name).read_bytes() == b"picture"
+    assert (tmp_path / "a" / "b c").stat().st_mode & 0o777 == 0o700
 
 
 async def test_an_expired_blob_is_gone_for_readers_and_then_from_the_store(store: BlobStore, folder: Path) -> None:

@@ -34,7 +34,7 @@ async def test_errors_are_the_clients_own(client: openai.AsyncOpenAI) -> None:
         await client.images.generate(prompt="x", n=99)
     assert caught.value.param == "n"
     with pytest.raises(openai.NotFoundError):
-        await client.images.generate(prompt="x", model="dall-e-3")
+        await client.images.generate(prompt="x", model="dall-e-9")
     with pytest.raises(openai.InternalServerError) as not_built:
         await client.images.generate(prompt="x", extra_body={"clip_skip": 2})
     assert not_built.value.status_code == 501

@@ -48,6 +48,33 @@ async def test_an_image_behind_a_url_can_be_fetched(
     assert decoded(file.content).format == pillow_format
 
 
+async def _images(http: httpx2.AsyncClient, **fields: object) -> list[dict[str, object]]:
+    answer = (await http.post(_PATH, json={**_QUICK, **fields})).json()
+    assert {image["parameters"]["model"] for image in answer["data"]} == {"small-sdxl"}
+    images: list[dict[str, object]] = answer["data"]
+    return images
+
+
+@pytest.mark.parametrize(
+    ("model", "default"),
+    [("dall-e-2", "url"), ("dall-e-3", "url"), ("gpt-image-1", "b64_json"), ("small-sdxl", "b64_json")],
+)
+async def test_openais_models_are_aliases_with_openais_default(
+    http: httpx2.AsyncClient, model: str, default: str
+) -> None:
+    """Clients such as LangChain send these names and read `url` for DALL·E, and cannot be told otherwise."""
+    [image] = await _images(http, model=model)
+    assert image.keys() & {"url", "b64_json"} == {default}
+    for response_format in ("url", "b64_json"):
+        [image] = await _images(http, model=model, response_format=response_format)
+        assert image.keys() & {"url", "b64_json"} == {response_format}
+
+
+async def test_a_stream_of_an_alias_carries_base64(http: httpx2.AsyncClient) -> None:
+    answer = await http.post(_PATH, json={**_QUICK, "model": "dall-e-3", "stream": True})
+    assert '"b64_json": "' in answer.text
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param", "code"),
     [
@@ -68,7 +95,7 @@ async def test_an_image_behind_a_url_can_be_fetched(
         (b'{"prompt": "x", "size": "1024x1024"}', 400, "size", "invalid_value"),
         (b'{"prompt": "x", "response_format": "png"}', 400, "response_format", "invalid_value"),
         (b'{"prompt": "x", "widht": 64}', 400, "widht", "unknown_parameter"),
-        (b'{"prompt": "x", "model": "dall-e-3"}', 404, "model", "model_not_found"),
+        (b'{"prompt": "x", "model": "dall-e-9"}', 404, "model", "model_not_found"),
         (b'{"prompt": "x", "size": "256x256", "n": 10}', 400, None, "too_much_work"),
         (b'{"prompt": "x", "clip_skip": 2}', 501, "clip_skip", "not_supported"),
         (b'{"prompt": "x", "sampler": "euler_a", "schedule": "karras"}', 400, "schedule", "invalid_value"),
@@ -77,7 +104,7 @@ async def test_an_image_behind_a_url_can_be_fetched(
 async def test_bad_requests_are_refused_before_any_model_runs(
     http: httpx2.AsyncClient, stages: RecordingStages, body: bytes, status: int, param: str | None, code: str
 ) -> None:
-    response = await http.post(_PATH, content=body)
+    response = await http.post(_PATH, content=body, headers={"content-type": "application/json"})
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (status, param, code)
     assert error["message"]

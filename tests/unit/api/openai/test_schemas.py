@@ -21,7 +21,7 @@ def _generate(**fields: object) -> ImagesGenerateRequest:
 def test_defaults_are_openais() -> None:
     asked = _generate()
     assert (asked.quality, asked.style, asked.background, asked.moderation) == ("auto", None, "auto", "auto")
-    assert (asked.response_format, asked.stream, asked.partial_images, asked.progress) == (
+    assert (asked.delivered_as, asked.stream, asked.partial_images, asked.progress) == (
         "b64_json",
         False,
         0,

@@ -138,7 +138,7 @@ def test_nested_fields_are_passed_on(small_catalogue: Catalogue) -> None:
 
 def test_an_unknown_model_is_not_found(small_catalogue: Catalogue) -> None:
     with pytest.raises(ModelNotFound):
-        _params(small_catalogue, model="dall-e-3")
+        _params(small_catalogue, model="dall-e-9")
 
 
 def test_quality_without_a_word_is_the_models_default(small_catalogue: Catalogue) -> None:
