@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
-from atelier.api.errors import install_error_handlers
+from atelier.api.error_handlers import install_error_handlers
 from atelier.api.limits import BodyLimit
 from atelier.api.native import files, status, unbuilt
 from atelier.api.native import images as native_images
@@ -55,16 +55,18 @@ def build_app(
     max_body_bytes: int,
     public_url: str | None = None,
     allowed_origins: Collection[str] = (),
+    returns_request_id: bool = True,
 ) -> ASGIApp:
     """Build the application that serves `pipeline` and `blobs`.
 
     It rejects bodies of more than `max_body_bytes`. URLs in answers begin with `public_url` or, if that is None, with
     the address that the client used. Web pages may call it from this machine, `public_url` and `allowed_origins`.
+    `returns_request_id` is False behind Ray Serve's proxy, which adds `x-request-id` to every answer itself.
     """
     origins = [*allowed_origins, *([] if public_url is None else [origin_of(public_url)])]
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
     middleware = [
-        Middleware(RequestIds),
+        Middleware(RequestIds, returns_id=returns_request_id),
         Middleware(Origins, allowed=origins),
         Middleware(BodyLimit, max_bytes=max_body_bytes),
         Middleware(ProvideServices, services=Services(pipeline, blobs, public_url)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ async def prepare(
     provenance.record(texts, latents, *drawn_maps)
     mask = None if inputs.mask is None else to_latent_mask(inputs.mask)
     request = DenoiseRequest(
-        request_id=request_id,
+        request_id=_pass_id(request_id),
         pass_=plan.passes[0],
         conditioning=texts.conditioning,
         init_image=None if latents is None else InitImage(mean=latents.mean, std=latents.std, mask=mask),
@@ -46,6 +47,11 @@ async def prepare(
         num_previews=reports.num_previews,
     )
     return request, drawn_maps
+
+
+def _pass_id(request_id: RequestId) -> RequestId:
+    """Return an id for one pass in the engine: the request's, which a client may repeat, and a random part."""
+    return RequestId(f"{request_id}.{secrets.token_hex(3)}")
 
 
 async def encode_texts(plan: Plan, stages: Stages) -> EncodedTexts:
@@ -81,7 +87,7 @@ async def prepare_hires(
     encoded = [await stages.encode_latents(pass_.model, image.pixels[None]) for image in upscaled]
     provenance.record(*upscaled, *encoded)
     request = DenoiseRequest(
-        request_id=RequestId(f"{first.request_id}-hires"),
+        request_id=_pass_id(first.request_id),
         pass_=pass_,
         conditioning=first.conditioning,
         init_image=InitImage(

@@ -9,6 +9,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 from PIL import Image
@@ -34,6 +35,18 @@ def test_openai_client_generates_what_the_prompt_describes(address: str) -> None
     assert len(answer.data) == 2
     for image in answer.data:
         assert judge(_image(image.b64_json), _RED_CIRCLE).is_right
+
+
+@pytest.mark.parametrize("given", [None, "mine-1"])
+def test_answers_carry_one_request_id(address: str, given: str | None) -> None:
+    """Ray Serve's proxy adds the header; a second one would reach clients as "id, id"."""
+    headers = {} if given is None else {"x-request-id": given}
+    body = {"prompt": _PROMPT, "num_inference_steps": 1, "n": 0}
+    for path in ("/health", "/v1/images/generations"):
+        method = "GET" if path == "/health" else "POST"
+        answer = httpx2.request(method, f"{address}{path}", headers=headers, json=body if method == "POST" else None)
+        [returned] = answer.headers.get_list("x-request-id")
+        assert given is None or returned == given
 
 
 def test_sync_client_streams_previews(address: str) -> None:

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from atelier.api.errors import error_response, install_error_handlers
+from atelier.api.error_handlers import install_error_handlers
+from atelier.api.errors import error_response
 from atelier.core.errors import (
     AtelierError,
     DeadlineExceeded,
@@ -93,7 +94,7 @@ async def test_an_unforeseen_error_is_logged_and_not_shown(
     )
     assert answer.headers["x-request-id"].startswith("req_")
     assert answer.headers["x-should-retry"] == "false"
-    [record] = [record for record in caplog.records if record.name == "atelier.api.errors"]
+    [record] = [record for record in caplog.records if record.name == "atelier.api.error_handlers"]
     assert record.getMessage() == f"{answer.headers['x-request-id']}: POST {_PATH} failed"
     assert "secret" in caplog.text
 

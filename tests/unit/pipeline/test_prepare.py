@@ -44,7 +44,8 @@ async def test_a_prompt_becomes_a_request(stages: RecordingStages, small_catalog
         ("small-sdxl", Prompts(positive=Text("x", "y"), negative=Text("n", "n")), "exact")
     ]
     assert stages.names == ["encode_texts"]
-    assert (request.request_id, request.pass_, drawn_maps) == (_ID, plan.passes[0], ())
+    assert request.request_id.startswith(f"{_ID}.")
+    assert (request.pass_, drawn_maps) == (plan.passes[0], ())
     assert (request.init_image, request.controls) == (None, ())
     assert (request.report_steps, request.num_previews) == (False, 0)
     assert request.conditioning.negative is not None
@@ -129,7 +130,9 @@ async def test_the_second_pass_starts_from_the_enlarged_images(
     pixels = np.stack([np.asarray(noise(64, 32, seed=seed)) for seed in range(2)])
     provenance = Provenance()
     request, upscaled = await prepare_hires(first, plan.passes[1], pixels, "tiny-x4", stages, provenance)
-    assert (request.request_id, request.pass_) == ("req_1-hires", plan.passes[1])
+    assert request.pass_ == plan.passes[1]
+    assert request.request_id.startswith(f"{_ID}.")
+    assert request.request_id != first.request_id
     assert request.conditioning is first.conditioning
     assert (request.report_steps, request.num_previews, request.controls) == (True, 0, ())
     assert [image.pixels.shape for image in upscaled] == [(64, 128, 3)] * 2
