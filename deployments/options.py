@@ -107,6 +107,12 @@ class RouterOptions(Options):
     max_pixel_steps: int = Field(
         40_000_000, ge=1, description="Largest work of a request: pixels × steps × images, over all of its passes."
     )
+    max_wait_s: float = Field(
+        60,
+        gt=0,
+        description="Longest time that a generation may have to wait, as predicted from the work in progress. "
+        "Others are answered with 429 and a Retry-After.",
+    )
     max_body_bytes: int = Field(30_000_000, ge=1, description="Largest body of an HTTP request, in bytes.")
 
 

@@ -33,7 +33,12 @@ class Router:
 
     def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
         self._options = options
-        self._pipeline = Pipeline(HandleStages(handles), catalogue, max_pixel_steps=options.max_pixel_steps)
+        self._pipeline = Pipeline(
+            HandleStages(handles),
+            catalogue,
+            max_pixel_steps=options.max_pixel_steps,
+            max_wait_s=options.max_wait_s,
+        )
         self._settings = Settings()
         self._blobs = BlobStore(self._settings.blobs_url, ttl=self._settings.blobs_ttl)
         self._delivery = Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name))
@@ -46,6 +51,7 @@ class Router:
             max_body_bytes=self._options.max_body_bytes,
             public_url=self._settings.public_url,
             allowed_origins=self._settings.allowed_origins,
+            returns_request_id=False,
         )
 
     async def annotate(self, params: Mapping[str, object]) -> bytes:

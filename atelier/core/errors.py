@@ -127,7 +127,10 @@ class QueueFull(AtelierError):
     code = "queue_full"
     type = "rate_limit_error"
     is_retryable = True
-    retry_after_s = 1
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
 
 
 class GenerationFailed(AtelierError):

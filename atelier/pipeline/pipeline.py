@@ -6,6 +6,7 @@ Equal requests are coalesced here. This module depends on neither Ray nor HTTP.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -17,6 +18,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import RequestId
 from atelier.core.errors import NotSupported, ReplicaLost
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
+from atelier.pipeline.admission import Admission
 from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.controls import annotation_of, pixels_to_annotate
 from atelier.pipeline.deadline import within
@@ -37,10 +39,14 @@ T = TypeVar("T")
 class Pipeline:
     """The graph's stages as three services: generations, enlargements and control maps."""
 
-    def __init__(self, stages: Stages, catalogue: Catalogue, *, max_pixel_steps: int) -> None:
+    def __init__(
+        self, stages: Stages, catalogue: Catalogue, *, max_pixel_steps: int, max_wait_s: float = math.inf
+    ) -> None:
+        """Reject generations of more than `max_pixel_steps`, and those that would wait longer than `max_wait_s`."""
         self.stages = stages
         self.catalogue = catalogue
         self._max_pixel_steps = max_pixel_steps
+        self._admission = Admission(max_wait_s=max_wait_s)
         self._random = SystemRandom()
         self._running: Coalescer[Result] = Coalescer()
         #: Images are decoded only in these threads, which bounds memory even after a client has left.
@@ -53,8 +59,8 @@ class Pipeline:
 
         Equal requests that run at the same time share one generation, if they have a seed and no deadline.
 
-        Raises InvalidRequest, a subclass of it or NotSupported if the request is rejected, DeadlineExceeded after
-        `deadline_s`, and the errors of the stages.
+        Raises InvalidRequest, a subclass of it or NotSupported if the request is rejected, QueueFull if it would wait
+        too long, DeadlineExceeded after `deadline_s`, and the errors of the stages.
         """
         if params.seed == -1 or params.deadline_s is not None:
             return await self._result(request_id, params)
@@ -100,9 +106,12 @@ class Pipeline:
         plan, inputs = (
             await self._in_image_thread(lambda: self._accept(params)) if params.has_images else self._accept(params)
         )
-        async with aclosing(run(request_id, plan, inputs, self.stages, reports)) as events:
-            async for event in events:
-                yield event
+        with self._admission.admitted(plan.pixel_steps) as finish:
+            async with aclosing(run(request_id, plan, inputs, self.stages, reports)) as events:
+                async for event in events:
+                    if isinstance(event, Result):
+                        finish()
+                    yield event
 
     def _accept(self, params: GenerateParams) -> tuple[Plan, Inputs]:
         """Run every check that can reject the request, cheap ones first and all before any model runs."""

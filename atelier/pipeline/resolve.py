@@ -51,6 +51,11 @@ class Plan:
         return Prompts(positive=_text(self.params.prompt, self.params.prompt_2), negative=negative)
 
     @property
+    def pixel_steps(self) -> int:
+        """The work of all passes: pixels per image × steps × images."""
+        return sum(pass_.pixel_steps for pass_ in self.passes)
+
+    @property
     def image_size(self) -> Size:
         """Size of the finished images."""
         drawn = self.passes[-1].size
@@ -209,13 +214,12 @@ def _text(prompt: str, prompt_2: str | None) -> Text:
 
 
 def _check_work(plan: Plan, max_pixel_steps: int) -> None:
-    pixel_steps = sum(pass_.pixel_steps for pass_ in plan.passes)
-    if pixel_steps > max_pixel_steps:
+    if plan.pixel_steps > max_pixel_steps:
         of_passes = " + ".join(
             f"{pass_.size} pixels × {pass_.sampling.num_taken_steps} steps" for pass_ in plan.passes
         )
         work = of_passes if len(plan.passes) == 1 else f"({of_passes})"
         raise TooMuchWork(
-            f"{work} × {len(plan.seeds)} images is {pixel_steps} pixel steps; at most {max_pixel_steps} are allowed "
-            "in one request. Ask for fewer images or steps, or a smaller size."
+            f"{work} × {len(plan.seeds)} images is {plan.pixel_steps} pixel steps; at most {max_pixel_steps} are "
+            "allowed in one request. Ask for fewer images or steps, or a smaller size."
         )

@@ -49,7 +49,9 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
 
 
 def test_a_full_queue_is_tried_again_after_a_second() -> None:
-    assert QueueFull.retry_after_s == 1
+    assert QueueFull().retry_after_s == 1
+    longer = pickle.loads(pickle.dumps(QueueFull("busy", retry_after_s=7)))
+    assert (str(longer), longer.retry_after_s) == ("busy", 7)
 
 
 def test_errors_survive_pickling() -> None:

@@ -86,7 +86,8 @@ async def test_equal_requests_in_flight_are_made_once(pipeline: Pipeline, stages
 async def test_each_waiter_of_equal_requests_keeps_its_own_id(pipeline: Pipeline, stages: RecordingStages) -> None:
     results = await _together(pipeline, _params(seed=3), _params(seed=3))
     assert [result.request_id for result in results] == ["req_0", "req_1"]
-    assert [request.request_id for request in stages.requests] == ["req_0"]
+    [request] = stages.requests
+    assert request.request_id.startswith("req_0.")
 
 
 async def test_equal_requests_one_after_another_are_made_twice(pipeline: Pipeline, stages: RecordingStages) -> None:
@@ -352,3 +353,22 @@ async def test_memory_of_large_images_is_bounded(
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def test_a_generation_that_would_wait_too_long_is_rejected(
+    stages: RecordingStages, small_catalogue: Catalogue
+) -> None:
+    pipeline = Pipeline(stages, small_catalogue, max_pixel_steps=10**7, max_wait_s=1e-6)
+    await pipeline.generate(_id(), _params(seed=1))
+    stages.may_denoise.clear()
+    stages.denoising.clear()
+    running = asyncio.create_task(pipeline.generate(_id(), _params(seed=2)))
+    await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
+    num_requests = len(stages.requests)
+    with pytest.raises(QueueFull) as caught:
+        await pipeline.generate(_id(), _params(seed=3))
+    assert caught.value.retry_after_s >= 1
+    stages.may_denoise.set()
+    await running
+    assert len(stages.requests) == num_requests
+    await pipeline.generate(_id(), _params(seed=3))

@@ -1,0 +1,70 @@
+"""Admission: a generation is rejected at once if it would wait too long behind those that are already admitted.
+
+The wait is predicted from the work in progress, in pixel steps, and the rate at which work has been finished lately.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from atelier.core.errors import QueueFull
+
+#: Finished work counts half as much in the rate after so many seconds of work.
+_HALF_LIFE_S = 30.0
+#: Maximum number of generations in progress as long as none has finished, so that the rate is unknown.
+_MAX_UNMEASURED = 64
+
+
+class Admission:
+    """Counts the work of admitted generations, and predicts how long another one would wait."""
+
+    def __init__(self, *, max_wait_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Admit work whose predicted wait is at most `max_wait_s`."""
+        self._max_wait_s = max_wait_s
+        self._now_s = now_s
+        self._updated_s = now_s()
+        self._num_admitted = 0
+        self._work = 0
+        #: Work finished, and seconds in which there was any; both decay with `_HALF_LIFE_S`.
+        self._finished_work, self._busy_s = 0.0, 0.0
+
+    @contextmanager
+    def admitted(self, work: int) -> Iterator[Callable[[], None]]:
+        """Count `work` (in pixel steps) as in progress within the context; call the result when it is finished.
+
+        Raises QueueFull if the predicted wait is too long; its `retry_after_s` is the excess.
+        """
+        self._update()
+        excess_s = self._predicted_wait_s() - self._max_wait_s
+        if excess_s > 0:
+            raise QueueFull(retry_after_s=math.ceil(excess_s))
+        self._num_admitted += 1
+        self._work += work
+
+        def finish() -> None:
+            self._update()
+            self._finished_work += work
+
+        try:
+            yield finish
+        finally:
+            self._update()
+            self._num_admitted -= 1
+            self._work -= work
+
+    def _predicted_wait_s(self) -> float:
+        if self._finished_work:
+            return self._work * self._busy_s / self._finished_work
+        return 0.0 if self._num_admitted < _MAX_UNMEASURED else self._max_wait_s + 1
+
+    def _update(self) -> None:
+        """Let time pass: finished work decays, and busy seconds grow, only while there is work."""
+        now_s = self._now_s()
+        elapsed_s, self._updated_s = now_s - self._updated_s, now_s
+        if self._num_admitted:
+            decay = 0.5 ** (elapsed_s / _HALF_LIFE_S)
+            self._finished_work *= decay
+            self._busy_s = self._busy_s * decay + elapsed_s

@@ -1,0 +1,91 @@
+"""Admission by predicted wait, with a clock that moves only when a test sets it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from atelier.core.errors import QueueFull
+from atelier.pipeline.admission import Admission
+
+
+class _Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> _Clock:
+    return _Clock()
+
+
+@pytest.fixture
+def admission(clock: _Clock) -> Admission:
+    """At most ten seconds of waiting, after five seconds that finished 50 units of work: ten a second."""
+    admission = Admission(max_wait_s=10, now_s=clock)
+    _work(admission, clock, 50, seconds=5)
+    return admission
+
+
+def _work(admission: Admission, clock: _Clock, work: int, *, seconds: float, is_finished: bool = True) -> None:
+    with admission.admitted(work) as finish:
+        clock.now_s += seconds
+        if is_finished:
+            finish()
+
+
+def _is_admitted(admission: Admission, work: int = 1) -> bool:
+    try:
+        with admission.admitted(work):
+            return True
+    except QueueFull:
+        return False
+
+
+def test_work_is_admitted_until_the_wait_is_too_long(admission: Admission) -> None:
+    with admission.admitted(100):
+        assert _is_admitted(admission)
+        with admission.admitted(1), pytest.raises(QueueFull) as caught, admission.admitted(1):
+            pass
+        assert caught.value.retry_after_s == 1
+        with admission.admitted(45), pytest.raises(QueueFull) as caught, admission.admitted(1):
+            pass
+        assert caught.value.retry_after_s == 5
+    assert _is_admitted(admission)
+
+
+def test_the_size_of_the_work_itself_does_not_count(admission: Admission) -> None:
+    assert _is_admitted(admission, work=1_000_000)
+
+
+def test_idle_time_does_not_slow_the_rate(admission: Admission, clock: _Clock) -> None:
+    clock.now_s += 10_000
+    with admission.admitted(100):
+        assert _is_admitted(admission)
+
+
+def test_the_rate_follows_what_is_finished_lately(admission: Admission, clock: _Clock) -> None:
+    for _ in range(20):
+        _work(admission, clock, 10, seconds=10)
+    with admission.admitted(20):
+        assert not _is_admitted(admission)
+
+
+def test_cancelled_work_was_not_finished(admission: Admission, clock: _Clock) -> None:
+    for _ in range(10):
+        _work(admission, clock, 1000, seconds=10, is_finished=False)
+    with admission.admitted(50):
+        assert not _is_admitted(admission)
+
+
+def test_sixty_four_are_admitted_before_the_rate_is_known() -> None:
+    admission = Admission(max_wait_s=10, now_s=lambda: 0.0)
+    with ExitStack() as running:
+        for _ in range(64):
+            running.enter_context(admission.admitted(10**9))
+        with pytest.raises(QueueFull) as caught, admission.admitted(1):
+            pass
+        assert caught.value.retry_after_s == 1
