@@ -105,7 +105,7 @@ _GENERATE: dict[str, tuple[object, ...]] = {
     "style": _NO_CHOICE,
     "background": (*_NO_CHOICE, "transparent"),
     "moderation": _NO_CHOICE,
-    "response_format": (*_NO_CHOICE, "file"),
+    "response_format": (*_NO_CHOICE, "png"),
     "stream": _NO_FLAG,
     "partial_images": (*_NO_INTEGER, -1, 4),
     "progress": _NO_FLAG,

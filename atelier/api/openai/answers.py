@@ -7,17 +7,20 @@ import time
 from atelier.api.openai.quality import resolved
 from atelier.api.openai.schemas import Image, ImagesGenerateRequest, ImagesResponse, InputTokens, OutputTokens, Usage
 from atelier.api.schemas import control_map
+from atelier.core.params.delivery import ResponseFormat
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.results import Picture, Result
 from atelier.pipeline.results import Usage as Used
 
 
-async def images_response(result: Result, asked: ImagesGenerateRequest, delivery: Delivery) -> ImagesResponse:
+async def images_response(
+    result: Result, asked: ImagesGenerateRequest, delivery: Delivery, response_format: ResponseFormat
+) -> ImagesResponse:
     """Return the response to a request that is not streamed."""
     output_format = result.plan.params.output_format
 
     async def image(picture: Picture) -> Image:
-        file = await delivery.deliver(picture.data, output_format, asked.delivered_as)
+        file = await delivery.deliver(picture.data, output_format, response_format)
         parameters = result.plan.parameters(picture.seed)
         return Image(seed=picture.seed, parameters=parameters, b64_json=file.b64_json, url=file.url)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from starlette.responses import StreamingResponse
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
 
 from atelier.api.body import form_body, json_body, json_fields
 from atelier.api.errors import ERRORS
 from atelier.api.multipart import form_fields
 from atelier.api.openai.answers import images_response
+from atelier.api.openai.files import ZIP, file_response
 from atelier.api.openai.schemas import (
     ImagesEditRequest,
     ImagesGenerateRequest,
@@ -26,26 +29,36 @@ from atelier.api.openai.translate import (
 from atelier.api.services import GivenRequestId, UsedDelivery, UsedPipeline
 from atelier.core.denoising import RequestId
 from atelier.core.params.generate import GenerateParams
+from atelier.imaging.formats import MEDIA_TYPES
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-#: OpenAPI responses of routes that may stream.
-_STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}}}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+#: OpenAPI responses of routes that may answer with a stream or with files.
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    200: {
+        "content": {
+            "text/event-stream": {"itemSchema": EVENT_SCHEMA},
+            **dict.fromkeys((*MEDIA_TYPES.values(), ZIP), _FILE),
+        }
+    },
+}
 _REPEATED = frozenset({"image"})
 
 
 @router.post(
     "/images/generations",
-    responses=_STREAMS,
+    responses=_ANSWERS,
     openapi_extra=json_body(ImagesGenerateRequest),
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
 async def generate_images(
     request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
-) -> ImagesResponse | StreamingResponse:
+) -> ImagesResponse | Response:
     """Generate images from a prompt, or from a prompt and an image."""
     asked = parse_openai(ImagesGenerateRequest, await json_fields(request))
     params = generate_params(asked, pipeline.catalogue)
@@ -54,14 +67,14 @@ async def generate_images(
 
 @router.post(
     "/images/edits",
-    responses=_STREAMS,
+    responses=_ANSWERS,
     openapi_extra=form_body(ImagesEditRequest),
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
 async def edit_image(
     request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
-) -> ImagesResponse | StreamingResponse:
+) -> ImagesResponse | Response:
     """Edit an image by a prompt, inside its mask or everywhere."""
     asked = parse_openai(ImagesEditRequest, await form_fields(request, ImagesEditRequest, lists=_REPEATED))
     params = edit_params(asked, pipeline.catalogue)
@@ -71,14 +84,14 @@ async def edit_image(
 
 @router.post(
     "/images/variations",
-    responses=_STREAMS,
+    responses=_ANSWERS,
     openapi_extra=form_body(ImagesVariationRequest),
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
 async def vary_image(
     request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
-) -> ImagesResponse | StreamingResponse:
+) -> ImagesResponse | Response:
     """Generate variations of an image."""
     asked = parse_openai(ImagesVariationRequest, await form_fields(request, ImagesVariationRequest, lists=_REPEATED))
     params = variation_params(asked, pipeline.catalogue)
@@ -94,7 +107,10 @@ async def _answer(
     delivery: Delivery,
     *,
     prefix: str,
-) -> ImagesResponse | StreamingResponse:
+) -> ImagesResponse | Response:
     if asked.stream:
         return await event_stream(request_id, params, asked, pipeline, prefix=prefix)
-    return await images_response(await pipeline.generate(request_id, params), asked, delivery)
+    result = await pipeline.generate(request_id, params)
+    if asked.delivered_as == "file":
+        return await asyncio.to_thread(file_response, result)
+    return await images_response(result, asked, delivery, asked.delivered_as)

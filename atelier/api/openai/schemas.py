@@ -10,13 +10,14 @@ from pydantic_core import PydanticCustomError
 
 from atelier.api.openai.quality import Quality, ResolvedQuality, Style
 from atelier.api.schemas import ControlMap, File
-from atelier.core.params.delivery import OutputFormat, ResponseFormat
+from atelier.core.params.delivery import OutputFormat
 from atelier.core.params.generate import MAX_PROMPT_CHARS, GenerateParams
 from atelier.core.params.parsing import at_most
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.sampling import Strength
 from atelier.pipeline.resolve import Parameters
 
+AnswerFormat = Literal["b64_json", "url", "file"]
 #: Models whose images OpenAI returns as URLs by default.
 _URL_MODELS = ("dall-e-2", "dall-e-3")
 
@@ -44,9 +45,10 @@ class ImagesParams(GenerateParams):
 class ImagesGenerateRequest(ImagesParams):
     """POST /v1/images/generations"""
 
-    response_format: ResponseFormat | None = Field(
+    response_format: AnswerFormat | None = Field(
         None,
-        description="Base64 in the answer, or URLs. By default b64_json; url for the models dall-e-2 and dall-e-3.",
+        description="Base64 or URLs in the answer, or the image file itself, several as a ZIP. By default b64_json; "
+        "url for the models dall-e-2 and dall-e-3.",
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Number of previews in a stream.")
@@ -55,7 +57,7 @@ class ImagesGenerateRequest(ImagesParams):
     safety_identifier: str | None = Field(None, max_length=512, description="A label, returned as it is.")
 
     @property
-    def delivered_as(self) -> ResponseFormat:
+    def delivered_as(self) -> AnswerFormat:
         """How images are returned: as OpenAI does, if the request does not say it."""
         if self.response_format is None and self.model in _URL_MODELS and not self.stream:
             return "url"
@@ -70,9 +72,9 @@ class ImagesGenerateRequest(ImagesParams):
         if not self.stream and (self.partial_images or self.progress):
             name = "partial_images" if self.partial_images else "progress"
             raise PydanticCustomError("needs_stream", "{param}: needs stream: true", {"param": name})
-        if self.stream and self.response_format == "url":
-            name = "response_format"
-            raise PydanticCustomError("no_urls", "{param}: a stream carries b64_json, not url", {"param": name})
+        if self.stream and self.response_format in ("url", "file"):
+            context = {"param": "response_format", "value": self.response_format}
+            raise PydanticCustomError("no_urls", "{param}: a stream carries b64_json, not {value}", context)
         return self
 
 

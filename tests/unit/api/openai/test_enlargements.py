@@ -97,7 +97,7 @@ async def test_an_image_that_is_denoised_twice_counts_twice(http: httpx2.AsyncCl
     ("fields", "status", "param"),
     [
         ({"upscale": {"scale": 9}}, 400, "upscale.scale"),
-        ({"upscale": {"model": "x"}}, 404, "model"),
+        ({"upscale": {"model": "x"}}, 404, "upscale.model"),
         ({"hires": {"scale": 1}}, 400, "hires.scale"),
         ({"size": "256x256", "hires": {}}, 400, "hires"),
         ({"hires": {"strength": 0.01}}, 400, "hires"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
+from zipfile import ZipFile
 
 import httpx2
 import pytest
@@ -68,6 +71,28 @@ async def test_openais_models_are_aliases_with_openais_default(
     for response_format in ("url", "b64_json"):
         [image] = await _images(http, model=model, response_format=response_format)
         assert image.keys() & {"url", "b64_json"} == {response_format}
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+async def test_an_image_can_be_the_answer_itself(http: httpx2.AsyncClient, output_format: str) -> None:
+    body = {**_QUICK, "output_format": output_format}
+    answer = await http.post(_PATH, json={**body, "response_format": "file"})
+    assert answer.headers["content-type"] == f"image/{output_format}"
+    assert answer.headers["content-disposition"] == f'inline; filename="small-sdxl-7.{output_format}"'
+    [image] = (await http.post(_PATH, json=body)).json()["data"]
+    assert answer.content == base64.b64decode(image["b64_json"])
+
+
+async def test_several_images_are_one_zip(http: httpx2.AsyncClient) -> None:
+    body = {**_QUICK, "n": 3}
+    answer = await http.post(_PATH, json={**body, "response_format": "file"})
+    assert answer.headers["content-type"] == "application/zip"
+    images = (await http.post(_PATH, json=body)).json()["data"]
+    with ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.namelist() == [f"small-sdxl-{seed}.png" for seed in (7, 8, 9)]
+        assert [archive.read(name) for name in archive.namelist()] == [
+            base64.b64decode(image["b64_json"]) for image in images
+        ]
 
 
 async def test_a_stream_of_an_alias_carries_base64(http: httpx2.AsyncClient) -> None:

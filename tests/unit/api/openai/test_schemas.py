@@ -37,7 +37,7 @@ def test_defaults_are_openais() -> None:
         ("style", ("vivid", "natural"), ("loud",)),
         ("background", ("auto", "opaque"), ("transparent",)),
         ("moderation", ("auto", "low"), ("high",)),
-        ("response_format", ("b64_json", "url"), ("png",)),
+        ("response_format", ("b64_json", "url", "file"), ("png",)),
         ("partial_images", (0, 3), (-1, 4)),
         ("user", ("", "x" * 512), ("x" * 513,)),
         ("safety_identifier", ("", "x" * 512), ("x" * 513,)),
@@ -72,6 +72,7 @@ def test_a_safety_identifier_comes_before_a_user(fields: dict[str, object], labe
         ({"partial_images": 1}, "partial_images", "partial_images: needs stream: true"),
         ({"progress": True}, "progress", "progress: needs stream: true"),
         ({"stream": True, "response_format": "url"}, "response_format", "a stream carries b64_json, not url"),
+        ({"stream": True, "response_format": "file"}, "response_format", "a stream carries b64_json, not file"),
     ],
 )
 def test_only_a_stream_has_events_and_it_has_no_urls(fields: dict[str, object], param: str, message: str) -> None:
