@@ -85,8 +85,9 @@ def _curl(url: str, *options: str) -> bytes:
 
 
 def test_errors_have_openais_shape(address: str) -> None:
+    request = [f"{address}/v1/images/generations", "-H", "content-type: application/json"]
     answer = subprocess.run(
-        ["curl", "-s", "-w", "%{http_code}", f"{address}/v1/images/generations", "-d", '{"prompt": "x", "n": 0}'],
+        ["curl", "-s", "-w", "%{http_code}", *request, "-d", '{"prompt": "x", "n": 0}'],
         check=True,
         capture_output=True,
         timeout=60,
