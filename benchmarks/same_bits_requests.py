@@ -130,7 +130,9 @@ _TEXTS_AND_SIZES = (
         "negatives, last seeds", negative_prompt="a ring", negative_prompt_2=_STAR, size="96x128", n=2, seed=2**32 - 2
     ),
     _generation("empty texts", prompt_2="", negative_prompt="", negative_prompt_2="", size="128x96", n=3),
-    _generation("negative_prompt_2 alone", prompt=_STAR, negative_prompt_2="a blue square", size="160x160"),
+    _generation(
+        "negative_prompt empty", prompt=_STAR, negative_prompt="", negative_prompt_2="a blue square", size="160x160"
+    ),
     _generation("long prompt", prompt=_LONG, size="256x128"),
     _generation("long others", prompt_2=_LONG, negative_prompt=f"{_STAR}, {_LONG}", num_inference_steps=1),
 )
