@@ -63,9 +63,9 @@ class Catalogue(Entry):
         """
         if model_id is None:
             return self.models[0]
-        by_alias = {alias: entry.id for entry in reversed(self.models) for alias in entry.aliases}
-        by_id = {entry.id: entry.id for entry in self.models}
-        return _entry(self.models, {**by_alias, **by_id}.get(model_id, model_id), "model")
+        if all(entry.id != model_id for entry in self.models):
+            model_id = next((entry.id for entry in self.models if model_id in entry.aliases), model_id)
+        return _entry(self.models, model_id, "model")
 
     def upscaler(self, model_id: str | None, *, param: str = "model") -> UpscalerEntry | None:
         """Return the upscaler with this id. If the id is None, return the first upscaler, or None if there are none.

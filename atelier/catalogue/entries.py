@@ -84,7 +84,7 @@ class ModelEntry(Entry):
     """A base model: its UNet, text encoders and VAE."""
 
     id: str
-    #: Other names of the model, for clients that cannot be told its id.
+    #: Other names that requests may use for the model: some clients always send OpenAI's names.
     aliases: tuple[str, ...] = ()
     #: Architecture of the model: the name of a package in `atelier.families`.
     family: Literal["sdxl"] = "sdxl"

@@ -16,8 +16,8 @@ from atelier.imaging.formats import MEDIA_TYPES
 router = APIRouter(tags=["Atelier"])
 
 _FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
-_FOR_EVER = "private, max-age=31536000, immutable"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_CACHE_CONTROL = "private, max-age=31536000, immutable"
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 @router.head("/v1/images/files/{name}", include_in_schema=False)
@@ -33,7 +33,7 @@ async def picture_file(request: Request, name: str, blobs: UsedBlobs) -> Respons
     if data is None:
         raise NotFound(f"There is no image {name!r}, or its time to live is over.")
     etag = f'"{name}"'
-    headers = {"etag": etag, "cache-control": _FOR_EVER, "accept-ranges": "bytes"}
+    headers = {"etag": etag, "cache-control": _CACHE_CONTROL, "accept-ranges": "bytes"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     headers |= await asyncio.to_thread(file_headers, data, name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
@@ -84,12 +85,12 @@ async def test_other_connections_are_passed_on() -> None:
 async def test_a_body_over_the_limit_is_answered_with_413_declared_or_not(http: httpx2.AsyncClient) -> None:
     large = json.dumps({"prompt": "x" * MAX_BODY_BYTES}).encode()
 
-    async def in_chunks() -> object:
+    async def in_chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(large), 1000):
             yield large[start : start + 1000]
 
     for content in (large, in_chunks()):
-        response = await http.post(_PATH, content=content, headers=_JSON)  # type: ignore[arg-type]
+        response = await http.post(_PATH, content=content, headers=_JSON)
         assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
 
 

@@ -1,4 +1,4 @@
-"""Requests of web pages: which origins may call the server, and how browsers are told."""
+"""Requests of web pages: which origins may call the server, and the CORS headers that browsers check."""
 
 from __future__ import annotations
 

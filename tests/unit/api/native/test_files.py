@@ -61,7 +61,10 @@ async def test_a_part_beyond_the_file_is_refused(http: httpx2.AsyncClient, path:
     assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{len(_DATA)}")
 
 
-@pytest.mark.parametrize("headers", [{"range": "bytes=0-1,4-5"}, {"range": "bytes=0-9", "if-range": '"other"'}])
+@pytest.mark.parametrize(
+    "headers",
+    [{"range": "bytes=0-1,4-5"}, {"range": f"bytes={'9' * 5000}-"}, {"range": "bytes=0-9", "if-range": '"other"'}],
+)
 async def test_other_ranges_are_answered_with_the_whole_file(
     http: httpx2.AsyncClient, path: str, headers: dict[str, str]
 ) -> None:

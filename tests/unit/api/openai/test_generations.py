@@ -65,7 +65,7 @@ async def _images(http: httpx2.AsyncClient, **fields: object) -> list[dict[str, 
 async def test_openais_models_are_aliases_with_openais_default(
     http: httpx2.AsyncClient, model: str, default: str
 ) -> None:
-    """Clients such as LangChain send these names and read `url` for DALL·E, and cannot be told otherwise."""
+    """Clients such as LangChain always send these names, and read `url` from the answers of DALL·E."""
     [image] = await _images(http, model=model)
     assert image.keys() & {"url", "b64_json"} == {default}
     for response_format in ("url", "b64_json"):
