@@ -74,6 +74,14 @@ def test_the_rate_follows_what_is_finished_lately(admission: Admission, clock: _
         assert not _is_admitted(admission)
 
 
+def test_slow_work_of_long_ago_is_forgotten(admission: Admission, clock: _Clock) -> None:
+    for work in (10, 100):
+        for _ in range(20):
+            _work(admission, clock, work, seconds=10)
+    with admission.admitted(90):
+        assert _is_admitted(admission)
+
+
 def test_cancelled_work_was_not_finished(admission: Admission, clock: _Clock) -> None:
     for _ in range(10):
         _work(admission, clock, 1000, seconds=10, is_finished=False)
