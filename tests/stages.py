@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from atelier.core.conditioning import Floats, Prompts
@@ -41,9 +41,6 @@ class RecordingStages:
         #: Denoising requests wait while this event is cleared.
         self.may_denoise = asyncio.Event()
         self.may_denoise.set()
-        #: Highest number of images that were annotated or upscaled concurrently.
-        self.max_side_by_side = 0
-        self._num_side_by_side = 0
 
     @property
     def names(self) -> list[str]:
@@ -69,8 +66,7 @@ class RecordingStages:
 
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
         self._record("annotate", annotation, pixels)
-        with self._counted():
-            return await self._stages.annotate(annotation, pixels)
+        return await self._stages.annotate(annotation, pixels)
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
@@ -92,23 +88,13 @@ class RecordingStages:
         self, upscaler: str | None, pixels: Pixels, size: Size, reproducibility: Reproducibility
     ) -> Upscaled:
         self._record("upscale", upscaler, pixels, size, reproducibility)
-        with self._counted():
-            return await self._stages.upscale(upscaler, pixels, size, reproducibility)
+        return await self._stages.upscale(upscaler, pixels, size, reproducibility)
 
     async def metrics_text(self) -> str:
         return await self._stages.metrics_text()
 
     async def check_ready(self) -> bool:
         return self.is_ready and await self._stages.check_ready()
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._num_side_by_side += 1
-        self.max_side_by_side = max(self.max_side_by_side, self._num_side_by_side)
-        try:
-            yield
-        finally:
-            self._num_side_by_side -= 1
 
     @staticmethod
     async def _without_latents(

@@ -27,6 +27,7 @@ MAX_PIXELS = 4096 * 4096
 _MAX_SCANS = 64
 _START_OF_SCAN = b"\xff\xda"
 _HALF = 128
+_ROWS_AT_ONCE = 256
 #: EXIF orientations that swap width and height.
 _SIDEWAYS = range(5, 9)
 
@@ -126,10 +127,29 @@ def _is_transparent(image: Image.Image) -> bool:
 
 def to_pixels(image: Image.Image, size: Size) -> RgbPixels:
     """Resize the image to RGB [height, width, 3]; transparent parts become white."""
-    if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return np.asarray(_fitted(_in_mode(image, "RGB"), size))
+    return np.asarray(_fitted(_opaque(image), size))
+
+
+def read_pixels(data: bytes, *, param: str, keep_alpha: bool) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a file [height, width, 3], or 4 with `keep_alpha` if any of them is transparent.
+
+    Without `keep_alpha`, transparent parts become white. Raises InvalidParameter if the image is broken.
+    """
+    with read_image(data, param=param) as image:
+        return np.asarray(image if keep_alpha else _opaque(image))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    return _over_white(image) if image.mode == "RGBA" else _in_mode(image, "RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay an RGBA image over white, some rows at a time, because each copy of a large image takes 67 MB."""
+    opaque = Image.new("RGB", image.size)
+    for top in range(0, image.height, _ROWS_AT_ONCE):
+        part = image.crop((0, top, image.width, min(top + _ROWS_AT_ONCE, image.height)))
+        opaque.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part), (0, top))
+    return opaque
 
 
 def to_mask(image: Image.Image, size: Size) -> MaskPixels:

@@ -1,6 +1,7 @@
-"""Admission: a generation is rejected at once if it would wait too long behind those that are already admitted.
+"""Admission: a request is rejected at once if it would wait too long behind those that are already admitted.
 
-The wait is predicted from the work in progress, in pixel steps, and the rate at which work has been finished lately.
+The wait is predicted from the work in progress and the rate at which work has been finished lately. Work has any unit
+that is proportional to the time it takes, such as pixel steps for generations.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from atelier.core.errors import QueueFull
 
 #: Finished work counts half as much in the rate after so many seconds of work.
 _HALF_LIFE_S = 30.0
-#: Maximum number of generations in progress as long as none has finished, so that the rate is unknown.
-_MAX_UNMEASURED = 64
 
 
 class Admission:
-    """Counts the work of admitted generations, and predicts how long another one would wait."""
+    """Counts the work of admitted requests, and predicts how long another one would wait."""
 
-    def __init__(self, *, max_wait_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
-        """Admit work whose predicted wait is at most `max_wait_s`."""
+    def __init__(
+        self, *, max_wait_s: float, max_unmeasured: int, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Admit work whose predicted wait is at most `max_wait_s`.
+
+        As long as nothing has finished, so that the rate is unknown, `max_unmeasured` requests are admitted.
+        """
         self._max_wait_s = max_wait_s
+        self._max_unmeasured = max_unmeasured
         self._now_s = now_s
         self._updated_s = now_s()
         self._num_admitted = 0
@@ -33,7 +38,7 @@ class Admission:
 
     @contextmanager
     def admitted(self, work: int) -> Iterator[Callable[[], None]]:
-        """Count `work` (in pixel steps) as in progress within the context; call the result when it is finished.
+        """Count `work` as in progress within the context; call the result when it is finished.
 
         Raises QueueFull if the predicted wait is too long; its `retry_after_s` is the excess.
         """
@@ -58,7 +63,7 @@ class Admission:
     def _predicted_wait_s(self) -> float:
         if self._finished_work:
             return self._work * self._busy_s / self._finished_work
-        return 0.0 if self._num_admitted < _MAX_UNMEASURED else self._max_wait_s + 1
+        return 0.0 if self._num_admitted < self._max_unmeasured else self._max_wait_s + 1
 
     def _update(self) -> None:
         """Let time pass: finished work decays, and busy seconds grow, only while there is work."""

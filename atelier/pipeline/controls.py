@@ -8,7 +8,6 @@ from atelier.core.control import CONTROL_KINDS, Annotation, Control, ControlImag
 from atelier.core.errors import InvalidParameter, NotSupported
 from atelier.core.geometry import Size
 from atelier.core.params.controls import AnnotateParams, ControlParams
-from atelier.imaging.inputs import image_size, read_image, to_pixels
 
 _MIN_ANNOTATED_PX, _MAX_RATIO = 16, 4
 
@@ -50,18 +49,8 @@ def to_control(params: ControlParams, control_image: ControlImage) -> Control:
     )
 
 
-def pixels_to_annotate(data: bytes) -> ControlImage:
-    """Decode the pixels of an image file that a control map is drawn from.
-
-    Raises:
-        InvalidParameter: the file is not an image, or is so small or narrow that a depth model could not read it.
-    """
-    _check_annotated_size(image_size(data, param="image"))
-    with read_image(data, param="image") as image:
-        return to_pixels(image, Size(width=image.width, height=image.height))
-
-
-def _check_annotated_size(size: Size) -> None:
+def check_annotated_size(size: Size) -> None:
+    """Raise InvalidParameter if an image is so small or narrow that a depth model could not read it."""
     short, long = sorted((size.width, size.height))
     if short < _MIN_ANNOTATED_PX or long > _MAX_RATIO * short:
         raise InvalidParameter(

@@ -1,6 +1,6 @@
 """The images of a request: sizes from the files' headers, then pixels resized to the output size.
 
-These functions block if a request has images; the pipeline then calls them in a thread.
+The pipeline calls these functions in a process of their own if a request has images.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from atelier.core.errors import InvalidParameter
+from atelier.core.errors import InvalidParameter, TooMuchWork
 from atelier.core.geometry import Size
 from atelier.core.params.generate import GenerateParams
-from atelier.imaging.inputs import MaskPixels, RgbPixels, image_size, read_image, to_mask, to_pixels
+from atelier.imaging.inputs import MAX_PIXELS, MaskPixels, RgbPixels, image_size, read_image, to_mask, to_pixels
+
+#: Maximum number of pixels of all images of a request: an init image and its mask may be as large as a file may be.
+MAX_PIXELS_TOGETHER = 2 * MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,16 @@ class InputSizes:
     """Sizes of a request's images once they are upright."""
 
     init_image: Size | None = None
+    #: Whether a mask or mark-up was sent, which are as large as the init image.
+    has_overlay: bool = False
     #: Sizes of the control images, in the order of the controls.
     control_images: tuple[Size, ...] = ()
+
+    @property
+    def all(self) -> tuple[Size, ...]:
+        """Sizes of all images that will be decoded."""
+        init_image = () if self.init_image is None else (self.init_image,) * (1 + self.has_overlay)
+        return (*init_image, *self.control_images)
 
     @property
     def first(self) -> Size | None:
@@ -46,6 +57,7 @@ def read_sizes(params: GenerateParams) -> InputSizes:
     Raises:
         InvalidParameter: a file is not an image; a mask, mark-up or strength is sent without an init_image; a mask or
             mark-up differs from it in size; or both a mask and a mark-up are sent.
+        TooMuchWork: the images have more than `MAX_PIXELS_TOGETHER`.
     """
     init_image = None
     if params.init_image is None:
@@ -58,13 +70,19 @@ def read_sizes(params: GenerateParams) -> InputSizes:
             raise InvalidParameter("markup_image goes without mask_image; send one of them.", param="markup_image")
         _check_size(params.mask_image, init_image, param="mask_image")
         _check_size(params.markup_image, init_image, param="markup_image")
-    return InputSizes(
+    sizes = InputSizes(
         init_image=init_image,
+        has_overlay=params.mask_image is not None or params.markup_image is not None,
         control_images=tuple(
             image_size(control.image, param=f"controls[{index}].image")
             for index, control in enumerate(params.controls)
         ),
     )
+    if (num_pixels := sum(size.num_pixels for size in sizes.all)) > MAX_PIXELS_TOGETHER:
+        raise TooMuchWork(
+            f"The images of the request have {num_pixels} pixels together; at most {MAX_PIXELS_TOGETHER} are read."
+        )
+    return sizes
 
 
 def read_inputs(params: GenerateParams, size: Size) -> Inputs:

@@ -1,4 +1,4 @@
-"""Runs a request through the graph: resolve → read images → run, with its deadline and limits.
+"""Runs a request through the graph: resolve → admit → read images → run, with its deadline and limits.
 
 Equal requests are coalesced here. This module depends on neither Ray nor HTTP.
 """
@@ -7,33 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from random import SystemRandom
-from typing import TypeVar
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import RequestId
 from atelier.core.errors import NotSupported, ReplicaLost
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
+from atelier.imaging.formats import write_picture
+from atelier.pipeline import reading
 from atelier.pipeline.admission import Admission
 from atelier.pipeline.coalesce import Coalescer
-from atelier.pipeline.controls import annotation_of, pixels_to_annotate
+from atelier.pipeline.controls import annotation_of, check_annotated_size
 from atelier.pipeline.deadline import within
 from atelier.pipeline.events import Event, Reports
-from atelier.pipeline.inputs import Inputs, read_inputs, read_sizes
-from atelier.pipeline.resolve import Plan, resolve
+from atelier.pipeline.resolve import resolve
 from atelier.pipeline.results import ControlMap, Result, to_control_map
 from atelier.pipeline.run import run
 from atelier.pipeline.stages import Stages
-from atelier.pipeline.upscaling import UpscaledImage, pixels_to_upscale, refuse_hires, upscale_image
+from atelier.pipeline.upscaling import UpscaledImage, refuse_hires, resolve_enlargement
 
-#: Maximum number of input images decoded at full size at once; the six that a request may have can take 400 MB.
-_MAX_LARGE_IMAGES = 2
-
-T = TypeVar("T")
+#: Maximum numbers of requests in progress as long as none has finished.
+_MAX_UNMEASURED_GENERATIONS, _MAX_UNMEASURED_IMAGES = 64, 8
+#: Maximum number of enlargements and control maps written at once; one of 4096 × 4096 pixels takes 100 MB.
+_MAX_WRITTEN = 2
 
 
 class Pipeline:
@@ -46,13 +45,13 @@ class Pipeline:
         self.stages = stages
         self.catalogue = catalogue
         self._max_pixel_steps = max_pixel_steps
-        self._admission = Admission(max_wait_s=max_wait_s)
+        self._generations = Admission(max_wait_s=max_wait_s, max_unmeasured=_MAX_UNMEASURED_GENERATIONS)
+        self._enlargements, self._annotations = (
+            Admission(max_wait_s=max_wait_s, max_unmeasured=_MAX_UNMEASURED_IMAGES) for _ in range(2)
+        )
         self._random = SystemRandom()
         self._running: Coalescer[Result] = Coalescer()
-        #: Images are decoded only in these threads, which bounds memory even after a client has left.
-        self._image_threads = ThreadPoolExecutor(_MAX_LARGE_IMAGES, "images")
-        #: Limits how many upscale and annotate requests hold an image in memory, at the size it was sent or larger.
-        self._large_answers = asyncio.Semaphore(_MAX_LARGE_IMAGES)
+        self._writing = asyncio.Semaphore(_MAX_WRITTEN)
 
     async def generate(self, request_id: RequestId, params: GenerateParams) -> Result:
         """Generate the images of a request.
@@ -83,17 +82,38 @@ class Pipeline:
                 yield event
 
     async def upscale(self, params: UpscaleParams) -> UpscaledImage:
-        """Enlarge a client's image. Raises InvalidParameter or ModelNotFound."""
-        async with self._large_answers:
-            upscaler, pixels = await self._in_image_thread(lambda: pixels_to_upscale(params, self.catalogue))
-            return await upscale_image(self.stages, params, upscaler, pixels)
+        """Enlarge a client's image.
+
+        Raises InvalidParameter, ModelNotFound or TooMuchWork if the request is rejected, QueueFull if it would wait
+        too long, and the errors of the stage.
+        """
+        size = await reading.size_of(params.image)
+        upscaler, large = resolve_enlargement(params, size, self.catalogue), size.scaled(params.scale)
+        with self._enlargements.admitted(large.num_pixels) as finish:
+            pixels = await reading.pixels_of(params.image, size, keep_alpha=True)
+            upscaled = await self.stages.upscale(upscaler, pixels, large, "fast")
+            async with self._writing:
+                data = await asyncio.to_thread(
+                    write_picture, upscaled.pixels, params.output_format, quality=params.output_compression
+                )
+            finish()
+        return UpscaledImage(data=data, size=large, upscaler=upscaled.upscaler)
 
     async def annotate(self, params: AnnotateParams) -> ControlMap:
-        """Draw the control map of an image, at the image's size. Raises InvalidParameter or NotSupported."""
-        async with self._large_answers:
-            pixels = await self._in_image_thread(lambda: pixels_to_annotate(params.image))
+        """Draw the control map of an image, at the image's size.
+
+        Raises InvalidParameter, NotSupported or TooMuchWork if the request is rejected, QueueFull if it would wait
+        too long, and the errors of the stage.
+        """
+        size = await reading.size_of(params.image)
+        check_annotated_size(size)
+        with self._annotations.admitted(size.num_pixels) as finish:
+            pixels = await reading.pixels_of(params.image, size, keep_alpha=False)
             drawn = await self.stages.annotate(annotation_of(params), pixels)
-            return await asyncio.to_thread(to_control_map, params.kind, drawn)
+            async with self._writing:
+                control_map = await asyncio.to_thread(to_control_map, params.kind, drawn)
+            finish()
+        return control_map
 
     async def _result(self, request_id: RequestId, params: GenerateParams) -> Result:
         async with aclosing(self.stream(request_id, params)) as events:
@@ -103,29 +123,15 @@ class Pipeline:
         raise ReplicaLost("The generation ended without a result.")
 
     async def _events(self, request_id: RequestId, params: GenerateParams, reports: Reports) -> AsyncGenerator[Event]:
-        plan, inputs = (
-            await self._in_image_thread(lambda: self._accept(params)) if params.has_images else self._accept(params)
-        )
-        with self._admission.admitted(plan.pixel_steps) as finish:
+        """Run every check that can reject the request, cheap ones first and all before any model, then the plan."""
+        sizes = await reading.sizes_of(params)
+        plan = resolve(params, sizes, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
+        with self._generations.admitted(plan.pixel_steps) as finish:
+            inputs = await reading.inputs_of(plan.params, sizes, plan.passes[0].size)
+            if inputs.mask is not None and plan.params.hires is not None:
+                refuse_hires()
             async with aclosing(run(request_id, plan, inputs, self.stages, reports)) as events:
                 async for event in events:
                     if isinstance(event, Result):
                         finish()
                     yield event
-
-    def _accept(self, params: GenerateParams) -> tuple[Plan, Inputs]:
-        """Run every check that can reject the request, cheap ones first and all before any model runs."""
-        plan = resolve(
-            params,
-            read_sizes(params),
-            self.catalogue,
-            max_pixel_steps=self._max_pixel_steps,
-            random=self._random,
-        )
-        inputs = read_inputs(plan.params, plan.passes[0].size)
-        if inputs.mask is not None and plan.params.hires is not None:
-            refuse_hires()
-        return plan, inputs
-
-    async def _in_image_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._image_threads, call)

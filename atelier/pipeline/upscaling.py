@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
@@ -17,9 +14,7 @@ from atelier.core.params.generate import GenerateParams
 from atelier.core.params.upscale import HiresStep, UpscaleParams, UpscaleStep
 from atelier.core.sampling import SAMPLERS
 from atelier.core.upscaling import FOLD_PX, MAX_READ_PIXELS, MAX_TOGETHER_PIXELS, MAX_UPSCALED_PIXELS
-from atelier.imaging.formats import check_output, write_picture
-from atelier.imaging.inputs import image_size, read_image
-from atelier.pipeline.stages import Pixels, Stages
+from atelier.imaging.formats import check_output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,30 +92,16 @@ def refuse_hires() -> None:
     raise NotSupported("hires goes with neither controls nor a mask yet.", param="hires")
 
 
-async def upscale_image(stages: Stages, params: UpscaleParams, upscaler: str | None, pixels: Pixels) -> UpscaledImage:
-    """Enlarge pixels [height, width, 3 or 4] that `pixels_to_upscale` has checked."""
-    height, width = pixels.shape[:2]
-    size = Size(width=width, height=height).scaled(params.scale)
-    upscaled = await stages.upscale(upscaler, pixels, size, "fast")
-    data = await asyncio.to_thread(
-        write_picture, upscaled.pixels, params.output_format, quality=params.output_compression
-    )
-    return UpscaledImage(data=data, size=size, upscaler=upscaled.upscaler)
-
-
-def pixels_to_upscale(params: UpscaleParams, catalogue: Catalogue) -> tuple[str | None, Pixels]:
-    """Return the upscaler's id and the image [height, width, 3 or 4], checked before its pixels are decoded.
+def resolve_enlargement(params: UpscaleParams, size: Size, catalogue: Catalogue) -> str | None:
+    """Return the id of the upscaler for a client's image of this size; None is bicubic resampling.
 
     Raises:
         ModelNotFound: the upscaler is not served here.
-        InvalidParameter: the file is not an image, the image or its enlargement is too large, or the output format
-            cannot hold the enlargement.
+        InvalidParameter: the image or its enlargement is too large, or the output format cannot hold the enlargement.
     """
-    size = image_size(params.image, param="image")
     upscaler = resolve_upscale(params, size, catalogue, field=None)
     check_output(params.output_format, params.output_compression, size.scaled(params.scale))
-    with read_image(params.image, param="image") as image:
-        return upscaler, np.asarray(image)
+    return upscaler
 
 
 def _num_pixels_read(size: Size) -> int:

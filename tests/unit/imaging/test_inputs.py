@@ -17,6 +17,7 @@ from atelier.imaging.inputs import (
     image_size,
     opened_image,
     read_image,
+    read_pixels,
     to_latent_mask,
     to_mask,
     to_pixels,
@@ -305,3 +306,19 @@ def test_a_mask_of_everything_paints_everything() -> None:
     painted, original = np.asarray(noise(24, 16)), np.asarray(noise(24, 16, seed=1))
     assert np.array_equal(blend(painted, original, np.full((16, 24), 255, np.uint8)), painted)
     assert np.array_equal(blend(painted, original, np.zeros((16, 24), np.uint8)), original)
+
+
+@pytest.mark.parametrize("height", [1, 255, 256, 257, 700])
+def test_transparent_parts_become_white_in_strips_as_at_once(height: int) -> None:
+    picture = noise(24, height, channels=4)
+    white = Image.new("RGBA", picture.size, "white")
+    at_once = np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+    assert np.array_equal(to_pixels(picture, Size(width=24, height=height)), at_once)
+    assert np.array_equal(read_pixels(encoded(picture), param="image", keep_alpha=False), at_once)
+
+
+def test_pixels_of_a_file_keep_their_alpha() -> None:
+    picture = noise(24, 16, channels=4)
+    assert np.array_equal(read_pixels(encoded(picture), param="image", keep_alpha=True), np.asarray(picture))
+    opaque = noise(24, 16)
+    assert np.array_equal(read_pixels(encoded(opaque), param="image", keep_alpha=True), np.asarray(opaque))

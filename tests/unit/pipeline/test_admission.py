@@ -25,7 +25,7 @@ def clock() -> _Clock:
 @pytest.fixture
 def admission(clock: _Clock) -> Admission:
     """At most ten seconds of waiting, after five seconds that finished 50 units of work: ten a second."""
-    admission = Admission(max_wait_s=10, now_s=clock)
+    admission = Admission(max_wait_s=10, max_unmeasured=64, now_s=clock)
     _work(admission, clock, 50, seconds=5)
     return admission
 
@@ -89,10 +89,10 @@ def test_cancelled_work_was_not_finished(admission: Admission, clock: _Clock) ->
         assert not _is_admitted(admission)
 
 
-def test_sixty_four_are_admitted_before_the_rate_is_known() -> None:
-    admission = Admission(max_wait_s=10, now_s=lambda: 0.0)
+def test_a_fixed_number_is_admitted_before_the_rate_is_known() -> None:
+    admission = Admission(max_wait_s=10, max_unmeasured=5, now_s=lambda: 0.0)
     with ExitStack() as running:
-        for _ in range(64):
+        for _ in range(5):
             running.enter_context(admission.admitted(10**9))
         with pytest.raises(QueueFull) as caught, admission.admitted(1):
             pass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.core.errors import InvalidParameter
+from atelier.core.errors import InvalidParameter, TooMuchWork
 from atelier.core.geometry import Size
 from atelier.core.params import GenerateParams, parse
 from atelier.pipeline.inputs import Inputs, InputSizes, read_inputs, read_sizes
@@ -49,6 +49,16 @@ def test_sizes_are_those_of_the_upright_images() -> None:
     sizes = read_sizes(_params(init_image=encoded(noise(48, 32), exif=exif), controls=controls))
     assert sizes.init_image == Size(width=32, height=48)
     assert sizes.control_images == (Size(width=16, height=24), Size(width=40, height=8))
+
+
+@pytest.mark.parametrize("overlay", ["mask_image", "markup_image"])
+def test_images_of_a_request_are_bounded_together(overlay: str) -> None:
+    """Two of the largest images are read, and not a pixel more."""
+    large = encoded(Image.new("1", (4096, 4096)))
+    fields: dict[str, Any] = {"init_image": large, overlay: large}
+    assert read_sizes(_params(**fields)).init_image == Size(width=4096, height=4096)
+    with pytest.raises(TooMuchWork, match="33554433 pixels together; at most 33554432 are read"):
+        read_sizes(_params(**fields, controls=_controls(noise(1, 1))))
 
 
 def test_the_init_image_comes_before_the_controls() -> None:

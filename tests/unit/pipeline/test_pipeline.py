@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-import resource
-import threading
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
-from pathlib import Path
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -25,10 +22,8 @@ from atelier.core.errors import (
     QueueFull,
     TooMuchWork,
 )
-from atelier.core.geometry import Size
-from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams, parse
+from atelier.core.params import AnnotateParams, GenerateParams, OutputFormat, UpscaleParams, parse
 from atelier.pipeline.events import Planned, Preview, Step
-from atelier.pipeline.inputs import Inputs, read_inputs
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.results import Result
 from tests.pictures import decoded, encoded, noise, pixels_of
@@ -51,23 +46,6 @@ def _id(index: int = 0) -> RequestId:
 async def _together(pipeline: Pipeline, *params: GenerateParams) -> list[Result]:
     """The results of requests that are sent at the same time."""
     return await asyncio.gather(*(pipeline.generate(_id(index), one) for index, one in enumerate(params)))
-
-
-@contextmanager
-def _slow_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Delay the reading of requests' images until the context is left."""
-    is_over = threading.Event()
-
-    def slow_read(params: GenerateParams, size: Size) -> Inputs:
-        if params.has_images:
-            is_over.wait(_WAIT_S)
-        return read_inputs(params, size)
-
-    monkeypatch.setattr("atelier.pipeline.pipeline.read_inputs", slow_read)
-    try:
-        yield
-    finally:
-        is_over.set()
 
 
 async def test_a_request_becomes_images(pipeline: Pipeline) -> None:
@@ -270,27 +248,20 @@ async def test_a_deadline_ends_the_work(pipeline: Pipeline, stages: RecordingSta
     assert stages.ended.is_set() == stages.denoising.is_set()
 
 
-async def test_a_deadline_covers_the_reading_of_images(
-    pipeline: Pipeline, stages: RecordingStages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with _slow_images(monkeypatch):
-        async with asyncio.timeout(_WAIT_S / 2):
-            with pytest.raises(DeadlineExceeded):
-                await pipeline.generate(_id(), _params(init_image=_IMAGE, deadline_s=0.05))
+async def test_a_deadline_covers_the_reading_of_images(pipeline: Pipeline, stages: RecordingStages) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await pipeline.generate(_id(), _params(init_image=_large(), deadline_s=0.05))
     assert stages.calls == []
 
 
-async def test_a_text_does_not_wait_for_the_images_of_others(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waiting = []
-    with _slow_images(monkeypatch):
-        for seed in range(4):
-            request = pipeline.generate(_id(seed), _params(init_image=_IMAGE, strength=1, seed=seed))
-            waiting.append(asyncio.create_task(request))
-        async with asyncio.timeout(_WAIT_S / 2):
-            assert (await pipeline.generate(_id(9), _params())).pictures
-    assert len(await asyncio.gather(*waiting)) == 4
+@pytest.mark.parametrize("fields", [{}, {"init_image": _IMAGE}], ids=["text", "small image"])
+async def test_others_do_not_wait_for_large_images(pipeline: Pipeline, fields: dict[str, object]) -> None:
+    requests = (pipeline.generate(_id(seed), _params(init_image=_large(), seed=seed)) for seed in range(8))
+    waiting = [asyncio.create_task(request) for request in requests]
+    assert (await pipeline.generate(_id(9), _params(**fields))).pictures
+    assert not all(request.done() for request in waiting)
+    for request in waiting:
+        request.cancel()
 
 
 async def test_an_image_is_enlarged(pipeline: Pipeline, stages: RecordingStages) -> None:
@@ -322,15 +293,29 @@ async def test_an_image_is_annotated(pipeline: Pipeline, stages: RecordingStages
     assert (drawn.kind, decoded(drawn.data).size) == ("canny", (64, 32))
 
 
-async def test_at_most_two_large_images_are_answered_side_by_side(
-    pipeline: Pipeline, stages: RecordingStages
+@pytest.mark.parametrize(("output_format", "pillows"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+async def test_an_enlargement_has_the_format_that_was_asked_for(
+    pipeline: Pipeline, output_format: OutputFormat, pillows: str
 ) -> None:
-    annotate = parse(AnnotateParams, {"image": _IMAGE, "kind": "canny"})
-    upscale = parse(UpscaleParams, {"image": _IMAGE, "scale": 1})
-    await asyncio.gather(*(pipeline.annotate(annotate) for _ in range(8)))
-    assert stages.max_side_by_side <= 2
-    await asyncio.gather(*(pipeline.upscale(upscale) for _ in range(8)))
-    assert stages.max_side_by_side <= 2
+    params = parse(UpscaleParams, {"image": _IMAGE, "scale": 1.5, "output_format": output_format})
+    file = decoded((await pipeline.upscale(params)).data)
+    assert (file.format, file.size) == (pillows, (96, 48))
+
+
+async def test_an_enlargement_has_the_quality_that_was_asked_for(pipeline: Pipeline) -> None:
+    small, large = [
+        len((await pipeline.upscale(parse(UpscaleParams, {**fields, "output_compression": quality}))).data)
+        for fields in ({"image": _IMAGE, "output_format": "jpeg"},)
+        for quality in (5, 100)
+    ]
+    assert small < large
+
+
+async def test_control_maps_are_drawn_over_white(pipeline: Pipeline, stages: RecordingStages) -> None:
+    transparent = encoded(Image.new("RGBA", (64, 32), (0, 0, 0, 0)))
+    await pipeline.annotate(parse(AnnotateParams, {"image": transparent, "kind": "canny"}))
+    [(_, pixels)] = stages.args_of("annotate")
+    assert (np.asarray(pixels) == 255).all()
 
 
 @pytest.mark.parametrize(("share", "kind"), [(1.0, QueueFull), (0.9, InvalidParameter)], ids=["whole", "truncated"])
@@ -339,7 +324,7 @@ async def test_memory_of_large_images_is_bounded(
 ) -> None:
     """Each of the five images takes 67 MB when it is decoded; all at once would take 335 MB."""
     stages.failures["encode_texts"] = QueueFull()
-    large = encoded(Image.new("RGB", (4096, 4096), "red"))
+    large = _large()
     params = _params(init_image=large[: int(share * len(large))])
     before_bytes = peak_bytes = _resident_bytes()
     requests = (pipeline.generate(_id(index), params) for index in range(5))
@@ -348,11 +333,17 @@ async def test_memory_of_large_images_is_bounded(
         peak_bytes = max(peak_bytes, _resident_bytes())
         await asyncio.sleep(0.01)
     assert [type(error) for error in errors.result()] == [kind] * 5
-    assert peak_bytes - before_bytes < 200e6
+    assert peak_bytes - before_bytes < 250e6
+
+
+def _large() -> bytes:
+    return encoded(Image.new("RGB", (4096, 4096), "red"))
 
 
 def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    """Memory of this process and of those that it started."""
+    this = psutil.Process()
+    return sum(process.memory_info().rss for process in (this, *this.children(recursive=True)))
 
 
 async def test_a_generation_that_would_wait_too_long_is_rejected(
@@ -372,3 +363,21 @@ async def test_a_generation_that_would_wait_too_long_is_rejected(
     await running
     assert len(stages.requests) == num_requests
     await pipeline.generate(_id(), _params(seed=3))
+
+
+@pytest.mark.parametrize("operation", ["upscale", "annotate"])
+async def test_work_on_images_that_would_wait_too_long_is_rejected(
+    stages: RecordingStages, small_catalogue: Catalogue, operation: str
+) -> None:
+    pipeline = Pipeline(stages, small_catalogue, max_pixel_steps=1, max_wait_s=1e-6)
+    upscale = parse(UpscaleParams, {"image": _IMAGE, "scale": 1})
+    annotate = parse(AnnotateParams, {"image": _IMAGE, "kind": "canny"})
+
+    async def answer() -> object:
+        return await (pipeline.upscale(upscale) if operation == "upscale" else pipeline.annotate(annotate))
+
+    await answer()
+    answers = await asyncio.gather(*(answer() for _ in range(8)), return_exceptions=True)
+    rejected = [error for error in answers if isinstance(error, QueueFull)]
+    assert 1 <= len(rejected) < 8
+    assert len(stages.names) == 9 - len(rejected)

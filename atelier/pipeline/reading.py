@@ -1,0 +1,45 @@
+"""Reads clients' images in two processes: one for requests with large images, one for all others.
+
+So only one large image is decoded at a time, and others do not wait for it.
+"""
+
+from __future__ import annotations
+
+from atelier.core.geometry import Size
+from atelier.core.params.generate import GenerateParams
+from atelier.imaging.inputs import image_size, read_pixels
+from atelier.imaging.process import ImageProcess
+from atelier.pipeline.inputs import Inputs, InputSizes, read_inputs, read_sizes
+from atelier.pipeline.stages import Pixels
+
+#: Number of pixels above which an image is large. Decoding 4096 × 4096 pixels takes up to 280 MB.
+_LARGE = 2048 * 2048
+
+_process, _process_of_large = ImageProcess("images"), ImageProcess("large-images")
+
+
+async def sizes_of(params: GenerateParams) -> InputSizes:
+    """Return the sizes of a request's images. Raises the errors of `read_sizes`, and TooMuchWork."""
+    return await _process.run(read_sizes, params) if params.has_images else read_sizes(params)
+
+
+async def inputs_of(params: GenerateParams, sizes: InputSizes, size: Size) -> Inputs:
+    """Return a request's images, resized to `size`. Raises the errors of `read_inputs`, and TooMuchWork."""
+    return await _process_for(*sizes.all).run(read_inputs, params, size) if params.has_images else Inputs()
+
+
+async def size_of(data: bytes) -> Size:
+    """Return the size of the image in the field `image`. Raises InvalidParameter or TooMuchWork."""
+    return await _process.run(image_size, data, param="image")
+
+
+async def pixels_of(data: bytes, size: Size, *, keep_alpha: bool) -> Pixels:
+    """Return the pixels [height, width, 3 or 4] of the image in the field `image`, which has this size.
+
+    Transparent parts become white unless `keep_alpha`. Raises InvalidParameter or TooMuchWork.
+    """
+    return await _process_for(size).run(read_pixels, data, param="image", keep_alpha=keep_alpha)
+
+
+def _process_for(*sizes: Size) -> ImageProcess:
+    return _process_of_large if any(size.num_pixels > _LARGE for size in sizes) else _process

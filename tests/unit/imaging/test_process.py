@@ -1,0 +1,108 @@
+"""The process for images. Its calls are functions of the standard library, which both processes can import."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from atelier.core.errors import InvalidParameter, TooMuchWork
+from atelier.imaging.inputs import image_size
+from atelier.imaging.process import MAX_BYTES, ImageProcess
+
+_WAIT_S = 30
+_PROCESS = ImageProcess("test")
+_DIES_WITH_A_PROCESS = """
+import asyncio, os
+from atelier.imaging.process import ImageProcess
+print(asyncio.run(ImageProcess("test").run(os.getpid)), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + _WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def _wait_until_ended(pid: int) -> None:
+    _wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+async def _long_call(started: Path) -> asyncio.Task[object]:
+    """Start a call that takes long, and return when it runs."""
+    code = "__import__('pathlib').Path(path).touch() or __import__('time').sleep(60)"
+    call = asyncio.create_task(_PROCESS.run(eval, code, {"path": started}))
+    await asyncio.to_thread(_wait_until, started.exists)
+    return call
+
+
+async def test_calls_run_in_one_other_process() -> None:
+    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
+    assert await _PROCESS.run(sorted, [2, 3, 1], reverse=True) == [3, 2, 1]
+    first, second = await asyncio.gather(_PROCESS.run(os.getpid), _PROCESS.run(os.getpid))
+    assert first == second != os.getpid()
+
+
+async def test_errors_are_passed_on() -> None:
+    with pytest.raises(InvalidParameter, match="mask: not a readable image") as caught:
+        await _PROCESS.run(image_size, b"x", param="mask")
+    assert caught.value.param == "mask"
+    with pytest.raises(ZeroDivisionError):
+        await _PROCESS.run(divmod, 1, 0)
+    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
+
+
+async def test_being_cancelled_ends_the_process(tmp_path: Path) -> None:
+    pid = await _PROCESS.run(os.getpid)
+    call = await _long_call(tmp_path / "started")
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.to_thread(_wait_until_ended, pid)
+    assert await _PROCESS.run(os.getpid) != pid
+
+
+async def test_a_cancelled_call_that_waits_does_not_end_the_one_that_runs(tmp_path: Path) -> None:
+    running = await _long_call(tmp_path / "started")
+    waiting = asyncio.create_task(_PROCESS.run(os.getpid))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not running.done()
+    running.cancel()
+
+
+@pytest.mark.slow
+async def test_a_call_that_takes_too_much_time_is_ended() -> None:
+    with pytest.raises(TooMuchWork, match="too much time or memory"):
+        await _PROCESS.run(pow, 3, 10**9)
+    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
+
+
+async def test_a_call_that_takes_too_much_memory_is_refused() -> None:
+    with pytest.raises(TooMuchWork, match="too much time or memory"):
+        await _PROCESS.run(bytes, MAX_BYTES)
+    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
+
+
+async def test_a_process_that_was_ended_from_outside_is_started_again() -> None:
+    pid = await _PROCESS.run(os.getpid)
+    psutil.Process(pid).kill()
+    await asyncio.to_thread(_wait_until_ended, pid)
+    assert await _PROCESS.run(os.getpid) != pid
+
+
+def test_the_process_ends_with_the_one_that_started_it() -> None:
+    run = subprocess.run([sys.executable, "-c", _DIES_WITH_A_PROCESS], stdout=subprocess.PIPE, check=False)
+    _wait_until_ended(int(run.stdout))
