@@ -25,7 +25,8 @@ def build(args: GraphArgs) -> Application:
     text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
     annotator = node(Annotator, max_ongoing_requests=64, num_cpus=0.05)
     controlnet = node(ControlNet, max_ongoing_requests=64, num_cpus=0.05)
-    denoiser = node(Denoiser, max_ongoing_requests=64, num_cpus=0.4)
+    # More than `max_waiting` and the batch: the engine rejects what is too much, so that metrics are never shut out.
+    denoiser = node(Denoiser, max_ongoing_requests=1000, num_cpus=0.4)
     autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.1)
     upscaler = node(Upscaler, max_ongoing_requests=16, num_cpus=0.1)
     router = node(Router, max_ongoing_requests=1000, num_cpus=0.1)

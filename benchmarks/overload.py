@@ -22,7 +22,7 @@ from benchmarks.results import record
 
 _NUM_UNLOADED_CLIENTS, _NUM_UNLOADED_REQUESTS = 16, 96
 _PROBE_S = 0.5
-_PROCESSES = ("ray::ServeReplica:atelier:Router", "ray::ProxyActor")
+_PROCESSES = ("ray::ServeReplica:atelier:Router", "ray::ProxyActor", "atelier.imaging.process")
 
 
 @dataclass(slots=True)
@@ -68,12 +68,13 @@ async def probe(address: str, seen: Seen) -> None:
 
 
 def memory_mb() -> float:
-    """Return the resident memory of the Router and the proxy together."""
+    """Return the resident memory of the Router, its image processes and the proxy together."""
     pages = 0
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
-                if process.joinpath("cmdline").read_text().startswith(_PROCESSES):
+                command = process.joinpath("cmdline").read_text()
+                if any(name in command for name in _PROCESSES):
                     pages += int(process.joinpath("statm").read_text().split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue

@@ -53,9 +53,6 @@ class Denoiser:
         """This replica's metrics in Prometheus' text format."""
         return self._metrics.text(self._engine.status())
 
-    async def ping(self) -> None:
-        """Return at once; callers learn that the replica is alive."""
-
     def check_health(self) -> None:
         """Raise RuntimeError if the engine's thread has ended or a step takes longer than `stall_s`."""
         self._engine.check(stall_s=self._stall_s)

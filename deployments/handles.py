@@ -20,8 +20,3 @@ class GraphHandles:
     denoiser: DeploymentHandle
     autoencoder: DeploymentHandle
     upscaler: DeploymentHandle
-
-    @property
-    def all(self) -> tuple[DeploymentHandle, ...]:
-        """Return every handle, in the order of the fields."""
-        return self.text_encoder, self.annotator, self.denoiser, self.autoencoder, self.upscaler

@@ -141,8 +141,15 @@ class _Merged:
         return families.values()
 
 
-def merged(texts: Iterable[str]) -> str:
-    """Merge the metrics texts of several replicas (Prometheus' format) into one, with one heading per metric."""
+def merged(texts: Iterable[str], *, is_complete: bool) -> str:
+    """Merge the metrics texts of several replicas (Prometheus' format) into one, with one heading per metric.
+
+    A metric of its own tells whether the texts of all replicas are there.
+    """
     registry = CollectorRegistry()
     registry.register(_Merged(texts))
+    complete = OwnGauge(
+        "atelier_metrics_complete", "Whether every Denoiser returned its metrics, 0 or 1.", registry=registry
+    )
+    complete.set(is_complete)
     return generate_latest(registry).decode()

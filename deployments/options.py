@@ -55,7 +55,10 @@ class DenoiserOptions(ReplicaOptions):
 
     num_threads: NumThreads = 2
     max_waiting: int = Field(
-        64, ge=1, description="Number of requests that may wait in a replica; others are rejected with status 429."
+        256,
+        ge=1,
+        le=900,
+        description="Number of requests that may wait in a replica; others are rejected with status 429.",
     )
     max_rows: int = Field(
         32, ge=20, description="Largest number of rows in a UNet call; an image has one row, or two with guidance."

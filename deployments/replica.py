@@ -16,9 +16,6 @@ class Replica:
         self._stall_s = options.stall_s
         self._runtime = Runtime.start(name, placement(options), num_threads=options.num_threads)
 
-    async def ping(self) -> None:
-        """Return at once; callers learn that the replica is alive."""
-
     def check_health(self) -> None:
         """Raise TimeoutError if the model call in progress has been running for longer than `stall_s`."""
         self._runtime.thread.check(stall_s=self._stall_s)

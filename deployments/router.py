@@ -20,6 +20,7 @@ from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from deployments.handles import GraphHandles
 from deployments.options import RouterOptions
+from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
 
@@ -34,7 +35,7 @@ class Router:
     def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
         self._options = options
         self._pipeline = Pipeline(
-            HandleStages(handles),
+            HandleStages(handles, Readiness(serve.get_replica_context().app_name)),
             catalogue,
             max_pixel_steps=options.max_pixel_steps,
             max_wait_s=options.max_wait_s,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,18 +18,19 @@ from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
 from deployments.handles import GraphHandles
 from deployments.metrics import merged
+from deployments.readiness import Readiness
 
 logger = logging.getLogger(__name__)
 
-_READY_TIMEOUT_S = 2.0
-_METRICS_TIMEOUT_S = 5.0
+_METRICS_TIMEOUT_S = 1.0
 
 
 class HandleStages:
     """`atelier.pipeline.stages.Stages` over the handles of a graph."""
 
-    def __init__(self, handles: GraphHandles) -> None:
+    def __init__(self, handles: GraphHandles, readiness: Readiness) -> None:
         self._handles = handles
+        self._readiness = readiness
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         with _our_errors():
@@ -72,26 +72,23 @@ class HandleStages:
         return upscaled
 
     async def metrics_text(self) -> str:
-        answers = await self._handles.denoiser.broadcast("metrics_text").results_async(
-            timeout_s=_METRICS_TIMEOUT_S, return_exceptions=True
-        )
-        texts = []
+        """Return the metrics of all Denoisers, or none of them if one does not answer within a second."""
+        answers: list[str | Exception]
+        try:
+            answers = await self._handles.denoiser.broadcast("metrics_text").results_async(
+                timeout_s=_METRICS_TIMEOUT_S, return_exceptions=True
+            )
+        except TimeoutError as error:
+            answers = [error]
+        texts = [answer for answer in answers if isinstance(answer, str)]
         for answer in answers:
             if isinstance(answer, Exception):
-                logger.warning("a replica did not return its metrics", exc_info=answer)
-            else:
-                texts.append(answer)
-        return merged(texts)
+                logger.warning("a Denoiser did not return its metrics", exc_info=answer)
+        return merged(texts, is_complete=len(texts) == len(answers))
 
     async def check_ready(self) -> bool:
-        """Return whether a replica of every deployment answers within two seconds."""
-        try:
-            async with asyncio.timeout(_READY_TIMEOUT_S):
-                with _our_errors():
-                    await asyncio.gather(*(handle.ping.remote() for handle in self._handles.all))
-        except (AtelierError, TimeoutError):
-            return False
-        return True
+        """Return whether every deployment has a running replica or is scaled to zero."""
+        return await self._readiness.is_ready()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class ErrorResponse(BaseModel):
 
 #: OpenAPI responses for the errors of routes that read a body.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 404, 413, 415, 429, 500, 501, 503, 504)
+    status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
 }
 
 

@@ -11,6 +11,7 @@
     │   ├── NotFound             404   not_found
     │   ├── ModelNotFound        404   model_not_found
     │   ├── MethodNotAllowed     405   method_not_allowed
+    │   ├── BodyTimeout          408   body_timeout
     │   ├── BodyTooLarge         413   body_too_large
     │   └── UnsupportedMediaType 415   unsupported_media_type
     ├── QueueFull                429 rate_limit_error
@@ -104,6 +105,13 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     code = "method_not_allowed"
+
+
+class BodyTimeout(InvalidRequest):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "body_timeout"
 
 
 class BodyTooLarge(InvalidRequest):

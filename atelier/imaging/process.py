@@ -22,8 +22,6 @@ from typing import IO, ParamSpec, TypeVar, cast
 
 from atelier.core.errors import TooMuchWork
 
-#: Maximum CPU time of one call; the largest images that a request may have need half of it.
-MAX_CPU_S = 6
 #: Maximum memory of the process; the largest image needs half of it.
 MAX_BYTES = 800_000_000
 #: Lets models go first where they share the CPU with this process.
@@ -50,16 +48,17 @@ class ImageProcess:
         self._running: object = None
         atexit.register(self._end)
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function in the process. Function, arguments and result are pickled.
+    async def run(self, max_cpu_s: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in the process, for at most `max_cpu_s` + 1 seconds of CPU time.
 
+        Function, arguments and result are pickled.
         Being cancelled ends the process. Errors of the function are passed on.
 
         Raises:
-            TooMuchWork: the call took more than `MAX_CPU_S`, or the process was ended for another reason.
+            TooMuchWork: the call took more time or memory than it may, or the process was ended for another reason.
         """
         call = object()
-        answer = self._thread.submit(self._call, call, (function, args, kwargs))
+        answer = self._thread.submit(self._call, call, (max_cpu_s, function, args, kwargs))
         try:
             return cast(T, await asyncio.wrap_future(answer))
         except asyncio.CancelledError:
@@ -121,10 +120,10 @@ def main() -> None:
 def _answer(calls: IO[bytes], answers: IO[bytes]) -> bool:
     """Answer the next call; returns False if there is none, because the process that calls has ended."""
     try:
-        function, args, kwargs = pickle.load(calls)
+        max_cpu_s, function, args, kwargs = pickle.load(calls)
     except EOFError:
         return False
-    _limit_cpu_time()
+    _limit_cpu_time(max_cpu_s)
     try:
         answer = True, function(*args, **kwargs)
     except MemoryError:
@@ -137,11 +136,11 @@ def _answer(calls: IO[bytes], answers: IO[bytes]) -> bool:
     return True
 
 
-def _limit_cpu_time() -> None:
-    """Let the kernel end this process if the call that begins now takes more than `MAX_CPU_S`."""
+def _limit_cpu_time(max_cpu_s: int) -> None:
+    """Let the kernel end this process if the call that begins now takes longer; the kernel counts whole seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + MAX_CPU_S, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + max_cpu_s, most))
 
 
 if __name__ == "__main__":

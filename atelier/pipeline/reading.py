@@ -14,23 +14,25 @@ from atelier.pipeline.stages import Pixels
 
 #: Number of pixels above which an image is large. Decoding 4096 × 4096 pixels takes up to 280 MB.
 _LARGE = 2048 * 2048
+#: CPU time for the headers, and for the pixels, of all images of a request; twice what the largest need.
+_HEADERS_S, _PIXELS_S = 1, 5
 
 _process, _process_of_large = ImageProcess("images"), ImageProcess("large-images")
 
 
 async def sizes_of(params: GenerateParams) -> InputSizes:
     """Return the sizes of a request's images. Raises the errors of `read_sizes`, and TooMuchWork."""
-    return await _process.run(read_sizes, params) if params.has_images else read_sizes(params)
+    return await _process.run(_HEADERS_S, read_sizes, params) if params.has_images else read_sizes(params)
 
 
 async def inputs_of(params: GenerateParams, sizes: InputSizes, size: Size) -> Inputs:
     """Return a request's images, resized to `size`. Raises the errors of `read_inputs`, and TooMuchWork."""
-    return await _process_for(*sizes.all).run(read_inputs, params, size) if params.has_images else Inputs()
+    return await _process_for(*sizes.all).run(_PIXELS_S, read_inputs, params, size) if params.has_images else Inputs()
 
 
 async def size_of(data: bytes) -> Size:
     """Return the size of the image in the field `image`. Raises InvalidParameter or TooMuchWork."""
-    return await _process.run(image_size, data, param="image")
+    return await _process.run(_HEADERS_S, image_size, data, param="image")
 
 
 async def pixels_of(data: bytes, size: Size, *, keep_alpha: bool) -> Pixels:
@@ -38,7 +40,7 @@ async def pixels_of(data: bytes, size: Size, *, keep_alpha: bool) -> Pixels:
 
     Transparent parts become white unless `keep_alpha`. Raises InvalidParameter or TooMuchWork.
     """
-    return await _process_for(size).run(read_pixels, data, param="image", keep_alpha=keep_alpha)
+    return await _process_for(size).run(_PIXELS_S, read_pixels, data, param="image", keep_alpha=keep_alpha)
 
 
 def _process_for(*sizes: Size) -> ImageProcess:

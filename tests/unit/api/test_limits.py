@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from atelier.api.limits import BodyLimit
-from atelier.core.errors import BodyTooLarge
+from atelier.core.errors import BodyTimeout, BodyTooLarge, QueueFull
 from tests.unit.api.conftest import MAX_BODY_BYTES
 
 _PATH = "/v1/images/generations"
@@ -67,6 +68,102 @@ async def test_a_body_that_is_declared_too_large_is_not_read() -> None:
 async def test_a_body_that_grows_too_large_is_rejected_while_it_arrives(declared: str | None) -> None:
     with pytest.raises(BodyTooLarge, match="larger than the 10 bytes"):
         await _send([b"12345", b"678901", b"never read"], declared=declared)
+
+
+class _Held:
+    """Requests of six bytes that are held until the test lets them end; eleven of them are too much for a limit of 8.
+
+    Each sends its body in two parts, or announces it.
+    """
+
+    def __init__(self, *, is_announced: bool) -> None:
+        self._limit = BodyLimit(self._work, max_bytes=8)
+        self._headers = [(b"content-length", b"6")] if is_announced else []
+        self._may_end = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+        self.statuses: list[int] = []
+
+    async def _work(self, _: Scope, receive: Receive, __: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await self._may_end.wait()
+
+    async def start(self) -> None:
+        """Send one more request, and wait until it is held or refused."""
+        parts = [(b"123", True), (b"456", False)]
+
+        async def receive() -> Message:
+            body, more_body = parts.pop(0)
+            return {"type": "http.request", "body": body, "more_body": more_body}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.statuses.append(message["status"])
+
+        async def answer() -> None:
+            try:
+                await self._limit({"type": "http", "headers": self._headers}, receive, send)
+            except QueueFull as error:
+                self.statuses.append(error.status)
+
+        self._running.add(asyncio.create_task(answer()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        """Let all requests end."""
+        self._may_end.set()
+        await asyncio.gather(*self._running)
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_bodies_are_bounded_together(is_announced: bool) -> None:
+    held = _Held(is_announced=is_announced)
+    for _ in range(10):
+        await held.start()
+    assert held.statuses == []
+    await held.start()
+    assert held.statuses == [429]
+    await held.end()
+    for _ in range(10):
+        await held.start()
+    assert held.statuses == [429]
+    await held.end()
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atelier.api.limits._TIMEOUT_S", 0.01)
+    reader = _Reader()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    with pytest.raises(BodyTimeout, match="did not arrive within"):
+        await BodyLimit(reader, max_bytes=10)({"type": "http", "headers": []}, receive, send)
+
+
+async def test_waiting_for_a_client_to_leave_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams listen for a disconnect after the body is complete."""
+    monkeypatch.setattr("atelier.api.limits._TIMEOUT_S", 0.01)
+    messages: list[Message] = [{"type": "http.request", "body": b"1"}, {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        await asyncio.sleep(0 if len(messages) == 2 else 0.05)
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    async def work(_: Scope, receive: Receive, __: Send) -> None:
+        assert (await receive())["body"] == b"1"
+        assert (await receive())["type"] == "http.disconnect"
+
+    await BodyLimit(work, max_bytes=10)({"type": "http", "headers": []}, receive, send)
+    assert messages == []
 
 
 async def test_other_connections_are_passed_on() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
@@ -19,6 +18,7 @@ from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
 from deployments.denoiser import Denoiser
 from deployments.handles import GraphHandles
+from deployments.readiness import Readiness
 from deployments.stages import HandleStages
 from deployments.text_encoder import TextEncoder
 from deployments.upscaler import Upscaler
@@ -53,10 +53,6 @@ async def _answer(*_: object) -> None:
     return None
 
 
-async def _hang(*_: object) -> None:
-    await asyncio.Event().wait()
-
-
 def _failing(error: Exception) -> Callable[..., Awaitable[object]]:
     async def fail(*_: object) -> None:
         raise error
@@ -67,6 +63,10 @@ def _failing(error: Exception) -> Callable[..., Awaitable[object]]:
 @pytest.fixture
 def handles() -> GraphHandles:
     return GraphHandles(**{field.name: _Handle(_answer) for field in fields(GraphHandles)})
+
+
+def _stages(handles: GraphHandles) -> HandleStages:
+    return HandleStages(handles, Readiness("atelier"))
 
 
 def _as_protocol(stages: HandleStages) -> Stages:
@@ -91,21 +91,35 @@ def test_every_method_of_the_protocol_is_checked() -> None:
     assert methods == {*_DEPLOYMENTS, "metrics_text", "check_ready"}
 
 
-async def test_a_graph_is_ready_when_every_deployment_answers(handles: GraphHandles) -> None:
-    assert await HandleStages(handles).check_ready()
+class _Broadcast:
+    """A response of Serve's `broadcast`: the texts of some replicas, or a timeout."""
+
+    def __init__(self, *answers: str | Exception, is_silent: bool = False) -> None:
+        self._answers, self.is_silent = list(answers), is_silent
+
+    async def results_async(self, **_: object) -> list[str | Exception]:
+        if self.is_silent:
+            raise TimeoutError
+        return self._answers
 
 
-@pytest.mark.parametrize("lost", [field.name for field in fields(GraphHandles)])
-async def test_a_graph_is_not_ready_when_a_stage_is_lost(handles: GraphHandles, lost: str) -> None:
-    handle = _Handle(_failing(ActorDiedError()))
-    assert not await HandleStages(replace(handles, **{lost: handle})).check_ready()
-
-
-async def test_a_graph_is_not_ready_when_a_stage_is_silent(
-    handles: GraphHandles, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("answers", "complete"),
+    [
+        (_Broadcast("a_total 1\n", "b_total 1\n"), 1),
+        (_Broadcast("a_total 1\n", ActorDiedError()), 0),
+        (_Broadcast(is_silent=True), 0),
+    ],
+    ids=["all", "one is lost", "one is silent"],
+)
+async def test_metrics_tell_whether_every_denoiser_answered(
+    handles: GraphHandles, answers: _Broadcast, complete: int
 ) -> None:
-    monkeypatch.setattr("deployments.stages._READY_TIMEOUT_S", 0.02)
-    assert not await HandleStages(replace(handles, denoiser=_Handle(_hang))).check_ready()
+    denoiser = _Handle(_answer)
+    denoiser.broadcast = lambda _: answers  # type: ignore[attr-defined]
+    text = await _stages(replace(handles, denoiser=denoiser)).metrics_text()
+    assert f"atelier_metrics_complete {complete}.0" in text
+    assert ("a_total 1.0" in text) == (not answers.is_silent)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +134,6 @@ async def test_a_graph_is_not_ready_when_a_stage_is_silent(
 async def test_errors_of_a_call_become_ours(
     handles: GraphHandles, raised: Exception, expected: type[AtelierError]
 ) -> None:
-    stages = HandleStages(replace(handles, annotator=_Handle(_failing(raised))))
+    stages = _stages(replace(handles, annotator=_Handle(_failing(raised))))
     with pytest.raises(expected):
         await stages.annotate(Annotation("canny"), None)  # type: ignore[arg-type]

@@ -18,11 +18,12 @@ from atelier.imaging.inputs import image_size
 from atelier.imaging.process import MAX_BYTES, ImageProcess
 
 _WAIT_S = 30
+_CPU_S = 10
 _PROCESS = ImageProcess("test")
 _DIES_WITH_A_PROCESS = """
 import asyncio, os
 from atelier.imaging.process import ImageProcess
-print(asyncio.run(ImageProcess("test").run(os.getpid)), flush=True)
+print(asyncio.run(ImageProcess("test").run(9, os.getpid)), flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -41,40 +42,40 @@ def _wait_until_ended(pid: int) -> None:
 async def _long_call(started: Path) -> asyncio.Task[object]:
     """Start a call that takes long, and return when it runs."""
     code = "__import__('pathlib').Path(path).touch() or __import__('time').sleep(60)"
-    call = asyncio.create_task(_PROCESS.run(eval, code, {"path": started}))
+    call = asyncio.create_task(_PROCESS.run(_CPU_S, eval, code, {"path": started}))
     await asyncio.to_thread(_wait_until, started.exists)
     return call
 
 
 async def test_calls_run_in_one_other_process() -> None:
-    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
-    assert await _PROCESS.run(sorted, [2, 3, 1], reverse=True) == [3, 2, 1]
-    first, second = await asyncio.gather(_PROCESS.run(os.getpid), _PROCESS.run(os.getpid))
+    assert await _PROCESS.run(_CPU_S, divmod, 7, 3) == (2, 1)
+    assert await _PROCESS.run(_CPU_S, sorted, [2, 3, 1], reverse=True) == [3, 2, 1]
+    first, second = await asyncio.gather(_PROCESS.run(_CPU_S, os.getpid), _PROCESS.run(_CPU_S, os.getpid))
     assert first == second != os.getpid()
 
 
 async def test_errors_are_passed_on() -> None:
     with pytest.raises(InvalidParameter, match="mask: not a readable image") as caught:
-        await _PROCESS.run(image_size, b"x", param="mask")
+        await _PROCESS.run(_CPU_S, image_size, b"x", param="mask")
     assert caught.value.param == "mask"
     with pytest.raises(ZeroDivisionError):
-        await _PROCESS.run(divmod, 1, 0)
-    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
+        await _PROCESS.run(_CPU_S, divmod, 1, 0)
+    assert await _PROCESS.run(_CPU_S, divmod, 7, 3) == (2, 1)
 
 
 async def test_being_cancelled_ends_the_process(tmp_path: Path) -> None:
-    pid = await _PROCESS.run(os.getpid)
+    pid = await _PROCESS.run(_CPU_S, os.getpid)
     call = await _long_call(tmp_path / "started")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     await asyncio.to_thread(_wait_until_ended, pid)
-    assert await _PROCESS.run(os.getpid) != pid
+    assert await _PROCESS.run(_CPU_S, os.getpid) != pid
 
 
 async def test_a_cancelled_call_that_waits_does_not_end_the_one_that_runs(tmp_path: Path) -> None:
     running = await _long_call(tmp_path / "started")
-    waiting = asyncio.create_task(_PROCESS.run(os.getpid))
+    waiting = asyncio.create_task(_PROCESS.run(_CPU_S, os.getpid))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -83,24 +84,23 @@ async def test_a_cancelled_call_that_waits_does_not_end_the_one_that_runs(tmp_pa
     running.cancel()
 
 
-@pytest.mark.slow
 async def test_a_call_that_takes_too_much_time_is_ended() -> None:
     with pytest.raises(TooMuchWork, match="too much time or memory"):
-        await _PROCESS.run(pow, 3, 10**9)
-    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
+        await _PROCESS.run(1, pow, 3, 10**9)
+    assert await _PROCESS.run(_CPU_S, divmod, 7, 3) == (2, 1)
 
 
 async def test_a_call_that_takes_too_much_memory_is_refused() -> None:
     with pytest.raises(TooMuchWork, match="too much time or memory"):
-        await _PROCESS.run(bytes, MAX_BYTES)
-    assert await _PROCESS.run(divmod, 7, 3) == (2, 1)
+        await _PROCESS.run(_CPU_S, bytes, MAX_BYTES)
+    assert await _PROCESS.run(_CPU_S, divmod, 7, 3) == (2, 1)
 
 
 async def test_a_process_that_was_ended_from_outside_is_started_again() -> None:
-    pid = await _PROCESS.run(os.getpid)
+    pid = await _PROCESS.run(_CPU_S, os.getpid)
     psutil.Process(pid).kill()
     await asyncio.to_thread(_wait_until_ended, pid)
-    assert await _PROCESS.run(os.getpid) != pid
+    assert await _PROCESS.run(_CPU_S, os.getpid) != pid
 
 
 def test_the_process_ends_with_the_one_that_started_it() -> None:
