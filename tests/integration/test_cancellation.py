@@ -15,6 +15,7 @@ from atelier.core.denoising import DenoiseRequest, Pass, RequestId, StepEvent
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
 from deployments.handles import GraphHandles
+from deployments.readiness import Readiness
 from deployments.stages import HandleStages
 from tests.integration.steps import Steps
 
@@ -34,7 +35,8 @@ def stages(address: str) -> HandleStages:
             denoiser=serve.get_deployment_handle("Denoiser", "atelier"),
             autoencoder=serve.get_deployment_handle("Autoencoder", "atelier"),
             upscaler=serve.get_deployment_handle("Upscaler", "atelier"),
-        )
+        ),
+        Readiness("atelier"),
     )
 
 
