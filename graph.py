@@ -29,7 +29,8 @@ def build(args: GraphArgs) -> Application:
     denoiser = node(Denoiser, max_ongoing_requests=1000, num_cpus=0.4)
     autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.1)
     upscaler = node(Upscaler, max_ongoing_requests=16, num_cpus=0.1)
-    router = node(Router, max_ongoing_requests=1000, num_cpus=0.1)
+    # More than clients come at once: the Router rejects in the API's form, Serve's proxy in plain text.
+    router = node(Router, max_ongoing_requests=5000, num_cpus=0.1)
     residuals = controlnet.bind(catalogue, args.controlnet) if args.denoiser.has_remote_control else None
     handles = GraphHandles(
         text_encoder=text_encoder.bind(catalogue, args.text_encoder),

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
+import aiohttp
 
 from benchmarks.graph import running_graph
 from benchmarks.results import record
@@ -37,29 +37,31 @@ class Seen:
     memory_mb: float = 0
 
 
-async def generate(client: httpx2.AsyncClient, seed: int, seen: Seen, started_s: float) -> None:
+async def generate(client: aiohttp.ClientSession, seed: int, seen: Seen, started_s: float) -> None:
     """Ask for one image and count how it is answered."""
     try:
-        answer = await client.post("/v1/images/generations", json={"prompt": "a red circle", "seed": seed})
-    except httpx2.HTTPError as error:
+        async with client.post("/v1/images/generations", json={"prompt": "a red circle", "seed": seed}) as answer:
+            await answer.read()
+    except aiohttp.ClientError as error:
         seen.statuses[type(error).__name__] += 1
         return
-    is_json = answer.headers.get("content-type", "").startswith("application/json")
-    says_when = answer.status_code != 429 or int(answer.headers.get("retry-after", 0)) > 0
-    seen.statuses[f"{answer.status_code}{'' if is_json and says_when else ' not in our shape'}"] += 1
-    if answer.status_code == 200:
+    says_when = answer.status != 429 or int(answer.headers.get("retry-after", 0)) > 0
+    is_ours = answer.content_type == "application/json" and says_when
+    seen.statuses[f"{answer.status}{'' if is_ours else ' not in our shape'}"] += 1
+    if answer.status == 200:
         seen.images_s.append(time.perf_counter() - started_s)
 
 
 async def probe(address: str, seen: Seen) -> None:
     """Ask for /ready and /metrics again and again, and read the memory of the Router and the proxy."""
-    async with httpx2.AsyncClient(base_url=address, timeout=30) as client:
+    async with aiohttp.ClientSession(address, timeout=aiohttp.ClientTimeout(30)) as client:
         while True:
             for path in ("/ready", "/metrics"):
                 start = time.perf_counter()
                 try:
-                    ok = (await client.get(path)).status_code == 200
-                except httpx2.HTTPError:
+                    async with client.get(path) as answer:
+                        ok = answer.status == 200
+                except (aiohttp.ClientError, TimeoutError):
                     ok = False
                 seen.failed_probes += not ok
                 seen.probes_s[path] = max(seen.probes_s.get(path, 0), time.perf_counter() - start)
@@ -84,8 +86,9 @@ def memory_mb() -> float:
 async def measure(address: str, *, num_requests: int, num_clients: int) -> Seen:
     """Send requests from so many clients at once, and probe the server until all are answered."""
     seen = Seen()
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-    async with httpx2.AsyncClient(base_url=address, timeout=900, limits=limits) as client:
+    connections = aiohttp.TCPConnector(limit=0, force_close=True)
+    timeout = aiohttp.ClientTimeout(900)
+    async with aiohttp.ClientSession(address, connector=connections, timeout=timeout) as client:
         probing = asyncio.create_task(probe(address, seen))
         started_s, seeds = time.perf_counter(), iter(range(num_requests))
 

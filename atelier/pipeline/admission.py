@@ -36,16 +36,20 @@ class Admission:
         #: Work finished, and seconds in which there was any; both decay with `_HALF_LIFE_S`.
         self._finished_work, self._busy_s = 0.0, 0.0
 
-    @contextmanager
-    def admitted(self, work: int) -> Iterator[Callable[[], None]]:
-        """Count `work` as in progress within the context; call the result when it is finished.
-
-        Raises QueueFull if the predicted wait is too long; its `retry_after_s` is the excess.
-        """
+    def check(self) -> None:
+        """Raise QueueFull if work that is sent now would wait too long; its `retry_after_s` is the excess."""
         self._update()
         excess_s = self._predicted_wait_s() - self._max_wait_s
         if excess_s > 0:
             raise QueueFull(retry_after_s=math.ceil(excess_s))
+
+    @contextmanager
+    def admitted(self, work: int) -> Iterator[Callable[[], None]]:
+        """Count `work` as in progress within the context; call the result when it is finished.
+
+        Raises QueueFull if the predicted wait is too long.
+        """
+        self.check()
         self._num_admitted += 1
         self._work += work
 

@@ -53,6 +53,10 @@ class Pipeline:
         self._running: Coalescer[Result] = Coalescer()
         self._writing = asyncio.Semaphore(_MAX_WRITTEN)
 
+    def check_admission(self) -> None:
+        """Raise QueueFull if a generation that is sent now would wait too long, before its body is read."""
+        self._generations.check()
+
     async def generate(self, request_id: RequestId, params: GenerateParams) -> Result:
         """Generate the images of a request.
 
