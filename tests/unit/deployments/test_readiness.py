@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 
 import pytest
 from ray.exceptions import RaySystemError
@@ -19,6 +20,8 @@ from ray.serve.schema import (
 )
 
 from deployments.readiness import Readiness
+
+request: ContextVar[str | None] = ContextVar("request", default=None)
 
 _Deployments = Mapping[str, tuple[DeploymentStatus, Mapping[ReplicaState, int]]]
 _RUNNING: _Deployments = {
@@ -104,3 +107,16 @@ async def test_clients_that_ask_together_share_an_answer() -> None:
     readiness = Readiness("atelier", status)
     assert all(await asyncio.gather(*(readiness.is_ready() for _ in range(20))))
     assert len(asked) == 1
+
+
+async def test_the_question_does_not_belong_to_the_request_that_asks() -> None:
+    """Serve would cancel it with that request."""
+    request.set("the first")
+    seen = []
+
+    def status() -> ServeStatus:
+        seen.append(request.get())
+        return _status(_RUNNING)
+
+    assert await Readiness("atelier", status).is_ready()
+    assert seen == [None]

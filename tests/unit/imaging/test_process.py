@@ -39,11 +39,14 @@ def _wait_until_ended(pid: int) -> None:
     _wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
-async def _long_call(started: Path) -> asyncio.Task[object]:
-    """Start a call that takes long, and return when it runs."""
-    code = "__import__('pathlib').Path(path).touch() or __import__('time').sleep(60)"
-    call = asyncio.create_task(_PROCESS.run(_CPU_S, eval, code, {"path": started}))
-    await asyncio.to_thread(_wait_until, started.exists)
+async def _running_call(folder: Path) -> asyncio.Task[object]:
+    """Start a call that ends when the file `end` exists, and return when it runs."""
+    code = (
+        "[(folder / 'started').touch()]"
+        " + [__import__('time').sleep(0.01) for _ in iter(lambda: (folder / 'end').exists(), True)]"
+    )
+    call = asyncio.create_task(_PROCESS.run(_CPU_S, eval, code, {"folder": folder}))
+    await asyncio.to_thread(_wait_until, (folder / "started").exists)
     return call
 
 
@@ -65,7 +68,7 @@ async def test_errors_are_passed_on() -> None:
 
 async def test_being_cancelled_ends_the_process(tmp_path: Path) -> None:
     pid = await _PROCESS.run(_CPU_S, os.getpid)
-    call = await _long_call(tmp_path / "started")
+    call = await _running_call(tmp_path)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -74,14 +77,14 @@ async def test_being_cancelled_ends_the_process(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_call_that_waits_does_not_end_the_one_that_runs(tmp_path: Path) -> None:
-    running = await _long_call(tmp_path / "started")
+    running = await _running_call(tmp_path)
     waiting = asyncio.create_task(_PROCESS.run(_CPU_S, os.getpid))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert not running.done()
-    running.cancel()
+    await asyncio.to_thread((tmp_path / "end").touch)
+    assert isinstance(await running, list)
 
 
 async def test_a_call_that_takes_too_much_time_is_ended() -> None:

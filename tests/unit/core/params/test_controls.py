@@ -101,3 +101,11 @@ def test_an_annotation_needs_an_image_and_a_kind(missing: str) -> None:
     del fields[missing]
     with pytest.raises(InvalidParameter, match=f"{missing} is required"):
         parse(AnnotateParams, fields)
+
+
+def test_a_default_is_written_like_the_same_value_of_a_client() -> None:
+    """`parameters` in a file and its bytes would differ otherwise."""
+    absent, given = (
+        parse(ControlParams, {"kind": "canny", "image": b"x", **fields}) for fields in ({}, {"start": 0})
+    )
+    assert absent.model_dump_json(include={"start"}) == given.model_dump_json(include={"start"}) == '{"start":0.0}'
