@@ -1,7 +1,8 @@
 """Admission: a request is rejected at once if it would wait too long behind those that are already admitted.
 
 The wait is predicted from the work in progress and the rate at which work has been finished lately. Work has any unit
-that is proportional to the time it takes, such as pixel steps for generations.
+that is proportional to the time it takes, such as pixel steps for generations. The rate is that of finished requests
+alone: work that is cancelled, or still in progress, has taken time without a result.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ class Admission:
         self._updated_s = now_s()
         self._num_admitted = 0
         self._work = 0
-        #: Work finished, and seconds in which there was any; both decay with `_HALF_LIFE_S`.
-        self._finished_work, self._busy_s = 0.0, 0.0
+        #: Seconds in which there was work, and those that fell to one request if each had an equal share.
+        self._busy_s, self._share_s = 0.0, 0.0
+        #: Finished work and the shares of time it took; both decay with `_HALF_LIFE_S`.
+        self._finished_work, self._finished_s = 0.0, 0.0
+        self._decayed_s = 0.0
 
     def check(self) -> None:
         """Raise QueueFull if work that is sent now would wait too long; its `retry_after_s` is the excess."""
@@ -52,10 +56,13 @@ class Admission:
         self.check()
         self._num_admitted += 1
         self._work += work
+        started_s = self._share_s
 
         def finish() -> None:
             self._update()
+            self._decay()
             self._finished_work += work
+            self._finished_s += self._share_s - started_s
 
         try:
             yield finish
@@ -66,14 +73,19 @@ class Admission:
 
     def _predicted_wait_s(self) -> float:
         if self._finished_work:
-            return self._work * self._busy_s / self._finished_work
+            return self._work * self._finished_s / self._finished_work
         return 0.0 if self._num_admitted < self._max_unmeasured else self._max_wait_s + 1
 
     def _update(self) -> None:
-        """Let time pass: finished work decays, and busy seconds grow, only while there is work."""
+        """Let time pass, which counts only while there is work."""
         now_s = self._now_s()
         elapsed_s, self._updated_s = now_s - self._updated_s, now_s
         if self._num_admitted:
-            decay = 0.5 ** (elapsed_s / _HALF_LIFE_S)
-            self._finished_work *= decay
-            self._busy_s = self._busy_s * decay + elapsed_s
+            self._busy_s += elapsed_s
+            self._share_s += elapsed_s / self._num_admitted
+
+    def _decay(self) -> None:
+        decay = 0.5 ** ((self._busy_s - self._decayed_s) / _HALF_LIFE_S)
+        self._decayed_s = self._busy_s
+        self._finished_work *= decay
+        self._finished_s *= decay

@@ -82,11 +82,32 @@ def test_slow_work_of_long_ago_is_forgotten(admission: Admission, clock: _Clock)
         assert _is_admitted(admission)
 
 
-def test_cancelled_work_was_not_finished(admission: Admission, clock: _Clock) -> None:
+def test_cancelled_work_does_not_slow_the_rate(admission: Admission, clock: _Clock) -> None:
     for _ in range(10):
         _work(admission, clock, 1000, seconds=10, is_finished=False)
-    with admission.admitted(50):
-        assert not _is_admitted(admission)
+    with admission.admitted(100):
+        assert _is_admitted(admission)
+        with admission.admitted(1):
+            assert not _is_admitted(admission)
+
+
+def test_long_work_in_progress_does_not_slow_the_rate(admission: Admission, clock: _Clock) -> None:
+    with admission.admitted(99):
+        clock.now_s += 1000
+        assert _is_admitted(admission)
+
+
+def test_work_side_by_side_shares_the_time(clock: _Clock) -> None:
+    """Twice 50 units in 10 seconds are 10 a second, however they overlap."""
+    admission = Admission(max_wait_s=10, max_unmeasured=64, now_s=clock)
+    with admission.admitted(50) as finish_first, admission.admitted(50) as finish_second:
+        clock.now_s += 10
+        finish_first()
+        finish_second()
+    with admission.admitted(100):
+        assert _is_admitted(admission)
+        with admission.admitted(1):
+            assert not _is_admitted(admission)
 
 
 def test_a_fixed_number_is_admitted_before_the_rate_is_known() -> None:

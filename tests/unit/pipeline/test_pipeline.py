@@ -260,6 +260,7 @@ async def test_others_do_not_wait_for_large_images(
 ) -> None:
     requests = (pipeline.generate(_id(seed), _params(init_image=_large(), seed=seed)) for seed in range(8))
     waiting = [asyncio.create_task(request) for request in requests]
+    await stages.denoising.wait()
     assert (await pipeline.generate(_id(9), _params(**fields))).pictures
     num_read = stages.names.count("encode_latents") - len(fields)
     assert num_read < 8
@@ -384,3 +385,12 @@ async def test_work_on_images_that_would_wait_too_long_is_rejected(
     rejected = [error for error in answers if isinstance(error, QueueFull)]
     assert 1 <= len(rejected) < 8
     assert len(stages.names) == 9 - len(rejected)
+
+
+async def test_control_maps_do_not_wait_for_enlargements(stages: RecordingStages, small_catalogue: Catalogue) -> None:
+    pipeline = Pipeline(stages, small_catalogue, max_pixel_steps=1, max_wait_s=1e-6)
+    upscale = parse(UpscaleParams, {"image": _IMAGE, "scale": 1})
+    annotate = parse(AnnotateParams, {"image": _IMAGE, "kind": "canny"})
+    await pipeline.upscale(upscale)
+    upscaled, drawn = await asyncio.gather(pipeline.upscale(upscale), pipeline.annotate(annotate))
+    assert (upscaled.upscaler, drawn.kind) == ("tiny-x4", "canny")
