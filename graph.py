@@ -4,9 +4,12 @@
 postponed in this module, because Serve converts `args` to a GraphArgs only if the signature holds the class itself.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ray.serve import Application
 
-from atelier.catalogue.catalogue import read_catalogue
+from atelier.catalogue.catalogue import Catalogue, read_catalogue
 from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
 from deployments.controlnet import ControlNet
@@ -21,25 +24,53 @@ from deployments.upscaler import Upscaler
 
 def build(args: GraphArgs) -> Application:
     """Bind the deployments. Raises CatalogueError for a wrong catalogue, ModelNotFound for an id that it lacks."""
-    catalogue = read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
+    catalogue = _catalogue(args)
     text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
     annotator = node(Annotator, max_ongoing_requests=64, num_cpus=0.05)
-    controlnet = node(ControlNet, max_ongoing_requests=64, num_cpus=0.05)
-    # More than `max_waiting` and the batch: the engine rejects what is too much, so that metrics are never shut out.
-    denoiser = node(Denoiser, max_ongoing_requests=1000, num_cpus=0.4)
     autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.1)
     upscaler = node(Upscaler, max_ongoing_requests=16, num_cpus=0.1)
     # More than clients come at once: the Router rejects in the API's form, Serve's proxy in plain text.
     router = node(Router, max_ongoing_requests=5000, num_cpus=0.1)
-    residuals = controlnet.bind(catalogue, args.controlnet) if args.denoiser.has_remote_control else None
     handles = GraphHandles(
         text_encoder=text_encoder.bind(catalogue, args.text_encoder),
         annotator=annotator.bind(catalogue, args.annotator),
-        denoiser=denoiser.bind(catalogue, args.denoiser, residuals),
+        denoiser=_denoiser(catalogue, args, {}),
         autoencoder=autoencoder.bind(catalogue, args.autoencoder),
         upscaler=upscaler.bind(catalogue, args.upscaler),
     )
     return router.bind(catalogue, args.router, handles)
+
+
+def build_app(args: GraphArgs | Mapping[str, object]) -> Application:
+    """Build the graph to run it under any name and route prefix, or to bind it in another graph.
+
+    `args` are those of a Serve config. Raises ValidationError if they are wrong, and what `build` raises.
+    """
+    return build(GraphArgs.model_validate(args))
+
+
+def build_denoiser(
+    args: GraphArgs | Mapping[str, object], *, override_serve_options: Mapping[str, Any] | None = None
+) -> Application:
+    """Build the Denoiser alone, to bind it in another graph; with ControlNet replicas if its transports need them.
+
+    `override_serve_options` are options of `serve.deployment` for the Denoiser, such as `num_replicas` or
+    `ray_actor_options`. Raises what `build_app` raises.
+    """
+    args = GraphArgs.model_validate(args)
+    return _denoiser(_catalogue(args), args, override_serve_options or {})
+
+
+def _catalogue(args: GraphArgs) -> Catalogue:
+    return read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
+
+
+def _denoiser(catalogue: Catalogue, args: GraphArgs, serve_options: Mapping[str, Any]) -> Application:
+    controlnet = node(ControlNet, max_ongoing_requests=64, num_cpus=0.05)
+    # More than `max_waiting` and the batch: the engine rejects what is too much, so that metrics are never shut out.
+    denoiser = node(Denoiser, max_ongoing_requests=1000, num_cpus=0.4).options(**serve_options)
+    residuals = controlnet.bind(catalogue, args.controlnet) if args.denoiser.has_remote_control else None
+    return denoiser.bind(catalogue, args.denoiser, residuals)
 
 
 app = build(GraphArgs())

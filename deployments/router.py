@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from ray import serve
 from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
-from atelier.api.openai.schemas import ImagesParams
-from atelier.api.openai.translate import generate_params, parse_openai
-from atelier.api.request_id import new_request_id
+from atelier.api.native.inspecting import inspection
+from atelier.api.native.status import capabilities
+from atelier.api.openai.schemas import ImagesEditRequest, ImagesGenerateRequest, ImagesVariationRequest
+from atelier.api.openai.translate import edit_params, errors_in_openais_names, generate_params, variation_params
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams, parse
-from atelier.imaging.formats import MEDIA_TYPES
+from atelier.core.params import AnnotateParams, GenerateParams, InspectParams, UpscaleParams
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
+from deployments.answers import (
+    Answer,
+    control_map_answer,
+    delivered,
+    event_answer,
+    images_answer,
+    upscaled_answer,
+)
+from deployments.calls import Sent, call_id, read_images_params, read_params, read_stream_params
+from deployments.errors import as_atelier_errors, send_errors_as_fields
 from deployments.handles import GraphHandles
 from deployments.options import RouterOptions
 from deployments.readiness import Readiness
@@ -26,13 +37,19 @@ from deployments.stages import HandleStages
 
 #: Path of a stored file below the route prefix. Handle calls return the path alone, without a server's address.
 _FILE_PATH = "/v1/images/files/{name}"
+_SERVED = {"models", "controlnets", "upscalers"}
 
 
 @serve.ingress()
 class Router:
-    """The graph's ingress, with one method per operation that other Ray applications may call."""
+    """The graph's ingress, with one method per operation that other Ray applications may call.
+
+    A method takes the fields of its HTTP route, as a mapping or as an object of `atelier.core.params`, and returns
+    plain data. It raises the AtelierError that HTTP would report.
+    """
 
     def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
+        send_errors_as_fields()
         self._options = options
         self._pipeline = Pipeline(
             HandleStages(handles, Readiness(serve.get_replica_context().app_name)),
@@ -55,47 +72,79 @@ class Router:
             returns_request_id=False,
         )
 
-    async def annotate(self, params: Mapping[str, object]) -> bytes:
-        """Draw an image's control map as a PNG, from the fields of POST /v1/images/annotate. Raises AtelierError."""
-        return (await self._pipeline.annotate(parse(AnnotateParams, params))).data
+    async def generate(self, params: Sent) -> Answer:
+        """Generate images from the fields of POST /v1/images/generations.
 
-    async def upscale(self, params: Mapping[str, object]) -> dict[str, object]:
+        Returns `images`, `control_maps`, `size`, `usage`, `upscaler`, `exactness_key` and `request_id`. An image has
+        the file's bytes as `image`, its `media_type`, `seed` and `parameters`. With `response_format: url` it has the
+        file's path on the ingress as `url` instead of `image`.
+        """
+        with as_atelier_errors():
+            asked = read_images_params(ImagesGenerateRequest, params)
+            return await self._images(asked, generate_params(asked, self._pipeline.catalogue))
+
+    async def edit(self, params: Sent) -> Answer:
+        """Edit an image, from the fields of POST /v1/images/edits. Returns what `generate` returns."""
+        with as_atelier_errors():
+            asked = read_images_params(ImagesEditRequest, params)
+            generation = edit_params(asked, self._pipeline.catalogue)
+            with errors_in_openais_names():
+                return await self._images(asked, generation)
+
+    async def variation(self, params: Sent) -> Answer:
+        """Vary an image, from the fields of POST /v1/images/variations. Returns what `generate` returns."""
+        with as_atelier_errors():
+            asked = read_images_params(ImagesVariationRequest, params)
+            generation = variation_params(asked, self._pipeline.catalogue)
+            with errors_in_openais_names():
+                return await self._images(asked, generation)
+
+    async def stream(self, params: Sent) -> AsyncGenerator[Answer]:
+        """Generate images and yield `planned`, each `step` and `preview` that is asked for, and `result`.
+
+        Takes the fields of POST /v1/images/generations; `progress` asks for steps, `partial_images` for previews. The
+        result has the fields that `generate` returns. Cancelling the response stops the work before the next step.
+        """
+        with as_atelier_errors():
+            asked = read_stream_params(params)
+            generation = generate_params(asked, self._pipeline.catalogue)
+            events = self._pipeline.stream(
+                call_id(), generation, report_steps=asked.progress, num_previews=asked.partial_images
+            )
+            async with aclosing(events):
+                async for event in events:
+                    yield event_answer(event, generation.output_format)
+
+    async def upscale(self, params: Sent) -> Answer:
         """Enlarge an image, from the fields of POST /v1/images/upscale.
 
-        The answer has the file's bytes as `image`, or with `response_format: url` its path on the ingress as `url`.
-        Raises AtelierError.
+        Returns `image` (with `response_format: url` a `url` instead), `media_type`, `size` and `upscaler`.
         """
-        asked = parse(UpscaleParams, params)
-        upscaled = await self._pipeline.upscale(asked)
-        answer: dict[str, object] = {
-            "media_type": MEDIA_TYPES[asked.output_format],
-            "upscaler": upscaled.upscaler,
-        }
-        if asked.response_format == "b64_json":
-            return {"image": upscaled.data, **answer}
-        file = await self._delivery.deliver(upscaled.data, asked.output_format, asked.response_format)
-        return {"url": file.url, **answer}
+        with as_atelier_errors():
+            asked = read_params(UpscaleParams, params)
+            upscaled = await self._pipeline.upscale(asked)
+            file = await delivered(self._delivery, upscaled.data, asked.output_format, asked.response_format)
+            return upscaled_answer(upscaled, file, asked.output_format)
 
-    async def generate(self, params: Mapping[str, object] | GenerateParams) -> dict[str, object]:
-        """Generate images from the fields of POST /v1/images/generations; returns plain Python data.
+    async def annotate(self, params: Sent) -> Answer:
+        """Draw a control map, from the fields of POST /v1/images/annotate: `image`, `media_type`, `kind`, `size`."""
+        with as_atelier_errors():
+            return control_map_answer(await self._pipeline.annotate(read_params(AnnotateParams, params)))
 
-        Raises the AtelierError that HTTP would report; see `atelier.core.errors`.
-        """
-        if not isinstance(params, GenerateParams):
-            params = generate_params(parse_openai(ImagesParams, params), self._pipeline.catalogue)
-        result = await self._pipeline.generate(new_request_id(), params)
-        return {
-            "control_maps": [{"kind": drawn.kind, "image": drawn.data} for drawn in result.control_maps],
-            "request_id": result.request_id,
-            "exactness_key": result.exactness_key,
-            "upscaler": result.upscaler,
-            "images": [
-                {
-                    "image": picture.data,
-                    "media_type": MEDIA_TYPES[result.plan.params.output_format],
-                    "seed": picture.seed,
-                    "parameters": result.plan.parameters(picture.seed),
-                }
-                for picture in result.pictures
-            ],
-        }
+    async def inspect(self, params: Sent) -> Answer:
+        """Read the metadata of an image file. Takes and returns the fields of POST /v1/images/inspect."""
+        with as_atelier_errors():
+            asked = read_params(InspectParams, params)
+            return (await asyncio.to_thread(inspection, asked.image)).model_dump()
+
+    async def models(self) -> Answer:
+        """Return the `models` with their defaults, `controlnets` and `upscalers` that are served, as GET / does."""
+        return (await capabilities(self._pipeline)).model_dump(include=_SERVED)
+
+    async def _images(self, asked: ImagesGenerateRequest, params: GenerateParams) -> Answer:
+        result = await self._pipeline.generate(call_id(), params)
+        files = [
+            await delivered(self._delivery, picture.data, params.output_format, asked.response_format)
+            for picture in result.pictures
+        ]
+        return images_answer(result, files)

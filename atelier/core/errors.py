@@ -38,6 +38,7 @@ class AtelierError(Exception):
 
     def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
         super().__init__(message or type(self).__doc__)
+        self.message = str(self)
         self.param = param
 
 

@@ -14,13 +14,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from ray.serve import Application
-from ray.serve._private.build_app import build_app
+from ray.serve._private.build_app import build_app as built_by_serve
 from ray.serve.schema import ServeDeploySchema
 
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.core.control import TransportName
+from atelier.core.errors import ModelNotFound
 from deployments.options import DenoiserOptions, GraphArgs
-from graph import build
+from graph import build, build_app, build_denoiser
 
 _ROOT = Path(__file__).parents[3]
 _NODES = {"Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
@@ -87,7 +88,7 @@ def test_a_misspelt_argument_is_rejected() -> None:
 
 def _names(app: Application) -> set[str]:
     """The names of an application's deployments."""
-    return {deployment.name for deployment in build_app(app, name="atelier").deployments}
+    return {deployment.name for deployment in built_by_serve(app, name="atelier").deployments}
 
 
 def test_the_default_graph_has_no_controlnet_replicas() -> None:
@@ -100,8 +101,33 @@ def test_a_remote_transport_adds_controlnet_replicas(transport: TransportName) -
     assert _names(build(args)) == _NODES | {"ControlNet"}
 
 
+def test_an_app_is_built_from_a_mapping_or_from_typed_args() -> None:
+    transports = ["handle", "in_process"]
+    app = build_app({"denoiser": {"control_transports": transports}})
+    assert _names(app) == _NODES | {"ControlNet"}
+    assert _names(build_app(GraphArgs())) == _NODES
+    with pytest.raises(ValidationError, match="num_thread"):
+        build_app({"denoiser": {"num_thread": 2}})
+
+
+def test_a_denoiser_is_built_alone() -> None:
+    assert _names(build_denoiser({})) == {"Denoiser"}
+    args = GraphArgs(denoiser=DenoiserOptions(control_transports=("handle", "in_process")))
+    assert _names(build_denoiser(args)) == {"Denoiser", "ControlNet"}
+    with pytest.raises(ModelNotFound, match="missing"):
+        build_denoiser({"models": ["missing"]})
+
+
+def test_serve_options_of_a_denoiser_alone_can_be_overridden() -> None:
+    options = {"num_replicas": 2, "ray_actor_options": {"num_gpus": 0.5}}
+    app = build_denoiser({}, override_serve_options=options)
+    [denoiser] = built_by_serve(app, name="atelier").deployments
+    assert (denoiser.num_replicas, denoiser.ray_actor_options["num_gpus"]) == (2, 0.5)
+    assert denoiser.max_ongoing_requests == 64
+
+
 def test_serve_replaces_bound_deployments_inside_the_handles() -> None:
-    built = build_app(
+    built = built_by_serve(
         build(GraphArgs()), name="atelier", make_deployment_handle=lambda deployment, _: deployment.name
     )
     [router] = [deployment for deployment in built.deployments if deployment.name == "Router"]
