@@ -74,7 +74,7 @@ def parameters_page() -> str:
         [
             (
                 "Generations",
-                "`POST /v1/images/generations`, edits and variations, and `generate` by handle.",
+                "`POST /v1/images/generations`, edits and variations; by handle `generate` and `stream`.",
                 field_table(GenerateParams),
             ),
             ("controls", "Each object in the list `controls`.", field_table(ControlParams)),
@@ -82,29 +82,31 @@ def parameters_page() -> str:
             ("upscale", "The object `upscale`.", field_table(UpscaleStep)),
             (
                 "OpenAI's words",
-                "These are also read over HTTP and from the mappings that `generate` takes by handle. "
+                "These are also read over HTTP and from the mappings that are sent by handle. "
                 "`true_cfg_scale` is another name for `guidance_scale`.",
                 field_table(ImagesParams, _added(ImagesParams, GenerateParams)),
             ),
             (
                 "Answers and streams",
-                "These are read over HTTP only.",
+                "By handle, images are bytes unless `response_format` is `url`. Streams have the method `stream`; "
+                "labels are not returned.",
                 field_table(ImagesGenerateRequest, _added(ImagesGenerateRequest, ImagesParams)),
             ),
             (
                 "Edits",
-                "These are further fields in the form of `POST /v1/images/edits`.",
+                "These are further fields in the form of `POST /v1/images/edits`, and of `edit` by handle.",
                 field_table(ImagesEditRequest, _added(ImagesEditRequest, ImagesGenerateRequest)),
             ),
             (
                 "Variations",
-                "These fields are new or differ in the form of `POST /v1/images/variations`.",
+                "These fields are new or differ in the form of `POST /v1/images/variations`, and of `variation` by "
+                "handle.",
                 field_table(ImagesVariationRequest, ["image", "prompt", "strength"]),
             ),
             ("Upscaling", "`POST /v1/images/upscale`, and `upscale` by handle.", field_table(UpscaleParams)),
             ("Upscaling to a data URL", "`POST /enhance-media`.", field_table(EnhanceParams)),
             ("Control maps", "`POST /v1/images/annotate`, and `annotate` by handle.", field_table(AnnotateParams)),
-            ("Metadata", "`POST /v1/images/inspect`.", field_table(InspectParams)),
+            ("Metadata", "`POST /v1/images/inspect`, and `inspect` by handle.", field_table(InspectParams)),
             ("Samplers", "The values of `sampler`.", _sampler_table()),
             ("Control kinds", "The values of `kind`.", _control_kind_table()),
         ],
@@ -141,7 +143,7 @@ def errors_page() -> str:
         "Errors",
         "These are the classes in `atelier.core.errors`; a subclass stands below its base, indented. Over HTTP the "
         'body is `{"error": {"message", "type", "param", "code"}}`, where `param` names the field that caused the '
-        "error. By handle the class itself is raised. An error that is not retryable has the header "
+        "error. By handle these are attributes of the exception. An error that is not retryable has the header "
         "`x-should-retry: false`. How to catch and retry errors is described in [handles](handles.md#errors).",
         [
             (

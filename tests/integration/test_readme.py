@@ -41,7 +41,17 @@ _WRITTEN = {
         "cross.png": _SQUARE,
         "triangle.png": _SQUARE,
     },
-    _HANDLES: {"star.png": _SQUARE, "edges.png": _SQUARE, "large.png": (512, 512), "cross.png": _SQUARE},
+    _HANDLES: {
+        "star.png": _SQUARE,
+        "blue.png": _SQUARE,
+        "varied.png": _SQUARE,
+        "large.png": (512, 512),
+        "edges.png": _SQUARE,
+        "preview-0.png": _SQUARE,
+        "preview-1.png": _SQUARE,
+        "cross.png": _SQUARE,
+        "ring.png": _SQUARE,
+    },
 }
 
 
@@ -63,7 +73,7 @@ def test_python_blocks_write_their_images(
         with Image.open(file) as image:
             written[file.name] = image.size
     assert written == _WRITTEN[page]
-    if page == _QUICKSTART:
+    if page in (_QUICKSTART, _HANDLES):
         for name, expected in (("star.png", _STAR), ("blue.png", _coloured(_STAR, "blue"))):
             assert judge(Image.open(tmp_path / name), expected).is_right
 

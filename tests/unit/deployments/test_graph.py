@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from ray import serve
 from ray.serve import Application
 from ray.serve._private.build_app import build_app as built_by_serve
 from ray.serve.schema import ServeDeploySchema
@@ -108,6 +109,15 @@ def test_an_app_is_built_from_a_mapping_or_from_typed_args() -> None:
     assert _names(build_app(GraphArgs())) == _NODES
     with pytest.raises(ValidationError, match="num_thread"):
         build_app({"denoiser": {"num_thread": 2}})
+
+
+def test_an_app_is_bound_in_one_of_others() -> None:
+    class Studio:
+        pass
+
+    app = serve.deployment(Studio).bind(build_app({}))
+    built_by_serve(app, name="studio").validate_single_fastapi_ingress()
+    assert _names(app) == {"Studio", *_NODES}
 
 
 def test_a_denoiser_is_built_alone() -> None:
