@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,16 @@ def _postcards(folder: Path) -> serve.Application:
     return serve.deployment(Postcards, ray_actor_options={"num_cpus": 0.1, "runtime_env": environment}).bind()
 
 
+def _broken_fields() -> object:
+    """A mapping that nothing can read."""
+
+    class Broken(UserDict[str, object]):
+        def __iter__(self) -> Iterator[str]:
+            raise ZeroDivisionError
+
+    return Broken()
+
+
 @pytest.fixture(scope="module")
 def postcards(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeploymentHandle]:
     assert address
@@ -128,9 +139,17 @@ def test_an_app_without_atelier_reads_errors_of_stages(postcards: DeploymentHand
     assert (error["status"], error["code"], error["param"]) == (400, "invalid_value", "prompt")
 
 
+@pytest.mark.parametrize("method", ["generate", "edit", "variation", "upscale", "annotate", "inspect"])
+def test_an_app_without_atelier_reads_unforeseen_errors(postcards: DeploymentHandle, method: str) -> None:
+    error = postcards.call.remote(method, _broken_fields()).result(timeout_s=60)
+    assert (error["status"], error["code"], error["param"]) == (500, "internal_error", None)
+
+
 def test_an_app_without_atelier_reads_errors_of_streams(postcards: DeploymentHandle) -> None:
     error = postcards.last_event.remote({"prompt": "x", "n": 0}).result(timeout_s=60)
     assert (error["status"], error["code"], error["param"]) == (400, "invalid_value", "n")
+    error = postcards.last_event.remote(_broken_fields()).result(timeout_s=60)
+    assert (error["status"], error["code"], error["param"]) == (500, "internal_error", None)
     late = {"prompt": "x", "num_inference_steps": 150, "size": "256x256", "deadline_s": 0.5, "progress": True}
     error = postcards.last_event.remote(late).result(timeout_s=60)
     assert (error["status"], error["code"], error["param"]) == (504, "deadline_exceeded", "deadline_s")
