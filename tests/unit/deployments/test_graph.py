@@ -133,7 +133,7 @@ def test_serve_options_of_a_denoiser_alone_can_be_overridden() -> None:
     app = build_denoiser({}, override_serve_options=options)
     [denoiser] = built_by_serve(app, name="atelier").deployments
     assert (denoiser.num_replicas, denoiser.ray_actor_options["num_gpus"]) == (2, 0.5)
-    assert denoiser.max_ongoing_requests == 64
+    assert denoiser.max_ongoing_requests == 1000
 
 
 def test_serve_replaces_bound_deployments_inside_the_handles() -> None:
