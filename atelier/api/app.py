@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
+from atelier.api import docs
 from atelier.api.error_handlers import install_error_handlers
 from atelier.api.limits import BodyLimit
 from atelier.api.native import files, status, unbuilt
@@ -30,7 +31,9 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 
 
 def _build_routes() -> FastAPI:
-    routes = FastAPI(title="Atelier", version=version("atelier"), description=_DESCRIPTION, redoc_url=None)
+    routes = FastAPI(
+        title="Atelier", version=version("atelier"), description=_DESCRIPTION, docs_url=None, redoc_url=None
+    )
     install_error_handlers(routes)
     for router in (
         openai_images.router,
@@ -39,6 +42,7 @@ def _build_routes() -> FastAPI:
         models.router,
         status.router,
         unbuilt.router,
+        docs.router,
     ):
         routes.include_router(router)
     return routes
