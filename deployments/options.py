@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atelier.catalogue.catalogue import DEFAULT_CATALOGUE
 from atelier.core.control import TransportName
+from atelier.core.params.delivery import ResponseFormat
 
 NumThreads = Annotated[
     int, Field(ge=1, description="Number of OpenMP threads of one replica on the CPU; replicas share its cores.")
@@ -105,7 +106,7 @@ class UpscalerOptions(ReplicaOptions):
 
 
 class RouterOptions(Options):
-    """Limits of the Router."""
+    """Limits of the Router, and its defaults for clients."""
 
     max_pixel_steps: int = Field(
         40_000_000, ge=1, description="Largest work of a request: pixels × steps × images, over all of its passes."
@@ -117,6 +118,11 @@ class RouterOptions(Options):
         "Others are answered with 429 and a Retry-After.",
     )
     max_body_bytes: int = Field(30_000_000, ge=1, description="Largest body of an HTTP request, in bytes.")
+    default_response_format: ResponseFormat | None = Field(
+        None,
+        description="How OpenAI's routes return images to clients that send no response_format. By default b64_json, "
+        "and url for the models dall-e-2 and dall-e-3. A stream always carries b64_json.",
+    )
 
 
 class GraphArgs(Options):
@@ -145,7 +151,7 @@ class GraphArgs(Options):
     controlnet: ControlNetOptions = Field(ControlNetOptions(), description="Options of the ControlNet.")
     autoencoder: AutoencoderOptions = Field(AutoencoderOptions(), description="Options of the Autoencoder.")
     upscaler: UpscalerOptions = Field(UpscalerOptions(), description="Options of the Upscaler.")
-    router: RouterOptions = Field(RouterOptions(), description="Limits of the Router.")
+    router: RouterOptions = Field(RouterOptions(), description="Options of the Router.")
 
     @model_validator(mode="after")
     def _residuals_have_the_same_bits_everywhere(self) -> GraphArgs:

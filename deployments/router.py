@@ -67,6 +67,7 @@ class Router:
             self._pipeline,
             self._blobs,
             max_body_bytes=self._options.max_body_bytes,
+            default_response_format=self._options.default_response_format,
             public_url=self._settings.public_url,
             allowed_origins=self._settings.allowed_origins,
             returns_request_id=False,

@@ -22,6 +22,7 @@ from atelier.api.openai import models
 from atelier.api.origins import Origins, origin_of
 from atelier.api.request_id import RequestIds
 from atelier.api.services import ProvideServices, Services
+from atelier.core.params.delivery import ResponseFormat
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 
@@ -57,23 +58,26 @@ def build_app(
     blobs: BlobStore,
     *,
     max_body_bytes: int,
+    default_response_format: ResponseFormat | None = None,
     public_url: str | None = None,
     allowed_origins: Collection[str] = (),
     returns_request_id: bool = True,
 ) -> ASGIApp:
     """Build the application that serves `pipeline` and `blobs`.
 
-    It rejects bodies of more than `max_body_bytes`. URLs in answers begin with `public_url` or, if that is None, with
+    It rejects bodies of more than `max_body_bytes`. Images are returned in `default_response_format` to clients that
+    name none; if it is None, as OpenAI does it. URLs in answers begin with `public_url` or, if that is None, with
     the address that the client used. Web pages may call it from this machine, `public_url` and `allowed_origins`.
     `returns_request_id` is False behind Ray Serve's proxy, which adds `x-request-id` to every answer itself.
     """
+    services = Services(pipeline, blobs, default_response_format, public_url)
     origins = [*allowed_origins, *([] if public_url is None else [origin_of(public_url)])]
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
     middleware = [
         Middleware(RequestIds, returns_id=returns_request_id),
         Middleware(Origins, allowed=origins),
         Middleware(BodyLimit, max_bytes=max_body_bytes),
-        Middleware(ProvideServices, services=Services(pipeline, blobs, public_url)),
+        Middleware(ProvideServices, services=services),
     ]
     served: ASGIApp = _ROUTES
     for layer, args, kwargs in reversed(middleware):

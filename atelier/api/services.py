@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atelier.api.request_id import request_id_of
 from atelier.core.denoising import RequestId
+from atelier.core.params.delivery import ResponseFormat
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -26,6 +27,8 @@ class Services:
 
     pipeline: Pipeline
     blobs: BlobStore
+    #: How images are returned to clients that do not say it; None for OpenAI's defaults.
+    default_response_format: ResponseFormat | None = None
     #: Address of the server for clients; None for the one that each client uses.
     public_url: str | None = None
 
@@ -63,11 +66,22 @@ def _delivery(request: Request) -> Delivery:
     return Delivery(_blobs(request), url_of)
 
 
-def _request_id(request: Request) -> RequestId:
-    return request_id_of(request.scope)
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request for images: its id, and the services that answer it."""
+
+    request_id: RequestId
+    pipeline: Pipeline
+    delivery: Delivery
+    default_response_format: ResponseFormat | None
+
+
+def _call(request: Request) -> Call:
+    services = _services(request)
+    return Call(request_id_of(request.scope), services.pipeline, _delivery(request), services.default_response_format)
 
 
 UsedPipeline = Annotated[Pipeline, Depends(_pipeline)]
 UsedBlobs = Annotated[BlobStore, Depends(_blobs)]
 UsedDelivery = Annotated[Delivery, Depends(_delivery)]
-GivenRequestId = Annotated[RequestId, Depends(_request_id)]
+GivenCall = Annotated[Call, Depends(_call)]

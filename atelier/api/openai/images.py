@@ -26,12 +26,9 @@ from atelier.api.openai.translate import (
     parse_openai,
     variation_params,
 )
-from atelier.api.services import GivenRequestId, UsedDelivery, UsedPipeline
-from atelier.core.denoising import RequestId
+from atelier.api.services import Call, GivenCall
 from atelier.core.params.generate import GenerateParams
 from atelier.imaging.formats import MEDIA_TYPES
-from atelier.pipeline.delivery import Delivery
-from atelier.pipeline.pipeline import Pipeline
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -56,13 +53,11 @@ _REPEATED = frozenset({"image"})
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
-async def generate_images(
-    request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
-) -> ImagesResponse | Response:
+async def generate_images(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Generate images from a prompt, or from a prompt and an image."""
     asked = parse_openai(ImagesGenerateRequest, await json_fields(request))
-    params = generate_params(asked, pipeline.catalogue)
-    return await _answer(request_id, params, asked, pipeline, delivery, prefix="image_generation")
+    params = generate_params(asked, call.pipeline.catalogue)
+    return await _answer(call, params, asked, prefix="image_generation")
 
 
 @router.post(
@@ -72,14 +67,12 @@ async def generate_images(
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
-async def edit_image(
-    request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
-) -> ImagesResponse | Response:
+async def edit_image(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Edit an image by a prompt, inside its mask or everywhere."""
     asked = parse_openai(ImagesEditRequest, await form_fields(request, ImagesEditRequest, lists=_REPEATED))
-    params = edit_params(asked, pipeline.catalogue)
+    params = edit_params(asked, call.pipeline.catalogue)
     with errors_in_openais_names():
-        return await _answer(request_id, params, asked, pipeline, delivery, prefix="image_edit")
+        return await _answer(call, params, asked, prefix="image_edit")
 
 
 @router.post(
@@ -89,28 +82,21 @@ async def edit_image(
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
-async def vary_image(
-    request: Request, request_id: GivenRequestId, pipeline: UsedPipeline, delivery: UsedDelivery
-) -> ImagesResponse | Response:
+async def vary_image(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Generate variations of an image."""
     asked = parse_openai(ImagesVariationRequest, await form_fields(request, ImagesVariationRequest, lists=_REPEATED))
-    params = variation_params(asked, pipeline.catalogue)
+    params = variation_params(asked, call.pipeline.catalogue)
     with errors_in_openais_names():
-        return await _answer(request_id, params, asked, pipeline, delivery, prefix="image_variation")
+        return await _answer(call, params, asked, prefix="image_variation")
 
 
 async def _answer(
-    request_id: RequestId,
-    params: GenerateParams,
-    asked: ImagesGenerateRequest,
-    pipeline: Pipeline,
-    delivery: Delivery,
-    *,
-    prefix: str,
+    call: Call, params: GenerateParams, asked: ImagesGenerateRequest, *, prefix: str
 ) -> ImagesResponse | Response:
     if asked.stream:
-        return await event_stream(request_id, params, asked, pipeline, prefix=prefix)
-    result = await pipeline.generate(request_id, params)
-    if asked.delivered_as == "file":
+        return await event_stream(call.request_id, params, asked, call.pipeline, prefix=prefix)
+    result = await call.pipeline.generate(call.request_id, params)
+    answer_format = asked.delivered_as(call.default_response_format)
+    if answer_format == "file":
         return await asyncio.to_thread(file_response, result)
-    return await images_response(result, asked, delivery, asked.delivered_as)
+    return await images_response(result, asked, call.delivery, answer_format)

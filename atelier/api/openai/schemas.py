@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from atelier.api.openai.quality import Quality, ResolvedQuality, Style
 from atelier.api.schemas import ControlMap, File
-from atelier.core.params.delivery import OutputFormat
+from atelier.core.params.delivery import OutputFormat, ResponseFormat
 from atelier.core.params.generate import MAX_PROMPT_CHARS, GenerateParams
 from atelier.core.params.parsing import at_most
 from atelier.core.params.pictures import ImageBytes
@@ -47,8 +47,8 @@ class ImagesGenerateRequest(ImagesParams):
 
     response_format: AnswerFormat | None = Field(
         None,
-        description="Base64 or URLs in the answer, or the image file itself, several as a ZIP. By default b64_json; "
-        "url for the models dall-e-2 and dall-e-3.",
+        description="Base64 or URLs in the answer, or the image file itself, several as a ZIP. By default the "
+        "server's default_response_format or, without one, url for the models dall-e-2 and dall-e-3, else b64_json.",
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Number of previews in a stream.")
@@ -56,12 +56,11 @@ class ImagesGenerateRequest(ImagesParams):
     user: str | None = Field(None, max_length=512, description="A label, returned as safety_identifier.")
     safety_identifier: str | None = Field(None, max_length=512, description="A label, returned as it is.")
 
-    @property
-    def delivered_as(self) -> AnswerFormat:
-        """How images are returned: as OpenAI does, if the request does not say it."""
-        if self.response_format is None and self.model in _URL_MODELS and not self.stream:
-            return "url"
-        return self.response_format or "b64_json"
+    def delivered_as(self, default: ResponseFormat | None = None) -> AnswerFormat:
+        """Return how images are returned: as requested, else in the server's default, else as OpenAI does it."""
+        if self.stream:
+            return "b64_json"
+        return self.response_format or default or ("url" if self.model in _URL_MODELS else "b64_json")
 
     @property
     def label(self) -> str | None:

@@ -13,8 +13,12 @@ from zipfile import ZipFile
 import httpx2
 import pytest
 
+from atelier.api.app import build_app
+from atelier.core.params import ResponseFormat
 from atelier.pipeline.coalesce import Coalescer
-from tests.pictures import as_base64, decoded, noise
+from atelier.pipeline.pipeline import Pipeline
+from atelier.stores.blobs import BlobStore
+from tests.pictures import as_base64, decoded, encoded, noise
 from tests.stages import RecordingStages
 
 _PATH = "/v1/images/generations"
@@ -71,6 +75,25 @@ async def test_openais_models_are_aliases_with_openais_default(
     for response_format in ("url", "b64_json"):
         [image] = await _images(http, model=model, response_format=response_format)
         assert image.keys() & {"url", "b64_json"} == {response_format}
+
+
+@pytest.mark.parametrize(("default", "returned"), [("url", "url"), ("b64_json", "b64_json"), (None, "url")])
+async def test_the_server_has_a_default_for_clients_that_name_no_response_format(
+    pipeline: Pipeline, blobs: BlobStore, default: ResponseFormat | None, returned: str
+) -> None:
+    app = build_app(pipeline, blobs, max_body_bytes=100_000, default_response_format=default)
+    image = {"image": ("upload", encoded(noise(32, 32)))}
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http:
+        body: dict[str, Any] = {**_QUICK, "model": "dall-e-3"}
+        answers = [
+            await http.post(_PATH, json=body),
+            *[await http.post(f"/v1/images/{path}", data=body, files=image) for path in ("edits", "variations")],
+        ]
+        streamed = await http.post(_PATH, json={**body, "stream": True})
+    for answer in answers:
+        [one] = answer.json()["data"]
+        assert one.keys() & {"url", "b64_json"} == {returned}
+    assert '"b64_json"' in streamed.text
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])

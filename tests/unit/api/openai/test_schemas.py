@@ -9,7 +9,7 @@ from atelier.api.openai.schemas import (
     ImagesVariationRequest,
 )
 from atelier.core.errors import InvalidParameter
-from atelier.core.params import Params, parse
+from atelier.core.params import Params, ResponseFormat, parse
 
 _IMAGES = {"image": [b"x"]}
 
@@ -21,7 +21,7 @@ def _generate(**fields: object) -> ImagesGenerateRequest:
 def test_defaults_are_openais() -> None:
     asked = _generate()
     assert (asked.quality, asked.style, asked.background, asked.moderation) == ("auto", None, "auto", "auto")
-    assert (asked.delivered_as, asked.stream, asked.partial_images, asked.progress) == (
+    assert (asked.delivered_as(), asked.stream, asked.partial_images, asked.progress) == (
         "b64_json",
         False,
         0,
@@ -122,6 +122,25 @@ def test_the_fidelity_of_an_edit_is_high_or_low() -> None:
     assert (asked.input_fidelity, asked.mask, asked.markup, asked.strength) == (None, None, None, None)
     with pytest.raises(InvalidParameter):
         parse(ImagesEditRequest, {"prompt": "x", **_IMAGES, "input_fidelity": "medium"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "default", "expected"),
+    [
+        ({}, None, "b64_json"),
+        ({}, "url", "url"),
+        ({"model": "dall-e-3"}, None, "url"),
+        ({"model": "dall-e-3"}, "b64_json", "b64_json"),
+        ({"response_format": "b64_json"}, "url", "b64_json"),
+        ({"response_format": "file"}, "url", "file"),
+        ({"stream": True}, "url", "b64_json"),
+        ({"stream": True, "model": "dall-e-3"}, None, "b64_json"),
+    ],
+)
+def test_a_client_then_the_server_then_openai_decides_how_images_are_returned(
+    fields: dict[str, object], default: ResponseFormat | None, expected: str
+) -> None:
+    assert _generate(**fields).delivered_as(default) == expected
 
 
 def test_fields_of_forms_and_streams_are_no_fields_of_a_generation() -> None:
