@@ -68,8 +68,8 @@ def parameters_page() -> str:
     return _page(
         "Parameters",
         "These are the fields of all requests, over HTTP and [by handle](handles.md). Unknown names are rejected, "
-        "and `null` is the same as an absent field. An image is base64, optionally as a data URL; in a form it is an "
-        "upload, and by handle it may be bytes. In a form, lists and objects are sent as JSON. What the fields do "
+        "and `null` is the same as an absent field. An image is base64, optionally as a data URL; in a form it may "
+        "be an upload, and by handle bytes. In a form, lists and objects are sent as JSON. What the fields do "
         "together is described in [HTTP](http.md).",
         [
             (
@@ -94,13 +94,13 @@ def parameters_page() -> str:
             ),
             (
                 "Edits",
-                "These are further fields in the form of `POST /v1/images/edits`, and of `edit` by handle.",
+                "These are further fields of `POST /v1/images/edits`, as a form or in JSON, and of `edit` by handle.",
                 field_table(ImagesEditRequest, _added(ImagesEditRequest, ImagesGenerateRequest)),
             ),
             (
                 "Variations",
-                "These fields are new or differ in the form of `POST /v1/images/variations`, and of `variation` by "
-                "handle.",
+                "These fields of `POST /v1/images/variations`, as a form or in JSON, and of `variation` by handle, are "
+                "new or differ.",
                 field_table(ImagesVariationRequest, ["image", "prompt", "strength"]),
             ),
             ("Upscaling", "`POST /v1/images/upscale`, and `upscale` by handle.", field_table(UpscaleParams)),

@@ -41,10 +41,11 @@ def field_table(kind: type[BaseModel], names: Sequence[str] = ()) -> str:
 def type_in_words(schema: Schema) -> str:
     """Describe the type and range that a JSON schema allows, such as `integer, 1 … 150`."""
     if "anyOf" in schema:
-        return " or ".join(type_in_words(option) for option in schema["anyOf"] if option.get("type") != "null")
+        words = [type_in_words(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(words))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "contentMediaType" in schema:
+    if "contentMediaType" in schema or "image_url" in schema.get("properties", {}):
         return "image"
     match schema.get("type"):
         case "array":
@@ -79,8 +80,8 @@ def default_in_words(value: object) -> str:
 def _list_of(items: Schema) -> str:
     if "enum" in items:
         return f"list of {type_in_words(items)}"
-    if "contentMediaType" in items:
-        return "list of images"
+    if "anyOf" in items or "contentMediaType" in items:
+        return f"list of {type_in_words(items)}s"
     return "list of texts" if items.get("type") == "string" else "list of objects"
 
 

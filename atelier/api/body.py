@@ -24,11 +24,6 @@ def json_body(kind: type[Params]) -> dict[str, Any]:
     return _body({_JSON: _schema(kind)})
 
 
-def form_body(kind: type[Params]) -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that reads params of this kind from a multipart form."""
-    return _body({_FORM: _form_schema(kind)})
-
-
 def either_body(kind: type[Params]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads params of this kind from JSON or a multipart form."""
     return _body({_JSON: _schema(kind), _FORM: _form_schema(kind)})
@@ -52,12 +47,30 @@ def _schema(kind: type[Params]) -> dict[str, Any]:
 def _form_schema(kind: type[Params]) -> dict[str, Any]:
     """Return the JSON schema of params as a multipart form, with images as file uploads."""
     schema = _schema(kind)
-    for field in schema["properties"].values():
-        for part in (field, field.get("items", {}), *field.get("anyOf", [])):
-            if part.get("contentEncoding") == "base64":
-                del part["contentEncoding"], part["examples"]
-                part["contentMediaType"] = "application/octet-stream"
-    return schema
+    fields = {name: _form_field(field) for name, field in schema["properties"].items()}
+    return {**schema, "properties": fields}
+
+
+def _form_field(field: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of a field as a form sends it: an image in base64 becomes an upload."""
+    match field:
+        case {"contentEncoding": "base64", "examples": _, **rest}:
+            return {**rest, "contentMediaType": "application/octet-stream"}
+        case {"items": items}:
+            return {**field, "items": _form_field(items)}
+        case {"anyOf": options, **rest}:
+            if any("contentMediaType" in option for option in options):
+                # An object beside an image is JSON's way to refer to one.
+                options = [option for option in options if option.get("type") != "object"]
+            sent = [_form_field(option) for option in options]
+            return {**rest, **(sent[0] if len(sent) == 1 else {"anyOf": sent})}
+        case _:
+            return dict(field)
+
+
+def is_json(request: Request) -> bool:
+    """Return whether the body is declared as JSON."""
+    return _JSON_TYPE.match(request.headers.get("content-type", "")) is not None
 
 
 async def json_fields(request: Request) -> Mapping[str, object]:
@@ -67,8 +80,8 @@ async def json_fields(request: Request) -> Mapping[str, object]:
         UnsupportedMediaType: the content type is not JSON. A web page of any origin may send other types unasked.
         MalformedBody: the body is not UTF-8, not JSON, or not an object.
     """
-    content_type = request.headers.get("content-type", "none")
-    if _JSON_TYPE.match(content_type) is None:
+    if not is_json(request):
+        content_type = request.headers.get("content-type", "none")
         raise UnsupportedMediaType(f"The content type must be {_JSON}; got {content_type[:80]}.")
     try:
         fields = parse_json((await request.body()).decode("utf-8-sig"))

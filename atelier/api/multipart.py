@@ -1,7 +1,7 @@
-"""Reads the fields of a multipart form: uploads as bytes, other values in the type of their field.
+"""Reads the fields of a multipart form or, on the same route, of a JSON object.
 
-A form sends values as text. If the field's type is not text, the value is read as JSON: `n=2`, `stream=false`,
-`controls=[{"kind": "canny", …}]`.
+Uploads are read as bytes, other values in the type of their field. A form sends values as text; if the field's type
+is not text, the value is read as JSON: `n=2`, `stream=false`, `controls=[{"kind": "canny", …}]`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from atelier.api.body import parse_json
-from atelier.core.errors import MalformedBody
+from atelier.api.body import is_json, json_fields, parse_json
+from atelier.core.errors import MalformedBody, UnsupportedMediaType
 
 _MAX_FILES, _MAX_FIELDS = 20, 100
 #: Maximum size of a text part, in bytes; large enough that only the limit of the whole body applies.
@@ -29,6 +29,21 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
+async def form_or_json_fields(
+    request: Request, kind: type[BaseModel], *, lists: frozenset[str] = frozenset()
+) -> Mapping[str, object]:
+    """Read the fields of a multipart form, whose images are uploads, or of a JSON object, whose images are base64.
+
+    Raises UnsupportedMediaType for any other content type, and MalformedBody for a body that cannot be read.
+    """
+    if is_form(request):
+        return await form_fields(request, kind, lists=lists)
+    if is_json(request):
+        return await json_fields(request)
+    sent = request.headers.get("content-type", "none")
+    raise UnsupportedMediaType(f"The content type must be application/json or multipart/form-data; got {sent[:80]}.")
+
+
 async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozenset[str]) -> Mapping[str, object]:
     """Read the fields of a form; names in `lists` may be repeated, with or without `[]` after them.
 
@@ -39,9 +54,6 @@ async def form_fields(request: Request, kind: type[BaseModel], *, lists: frozens
         MalformedBody: the body is not a multipart form; a field outside `lists` is repeated; a field is sent in two
             ways; or the fields of `name[][field]` are not repeated equally often.
     """
-    if not is_form(request):
-        sent = request.headers.get("content-type", "none")
-        raise MalformedBody(f"The body must be a form, as multipart/form-data; its content type is {sent[:80]}.")
     values: dict[str, dict[str, list[object]]] = {}
     try:
         async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_PART_BYTES) as form:

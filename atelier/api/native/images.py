@@ -5,34 +5,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
 
 from atelier.api.body import either_body, json_body, json_fields
 from atelier.api.errors import ERRORS
-from atelier.api.multipart import form_fields, is_form
+from atelier.api.multipart import form_or_json_fields
 from atelier.api.native.inspecting import Inspection, inspection
 from atelier.api.native.schemas import EnhancedMedia, EnhanceParams, UpscaleResponse
 from atelier.api.schemas import ControlMap, File, control_map
 from atelier.api.services import UsedDelivery, UsedPipeline
-from atelier.core.params import AnnotateParams, InspectParams, Params, UpscaleParams, parse
+from atelier.core.params import AnnotateParams, InspectParams, UpscaleParams, parse
 from atelier.core.upscaling import BICUBIC
 
 router = APIRouter(tags=["Atelier"])
 
 
-async def _fields(request: Request, kind: type[Params]) -> Mapping[str, object]:
-    """Read the fields of a multipart form (image as an upload) or of a JSON object (image in base64)."""
-    if is_form(request):
-        return await form_fields(request, kind, lists=frozenset())
-    return await json_fields(request)
-
-
 @router.post("/v1/images/annotate", responses=ERRORS, openapi_extra=either_body(AnnotateParams))
 async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap:
     """Draw the control map of an image that a ControlNet reads."""
-    asked = parse(AnnotateParams, await _fields(request, AnnotateParams))
+    asked = parse(AnnotateParams, await form_or_json_fields(request, AnnotateParams))
     return control_map(await pipeline.annotate(asked))
 
 
@@ -44,7 +36,7 @@ async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap
 )
 async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: UsedDelivery) -> UpscaleResponse:
     """Upscale an image by a factor of up to four."""
-    asked = parse(UpscaleParams, await _fields(request, UpscaleParams))
+    asked = parse(UpscaleParams, await form_or_json_fields(request, UpscaleParams))
     upscaled = await pipeline.upscale(asked)
     file = await delivery.deliver(upscaled.data, asked.output_format, asked.response_format)
     return UpscaleResponse(
@@ -59,7 +51,7 @@ async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: Used
 @router.post("/v1/images/inspect", responses=ERRORS, openapi_extra=either_body(InspectParams))
 async def inspect_image(request: Request) -> Inspection:
     """Return the generation parameters in an image file's metadata."""
-    asked = parse(InspectParams, await _fields(request, InspectParams))
+    asked = parse(InspectParams, await form_or_json_fields(request, InspectParams))
     return await asyncio.to_thread(inspection, asked.image)
 
 

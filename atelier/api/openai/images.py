@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from atelier.api.body import form_body, json_body, json_fields
+from atelier.api.body import either_body, json_body, json_fields
 from atelier.api.errors import ERRORS
-from atelier.api.multipart import form_fields
+from atelier.api.multipart import form_or_json_fields
 from atelier.api.openai.answers import images_response
 from atelier.api.openai.files import ZIP, file_response
 from atelier.api.openai.schemas import (
@@ -43,7 +43,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         }
     },
 }
-_REPEATED = frozenset({"image"})
+#: Fields of forms that may be repeated.
+_REPEATED = frozenset({"image", "images"})
 
 
 @router.post(
@@ -63,28 +64,29 @@ async def generate_images(request: Request, call: GivenCall) -> ImagesResponse |
 @router.post(
     "/images/edits",
     responses=_ANSWERS,
-    openapi_extra=form_body(ImagesEditRequest),
+    openapi_extra=either_body(ImagesEditRequest),
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
 async def edit_image(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Edit an image by a prompt, inside its mask or everywhere."""
-    asked = parse_openai(ImagesEditRequest, await form_fields(request, ImagesEditRequest, lists=_REPEATED))
+    asked = parse_openai(ImagesEditRequest, await form_or_json_fields(request, ImagesEditRequest, lists=_REPEATED))
     params = edit_params(asked, call.pipeline.catalogue)
-    with errors_in_openais_names():
+    with errors_in_openais_names(asked.image_field):
         return await _answer(call, params, asked, prefix="image_edit")
 
 
 @router.post(
     "/images/variations",
     responses=_ANSWERS,
-    openapi_extra=form_body(ImagesVariationRequest),
+    openapi_extra=either_body(ImagesVariationRequest),
     response_model=ImagesResponse,
     response_model_exclude_none=True,
 )
 async def vary_image(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Generate variations of an image."""
-    asked = parse_openai(ImagesVariationRequest, await form_fields(request, ImagesVariationRequest, lists=_REPEATED))
+    fields = await form_or_json_fields(request, ImagesVariationRequest, lists=_REPEATED)
+    asked = parse_openai(ImagesVariationRequest, fields)
     params = variation_params(asked, call.pipeline.catalogue)
     with errors_in_openais_names():
         return await _answer(call, params, asked, prefix="image_variation")

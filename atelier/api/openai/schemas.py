@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from atelier.api.openai.input_images import InputImage, InputImages, OneInputImage
 from atelier.api.openai.quality import Quality, ResolvedQuality, Style
 from atelier.api.schemas import ControlMap, File
 from atelier.core.params.delivery import OutputFormat, ResponseFormat
 from atelier.core.params.generate import MAX_PROMPT_CHARS, GenerateParams
-from atelier.core.params.parsing import at_most
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.sampling import Strength
 from atelier.pipeline.resolve import Parameters
@@ -78,13 +78,14 @@ class ImagesGenerateRequest(ImagesParams):
 
 
 class ImagesEditRequest(ImagesGenerateRequest):
-    """POST /v1/images/edits, as a multipart form"""
+    """POST /v1/images/edits"""
 
-    image: Annotated[list[ImageBytes], at_most(16)] = Field(
-        min_length=1, max_length=16, description="The image to edit."
-    )
-    mask: ImageBytes | None = Field(None, description="Mask of the image's size; transparent pixels are painted.")
-    markup: ImageBytes | None = Field(
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["image"]}, {"required": ["images"]}]})
+
+    image: InputImages | None = Field(None, description="The image to edit; required, here or as images.")
+    images: InputImages | None = Field(None, description="Another name of image, as OpenAI's JSON bodies have it.")
+    mask: InputImage | None = Field(None, description="Mask of the image's size; transparent pixels are painted.")
+    markup: InputImage | None = Field(
         None,
         description="A drawing on a transparent ground, as large as the image and laid over it; not with a mask.",
     )
@@ -94,16 +95,34 @@ class ImagesEditRequest(ImagesGenerateRequest):
     #: Hidden from the schema: this route receives the init image as `image`.
     init_image: SkipJsonSchema[ImageBytes | None] = None
 
+    @model_validator(mode="after")
+    def _has_images_under_one_name(self) -> ImagesEditRequest:
+        if self.image is None and self.images is None:
+            raise PydanticCustomError("missing_image", "image is required.", {"param": "image"})
+        if self.image is not None and self.images is not None:
+            raise PydanticCustomError(
+                "two_names", "images: image is the same; send one of them.", {"param": "images"}
+            )
+        return self
+
+    @property
+    def image_field(self) -> str:
+        """The name under which the images to edit were sent."""
+        return "image" if self.images is None else "images"
+
+    @property
+    def input_images(self) -> list[bytes]:
+        """The images to edit, under either name."""
+        return self.image or self.images or []
+
 
 class ImagesVariationRequest(ImagesGenerateRequest):
-    """POST /v1/images/variations, as a multipart form"""
+    """POST /v1/images/variations"""
 
     _needs_prompt: ClassVar[bool] = False
 
     prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="Optional prompt for the variations.")
-    image: Annotated[list[ImageBytes], at_most(1)] = Field(
-        min_length=1, max_length=1, description="The image to vary."
-    )
+    image: OneInputImage = Field(description="The image to vary.")
     strength: Strength = Field(0.6, description="How far to depart from the image.")
     #: Hidden from the schema: this route receives the init image as `image`.
     init_image: SkipJsonSchema[ImageBytes | None] = None

@@ -14,7 +14,6 @@ from atelier.core.params.delivery import OUTPUT_FORMATS
 from atelier.core.params.generate import AUTO, GenerateParams
 from atelier.core.params.parsing import Params, parse, refuse_unless_harmless
 
-_OPENAIS_NAMES = {"init_image": "image", "mask_image": "mask", "markup_image": "markup"}
 #: Formats of OpenAI that this server does not write, and the fields that belong to them.
 _NOT_WRITTEN = ("gif", "svg")
 _NOT_WRITTEN_FIELDS = {"frame_count": "gif", "frame_duration_ms": "gif", "svg": "svg", "complexity": "svg"}
@@ -88,14 +87,17 @@ def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParam
         InvalidParameter: an image is sent under two names, or the image to edit as `init_image`.
         ModelNotFound: the model is not served here.
     """
-    if len(asked.image) > 1:
-        raise NotSupported("Editing with several images is not supported by this server yet.", param="image")
+    if len(asked.input_images) > 1:
+        raise NotSupported(
+            f"{asked.image_field}: an edit of several images is not supported; send one image.",
+            param=asked.image_field,
+        )
     for theirs, ours in (("mask", "mask_image"), ("markup", "markup_image")):
         if getattr(asked, theirs) is not None and getattr(asked, ours) is not None:
             raise InvalidParameter(f"{theirs}: {ours} is the same; send one of them.", param=theirs)
     is_faithful = asked.input_fidelity == "high" and asked.strength is None
     images = {
-        "init_image": _sent_image(asked),
+        "init_image": _sent_image(asked, asked.input_images),
         "mask_image": asked.mask_image if asked.mask is None else asked.mask,
         "markup_image": asked.markup_image if asked.markup is None else asked.markup,
         "strength": _HIGH_FIDELITY if is_faithful else asked.strength,
@@ -108,25 +110,26 @@ def variation_params(asked: ImagesVariationRequest, catalogue: Catalogue) -> Gen
 
     Raises InvalidParameter if the image is sent as `init_image`, or ModelNotFound.
     """
-    return generate_params(asked, catalogue, {"init_image": _sent_image(asked)})
+    return generate_params(asked, catalogue, {"init_image": _sent_image(asked, asked.image)})
 
 
 @contextmanager
-def errors_in_openais_names() -> Iterator[None]:
-    """Rename images in InvalidParameter errors to the fields of OpenAI's forms, such as `init_image` to `image`."""
+def errors_in_openais_names(image_field: str = "image") -> Iterator[None]:
+    """Rename images in InvalidParameter errors to OpenAI's fields, such as `init_image` to `image_field`."""
+    openais_names = {"init_image": image_field, "mask_image": "mask", "markup_image": "markup"}
     try:
         yield
     except InvalidParameter as error:
-        theirs = _OPENAIS_NAMES.get(error.param or "")
+        theirs = openais_names.get(error.param or "")
         if theirs is None:
             raise
         message = str(error)
-        for ours, name in _OPENAIS_NAMES.items():
+        for ours, name in openais_names.items():
             message = message.replace(ours, name)
         raise InvalidParameter(message, param=theirs) from error
 
 
-def _sent_image(asked: ImagesEditRequest | ImagesVariationRequest) -> bytes:
+def _sent_image(asked: ImagesEditRequest | ImagesVariationRequest, images: list[bytes]) -> bytes:
     if asked.init_image is not None:
         raise InvalidParameter("init_image: send the image as image here.", param="init_image")
-    return asked.image[0]
+    return images[0]

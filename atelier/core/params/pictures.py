@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -16,10 +16,20 @@ _RED_CIRCLE = (
     "CghCKiQ7hw4cL8s1Ssl9hmsQe9y8QZSIzqU42SseodRxOliXq/+z8eGIwO/AhZZ7UAAAAASUVORK5CYII="
 )
 
+#: JSON schema of an image in base64.
+IMAGE_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "contentMediaType": "image/*",
+    "examples": [_RED_CIRCLE],
+}
+
 
 def _decoded(value: object) -> object:
     if not isinstance(value, str):
         return value
+    if value.startswith(("http://", "https://")):
+        raise PydanticCustomError("url", "must be base64 or a data URL, because this server fetches nothing")
     text = value.partition(";base64,")[2] if value.startswith("data:") else value
     try:
         return base64.b64decode(text, validate=True)
@@ -31,9 +41,7 @@ def _decoded(value: object) -> object:
 ImageBytes = Annotated[
     bytes,
     BeforeValidator(_decoded),
-    WithJsonSchema(
-        {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*", "examples": [_RED_CIRCLE]}
-    ),
+    WithJsonSchema(IMAGE_SCHEMA),
 ]
 
 

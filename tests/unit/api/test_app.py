@@ -93,8 +93,8 @@ async def test_the_documentation_shows_the_request(http: httpx2.AsyncClient) -> 
     ("path", "media_types"),
     [
         ("/v1/images/generations", {"application/json"}),
-        ("/v1/images/edits", {"multipart/form-data"}),
-        ("/v1/images/variations", {"multipart/form-data"}),
+        ("/v1/images/edits", {"application/json", "multipart/form-data"}),
+        ("/v1/images/variations", {"application/json", "multipart/form-data"}),
         ("/v1/images/annotate", {"application/json", "multipart/form-data"}),
         ("/v1/images/upscale", {"application/json", "multipart/form-data"}),
         ("/v1/images/inspect", {"application/json", "multipart/form-data"}),

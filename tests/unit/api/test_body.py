@@ -4,7 +4,8 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from atelier.api.body import either_body, form_body, json_body, json_fields
+from atelier.api.body import either_body, json_body, json_fields
+from atelier.api.openai.schemas import ImagesEditRequest
 from atelier.core.errors import MalformedBody, UnsupportedMediaType
 from atelier.core.params import UpscaleParams
 
@@ -60,7 +61,6 @@ async def test_json_of_another_type_is_malformed(body: bytes, kind: str) -> None
 def test_bodies_are_described_by_their_media_types() -> None:
     for described, media_types in (
         (json_body(UpscaleParams), ["application/json"]),
-        (form_body(UpscaleParams), ["multipart/form-data"]),
         (either_body(UpscaleParams), ["application/json", "multipart/form-data"]),
     ):
         assert described["requestBody"]["required"] is True
@@ -88,3 +88,15 @@ def test_images_are_base64_in_json_and_uploads_in_forms() -> None:
     assert (in_json["contentEncoding"], in_json["contentMediaType"]) == ("base64", "image/*")
     assert in_form["contentMediaType"] == "application/octet-stream"
     assert not {"contentEncoding", "examples"} & in_form.keys()
+
+
+def test_a_form_offers_uploads_where_json_offers_references() -> None:
+    content = either_body(ImagesEditRequest)["requestBody"]["content"]
+    in_json = content["application/json"]["schema"]["properties"]["mask"]["anyOf"]
+    in_form = content["multipart/form-data"]["schema"]["properties"]
+    upload = {"type": "string", "contentMediaType": "application/octet-stream"}
+    assert [option.get("title", option["type"]) for option in in_json] == ["string", "ImageReference", "null"]
+    assert in_form["mask"]["anyOf"] == [upload, {"type": "null"}]
+    uploads = {"type": "array", "minItems": 1, "maxItems": 16, "items": upload}
+    assert in_form["image"]["anyOf"] == [upload, uploads, {"type": "null"}]
+    assert {"type": "object"}.items() <= in_form["hires"]["anyOf"][0].items()

@@ -9,9 +9,9 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from atelier.api.multipart import form_fields, is_form
+from atelier.api.multipart import form_fields, form_or_json_fields, is_form
 from atelier.api.openai.schemas import ImagesEditRequest
-from atelier.core.errors import MalformedBody
+from atelier.core.errors import MalformedBody, UnsupportedMediaType
 
 _IMAGE_LIST = frozenset({"image"})
 
@@ -46,10 +46,15 @@ def test_a_form_is_declared_by_its_content_type(content_type: str | None, expect
     assert is_form(_request(b"", content_type)) is expected
 
 
-@pytest.mark.parametrize(("content_type", "shown"), [("application/json", "application/json"), (None, "none")])
-async def test_another_content_type_is_malformed(content_type: str | None, shown: str) -> None:
-    with pytest.raises(MalformedBody, match=f"its content type is {shown}"):
-        await form_fields(_request(b"{}", content_type), ImagesEditRequest, lists=frozenset())
+async def test_a_route_reads_json_as_well() -> None:
+    request = _request(b'{"image": ["QUI="], "n": 2}', "application/json")
+    assert await form_or_json_fields(request, ImagesEditRequest) == {"image": ["QUI="], "n": 2}
+
+
+@pytest.mark.parametrize(("content_type", "shown"), [("text/plain", "text/plain"), (None, "none")])
+async def test_another_content_type_is_unsupported(content_type: str | None, shown: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match=f"application/json or multipart/form-data; got {shown}"):
+        await form_or_json_fields(_request(b"{}", content_type), ImagesEditRequest)
 
 
 async def test_text_stays_text_where_the_field_is_text() -> None:

@@ -71,12 +71,6 @@ async def test_an_opaque_alpha_channel_is_no_mask(client: openai.AsyncOpenAI) ->
     assert not np.array_equal(np.asarray(_opened(opaque.data[0].b64_json)), np.asarray(draw(_SCENE)))
 
 
-async def test_an_edit_must_be_a_form(http: httpx2.AsyncClient) -> None:
-    answer = await http.post("/v1/images/edits", json={"prompt": "x"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
-    assert "must be a form, as multipart/form-data; its content type is application/json" in answer.text
-
-
 @pytest.mark.parametrize("field", ["mask", "markup"])
 async def test_an_empty_upload_is_a_broken_image(client: openai.AsyncOpenAI, field: str) -> None:
     uploads: dict[str, Any] = {"image": encoded(draw(_SCENE)), field: b""}
