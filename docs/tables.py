@@ -56,8 +56,8 @@ def type_in_words(schema: Schema) -> str:
             return "true or false"
         case "integer" | "number" as name:
             return ", ".join(filter(None, [name, _range(schema)]))
-        case name:
-            return str(name)
+        case _:
+            return "object"
 
 
 def default_in_words(value: object) -> str:

@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from atelier.api import docs
+from atelier.api.document import DocumentedApp
 from atelier.api.error_handlers import install_error_handlers
 from atelier.api.limits import BodyLimit
 from atelier.api.native import files, status, unbuilt
@@ -32,9 +33,11 @@ Point the official `openai` client at `/v1`; fields that OpenAI does not have go
 
 
 def _build_routes() -> FastAPI:
-    routes = FastAPI(
+    routes = DocumentedApp(
         title="Atelier", version=version("atelier"), description=_DESCRIPTION, docs_url=None, redoc_url=None
     )
+    # The first version that can describe a stream of events.
+    routes.openapi_version = "3.2.0"
     install_error_handlers(routes)
     for router in (
         openai_images.router,

@@ -12,6 +12,8 @@ from starlette.requests import Request
 from atelier.core.errors import MalformedBody, UnsupportedMediaType
 from atelier.core.params.parsing import Params
 
+#: Where the OpenAPI document has the schemas that others refer to.
+_REF_TEMPLATE = "#/components/schemas/{model}"
 _NULL = {"type": "null"}
 _JSON, _FORM = "application/json", "multipart/form-data"
 _JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
@@ -36,7 +38,7 @@ def _body(schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _schema(kind: type[Params]) -> dict[str, Any]:
     """Return the JSON schema of params, in which every optional field may also be null."""
-    schema = kind.model_json_schema()
+    schema = kind.model_json_schema(ref_template=_REF_TEMPLATE)
     for name, field in schema["properties"].items():
         if name not in schema["required"] and _NULL not in field.get("anyOf", []):
             outer = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
@@ -48,7 +50,7 @@ def _form_schema(kind: type[Params]) -> dict[str, Any]:
     """Return the JSON schema of params as a multipart form, with images as file uploads."""
     schema = _schema(kind)
     fields = {name: _form_field(field) for name, field in schema["properties"].items()}
-    return {**schema, "properties": fields}
+    return {**schema, "title": f"{schema['title']}Form", "properties": fields}
 
 
 def _form_field(field: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from fastapi import APIRouter
-from fastapi.utils import get_path_param_names
 from starlette.responses import Response
 
-from atelier.api.errors import ErrorResponse
 from atelier.core.errors import NotSupported
 
 
@@ -37,10 +35,6 @@ UNBUILT = (
 )
 
 
-def _path_parameter(name: str) -> dict[str, object]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
 def _refusal(unbuilt: Unbuilt) -> Callable[[], Awaitable[Response]]:
     async def refuse() -> Response:
         raise NotSupported(f"{unbuilt.what} is not supported by this server yet.")
@@ -49,19 +43,10 @@ def _refusal(unbuilt: Unbuilt) -> Callable[[], Awaitable[Response]]:
 
 
 def _router() -> APIRouter:
-    """Create a route for every row of `UNBUILT`."""
-    routes = APIRouter(tags=["Not supported yet"])
+    """Create a route for every row of `UNBUILT`; `GET /` lists them, the OpenAPI document does not."""
+    routes = APIRouter(include_in_schema=False)
     for unbuilt in UNBUILT:
-        routes.add_api_route(
-            unbuilt.path,
-            _refusal(unbuilt),
-            methods=[unbuilt.method],
-            name=f"{unbuilt.method} {unbuilt.path}",
-            summary=f"{unbuilt.what}: answers 501",
-            status_code=501,
-            response_model=ErrorResponse,
-            openapi_extra={"parameters": [_path_parameter(name) for name in get_path_param_names(unbuilt.path)]},
-        )
+        routes.add_api_route(unbuilt.path, _refusal(unbuilt), methods=[unbuilt.method])
     return routes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from atelier.core.control import MAX_CONTROLS
@@ -96,17 +96,14 @@ class GenerateParams(Params):
     )
     controls: Annotated[
         tuple[ControlParams, ...],
+        Field(max_length=MAX_CONTROLS, description="ControlNets to apply."),
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
         at_most(MAX_CONTROLS),
-        Field(max_length=MAX_CONTROLS, description="ControlNets to apply."),
-        WithJsonSchema({"type": "array", "maxItems": MAX_CONTROLS, "items": ControlParams.model_json_schema()}),
     ] = Field((), exclude_if=_is_unused)
-    hires: Annotated[HiresStep | None, WithJsonSchema(HiresStep.model_json_schema())] = Field(
+    hires: HiresStep | None = Field(
         None, description="Denoise the images a second time at a larger size; upscale comes after it."
     )
-    upscale: Annotated[UpscaleStep | None, WithJsonSchema(UpscaleStep.model_json_schema())] = Field(
-        None, description="Enlarge the finished images."
-    )
+    upscale: UpscaleStep | None = Field(None, description="Enlarge the finished images.")
     reproducibility: Reproducibility = Field(
         "fast",
         description="exact: the same bits for an equal exactness_key, whatever else the server is doing; slower.",
