@@ -41,7 +41,7 @@ class Annotators:
             return DRAWINGS[kind](pixels, annotation)
         if kind not in self._models:
             raise NotSupported(
-                f"This server has no model that draws {kind} maps; add one of the catalogue's annotators.",
+                f"This server has no model that draws {kind} maps; send the map itself, without annotate.",
                 param="kind",
             )
         return self._models[kind].draw(pixels)

@@ -62,4 +62,7 @@ def check_annotated_size(size: Size) -> None:
 
 def _check_annotator(kind: ControlKind, index: int, catalogue: Catalogue) -> None:
     if CONTROL_KINDS[kind] == "model" and not any(entry.kind == kind for entry in catalogue.annotators):
-        raise NotSupported(f"This server has no annotator for {kind}.", param=f"controls[{index}].annotate")
+        raise NotSupported(
+            f"This server has no annotator for {kind}; send the control map itself, without annotate.",
+            param=f"controls[{index}].annotate",
+        )

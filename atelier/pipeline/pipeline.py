@@ -79,7 +79,7 @@ class Pipeline:
         """
         entry = self.catalogue.model(params.model)
         if num_previews and entry.latent_rgb is None:
-            raise NotSupported(f"{entry.id} has no previews.", param="partial_images")
+            raise NotSupported(f"{entry.id} has no previews; leave out partial_images.", param="partial_images")
         reports = Reports(steps=report_steps, num_previews=num_previews, latent_rgb=entry.latent_rgb)
         async with aclosing(within(self._events(request_id, params, reports), params.deadline_s)) as events:
             async for event in events:

@@ -89,7 +89,7 @@ def resolve_hires(params: GenerateParams, hires: HiresStep, first: Pass, entry: 
 
 def refuse_hires() -> None:
     """Raise NotSupported: the second pass of `hires` would ignore the request's controls or mask."""
-    raise NotSupported("hires goes with neither controls nor a mask yet.", param="hires")
+    raise NotSupported("hires is not supported with controls or a mask; use upscale instead.", param="hires")
 
 
 def resolve_enlargement(params: UpscaleParams, size: Size, catalogue: Catalogue) -> str | None:

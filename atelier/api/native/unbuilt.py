@@ -12,32 +12,32 @@ from atelier.core.errors import NotSupported
 
 
 class Unbuilt(NamedTuple):
-    """A route and the feature it will serve."""
+    """A route, and what it answers: what is not supported, and what to use instead if there is something."""
 
     method: str
     path: str
-    what: str
+    message: str
 
 
 UNBUILT = (
-    Unbuilt("POST", "/generate", "Jobs"),
-    Unbuilt("GET", "/status/{job_id}", "Jobs"),
-    Unbuilt("GET", "/image/{job_id}", "Jobs"),
-    Unbuilt("GET", "/models", "The list of models in this form (see /v1/models)"),
-    Unbuilt("GET", "/loras", "LoRA"),
-    Unbuilt("GET", "/gpu/status", "GPU status"),
-    Unbuilt("POST", "/magic-prompt", "Prompt improvement"),
-    Unbuilt("GET", "/api/cache/stats", "The result cache"),
-    Unbuilt("POST", "/api/cache/clear", "The result cache"),
-    Unbuilt("GET", "/api/rate-limit/stats", "Rate limits"),
-    Unbuilt("GET", "/api/services/status", "Service status"),
-    Unbuilt("GET", "/api/system/info", "System information"),
+    Unbuilt("POST", "/generate", "Jobs are not supported; use POST /v1/images/generations."),
+    Unbuilt("GET", "/status/{job_id}", "Jobs are not supported; to follow a generation, stream it with progress."),
+    Unbuilt("GET", "/image/{job_id}", "Jobs are not supported; generate with response_format url instead."),
+    Unbuilt("GET", "/models", "The list of models in this form is not supported; use GET /v1/models."),
+    Unbuilt("GET", "/loras", "LoRAs are not supported; serve a model that they are merged into."),
+    Unbuilt("GET", "/gpu/status", "The GPU's status is not supported; use GET /metrics for the Denoisers' work."),
+    Unbuilt("POST", "/magic-prompt", "Improving a prompt is not supported; send it as it should be drawn."),
+    Unbuilt("GET", "/api/cache/stats", "A cache of results is not supported."),
+    Unbuilt("POST", "/api/cache/clear", "A cache of results is not supported, so there is nothing to clear."),
+    Unbuilt("GET", "/api/rate-limit/stats", "Rate limits are not supported; use GET /metrics for waiting requests."),
+    Unbuilt("GET", "/api/services/status", "The status of single services is not supported; use GET /ready."),
+    Unbuilt("GET", "/api/system/info", "Information on the system is not supported; use GET / and GET /metrics."),
 )
 
 
 def _refusal(unbuilt: Unbuilt) -> Callable[[], Awaitable[Response]]:
     async def refuse() -> Response:
-        raise NotSupported(f"{unbuilt.what} is not supported by this server yet.")
+        raise NotSupported(unbuilt.message)
 
     return refuse
 

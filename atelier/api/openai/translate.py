@@ -12,13 +12,14 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.errors import InvalidParameter, NotSupported, UnsupportedValue
 from atelier.core.params.delivery import OUTPUT_FORMATS
 from atelier.core.params.generate import AUTO, GenerateParams
-from atelier.core.params.parsing import Params, parse, refuse_unless_harmless
+from atelier.core.params.parsing import NotBuilt, Params, parse, refuse_unless_harmless
 
 #: Formats of OpenAI that this server does not write, and the fields that belong to them.
 _NOT_WRITTEN = ("gif", "svg")
 _NOT_WRITTEN_FIELDS = {"frame_count": "gif", "frame_duration_ms": "gif", "svg": "svg", "complexity": "svg"}
-#: Streaming fields on routes that cannot stream, with the values that are accepted.
-_STREAM_FIELDS: Mapping[str, tuple[object, ...]] = {"stream": (False,), "partial_images": (0,)}
+_INSTEAD_OF_STREAMS = "stream over HTTP instead"
+#: Streaming fields by handle, where answers cannot be streamed.
+_STREAM_FIELDS = {"stream": NotBuilt(False, _INSTEAD_OF_STREAMS), "partial_images": NotBuilt(0, _INSTEAD_OF_STREAMS)}
 #: Strength of an edit with high input fidelity.
 _HIGH_FIDELITY = 0.5
 
@@ -41,9 +42,9 @@ def parse_openai(kind: type[P], fields: Mapping[str, object]) -> P:
                 "guidance_scale and true_cfg_scale are the same setting and differ; send one of them.",
                 param="true_cfg_scale",
             )
-    for name, harmless in _STREAM_FIELDS.items():
+    for name, field in _STREAM_FIELDS.items():
         if name in given and name not in kind.model_fields:
-            refuse_unless_harmless(name, given.pop(name), harmless)
+            refuse_unless_harmless(name, given.pop(name), field)
     for name, file_format in _NOT_WRITTEN_FIELDS.items():
         if name in given:
             raise UnsupportedValue(

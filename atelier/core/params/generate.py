@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -12,7 +12,7 @@ from atelier.core.control import MAX_CONTROLS
 from atelier.core.geometry import Size
 from atelier.core.params.controls import ControlParams
 from atelier.core.params.delivery import OutputCompression, OutputFormat
-from atelier.core.params.parsing import MAX_NAME_CHARS, Params, at_most
+from atelier.core.params.parsing import MAX_NAME_CHARS, NotBuilt, Params, at_most
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.params.upscale import HiresStep, UpscaleStep
 from atelier.core.sampling import (
@@ -112,11 +112,11 @@ class GenerateParams(Params):
         None, gt=0, le=3600, description="Seconds after which the request is cancelled with an error.", exclude=True
     )
 
-    not_built: ClassVar[Mapping[str, Sequence[object]]] = {
-        "clip_skip": (0,),
-        "loras": ([],),
-        "ip_adapter": ([],),
-        "priority": ("standard",),
+    not_built: ClassVar[Mapping[str, NotBuilt]] = {
+        "clip_skip": NotBuilt(0, "leave it out"),
+        "loras": NotBuilt([], "serve a model that they are merged into"),
+        "ip_adapter": NotBuilt([], "use init_image or controls instead"),
+        "priority": NotBuilt("standard", "leave it out"),
     }
     #: Whether a request without an init_image must have a prompt.
     _needs_prompt: ClassVar[bool] = True

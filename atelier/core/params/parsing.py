@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -36,6 +36,15 @@ _quote = reprlib.Repr()
 _quote.maxstring = _quote.maxother = 4 * _QUOTED_CHARS
 
 
+class NotBuilt(NamedTuple):
+    """A field that is not implemented yet."""
+
+    #: The value that is accepted, because it changes nothing.
+    harmless: object
+    #: What a client can do instead.
+    instead: str
+
+
 class Params(BaseModel):
     """Base class for the fields of a request: strict types, no unknown names, frozen."""
 
@@ -49,8 +58,8 @@ class Params(BaseModel):
         validate_default=True,
     )
 
-    #: Fields that are not implemented yet, with the values that are accepted because they change nothing.
-    not_built: ClassVar[Mapping[str, Sequence[object]]] = {}
+    #: Fields that are not implemented yet, by their names.
+    not_built: ClassVar[Mapping[str, NotBuilt]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -89,19 +98,19 @@ def parse(kind: type[P], fields: Mapping[str, object]) -> P:
         InvalidParameter: a value of the wrong type or out of range; `param` names the field.
     """
     given = {name: value for name, value in fields.items() if value is not None}
-    for name, harmless in kind.not_built.items():
+    for name, field in kind.not_built.items():
         if name in given:
-            refuse_unless_harmless(name, given.pop(name), harmless)
+            refuse_unless_harmless(name, given.pop(name), field)
     try:
         return kind.model_validate(given)
     except ValidationError as error:
         raise _translate(error) from error
 
 
-def refuse_unless_harmless(name: str, value: object, harmless: Sequence[object]) -> None:
-    """Raise NotSupported unless the value of an unimplemented field is among `harmless`, which change nothing."""
-    if value not in harmless:
-        raise NotSupported(f"{name} is not supported by this server yet.", param=name)
+def refuse_unless_harmless(name: str, value: object, field: NotBuilt) -> None:
+    """Raise NotSupported unless the value of an unimplemented field is the one that changes nothing."""
+    if value != field.harmless:
+        raise NotSupported(f"{name} is not supported; {field.instead}.", param=name)
 
 
 def _translate(error: ValidationError) -> AtelierError:

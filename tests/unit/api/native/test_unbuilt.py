@@ -1,30 +1,44 @@
 from __future__ import annotations
 
+import re
+
 import httpx2
 import pytest
 
-_UNBUILT = [
-    ("POST", "/generate", "Jobs"),
-    ("GET", "/status/job_1", "Jobs"),
-    ("GET", "/image/job_1", "Jobs"),
-    ("GET", "/models", "The list of models"),
-    ("GET", "/loras", "LoRA"),
-    ("GET", "/gpu/status", "GPU status"),
-    ("POST", "/magic-prompt", "Prompt improvement"),
-    ("GET", "/api/cache/stats", "The result cache"),
-    ("POST", "/api/cache/clear", "The result cache"),
-    ("GET", "/api/rate-limit/stats", "Rate limits"),
-    ("GET", "/api/services/status", "Service status"),
-    ("GET", "/api/system/info", "System information"),
-]
+from atelier.api.native.unbuilt import UNBUILT, Unbuilt
+
+_INSTEAD = {
+    "POST /generate": "POST /v1/images/generations",
+    "GET /status/{job_id}": "stream it with progress",
+    "GET /image/{job_id}": "response_format url",
+    "GET /models": "GET /v1/models",
+    "GET /loras": "merged into",
+    "GET /gpu/status": "GET /metrics",
+    "POST /magic-prompt": "as it should be drawn",
+    "GET /api/cache/stats": "",
+    "POST /api/cache/clear": "nothing to clear",
+    "GET /api/rate-limit/stats": "GET /metrics",
+    "GET /api/services/status": "GET /ready",
+    "GET /api/system/info": "GET /metrics",
+}
 
 
-@pytest.mark.parametrize(("method", "path", "what"), _UNBUILT)
-async def test_a_route_that_is_not_built_answers_501(
-    http: httpx2.AsyncClient, method: str, path: str, what: str
-) -> None:
-    response = await http.request(method, path)
-    error = response.json()["error"]
-    assert (response.status_code, error["type"]) == (501, "not_supported_error")
-    assert error["message"].startswith(what)
-    assert response.headers["x-should-retry"] == "false"
+def test_each_route_has_its_row() -> None:
+    assert [f"{route.method} {route.path}" for route in UNBUILT] == list(_INSTEAD)
+
+
+@pytest.mark.parametrize("route", UNBUILT, ids=lambda route: f"{route.method} {route.path}")
+async def test_a_route_that_is_not_built_says_what_to_use_instead(http: httpx2.AsyncClient, route: Unbuilt) -> None:
+    answer = await http.request(route.method, route.path.format(job_id="job_1"))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (501, "not_supported_error", "not_supported")
+    assert answer.headers["x-should-retry"] == "false"
+    assert re.fullmatch(r"[A-Z][^.]* (is|are) not supported[^.]*\.", error["message"])
+    assert _INSTEAD[f"{route.method} {route.path}"] in error["message"]
+
+
+async def test_routes_that_are_named_instead_exist(http: httpx2.AsyncClient) -> None:
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    for route in UNBUILT:
+        for method, path in re.findall(r"(GET|POST) (/[\w/]*)", route.message):
+            assert method.lower() in paths[path]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import httpx2
 import openai
 import pytest
 
 from tests.pictures import decoded
+from tests.stages import RecordingStages
 
 
 async def test_generate_with_our_own_fields(client: openai.AsyncOpenAI) -> None:
@@ -40,3 +42,33 @@ async def test_errors_are_the_clients_own(client: openai.AsyncOpenAI) -> None:
     assert not_built.value.status_code == 501
     with pytest.raises(openai.PermissionDeniedError):
         await client.models.delete("small-sdxl")
+
+
+@pytest.fixture
+def sent(http: httpx2.AsyncClient) -> list[httpx2.Request]:
+    """The requests that the client sends, in order."""
+    requests: list[httpx2.Request] = []
+
+    async def record(request: httpx2.Request) -> None:
+        requests.append(request)
+
+    http.event_hooks = {"request": [record]}
+    return requests
+
+
+async def test_a_passed_deadline_is_not_retried(
+    client: openai.AsyncOpenAI, stages: RecordingStages, sent: list[httpx2.Request]
+) -> None:
+    stages.may_denoise.clear()
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.with_options(max_retries=2).images.generate(
+            prompt="x", size="64x64", extra_body={"num_inference_steps": 2, "deadline_s": 0.3}
+        )
+    assert (caught.value.status_code, caught.value.param) == (504, "deadline_s")
+    assert len(sent) == 1
+
+
+async def test_what_is_not_supported_is_not_retried(client: openai.AsyncOpenAI, sent: list[httpx2.Request]) -> None:
+    with pytest.raises(openai.InternalServerError, match="clip_skip is not supported; leave it out"):
+        await client.with_options(max_retries=2).images.generate(prompt="x", extra_body={"clip_skip": 2})
+    assert len(sent) == 1
