@@ -21,7 +21,9 @@ class Settings(BaseSettings):
         description="Where images behind a URL are stored. Use s3://… for more than one node.",
     )
     public_url: str | None = Field(
-        None, description="Address of the server in the URLs of answers. By default the one that the client used."
+        None,
+        description="Address of the server in the URLs of answers, with its path if it has one. By default the "
+        "address that the client used, with Serve's route_prefix.",
     )
     allowed_origins: tuple[str, ...] = Field(
         (),

@@ -7,13 +7,16 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+#: Path of the documentation page.
+DOCS = "/docs"
+
 router = APIRouter(include_in_schema=False)
 
 #: Swagger UI as the package `fastapi-offline` ships it.
 _FILES = StaticFiles(packages=[("fastapi_offline", "static")])
 
 
-@router.get("/docs")
+@router.get(DOCS)
 async def documentation(request: Request) -> HTMLResponse:
     """Return the page. Its links are relative, so that they hold below any route prefix."""
     return get_swagger_ui_html(

@@ -11,7 +11,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
+from atelier.api.docs import DOCS
 from atelier.api.errors import error_response
+from atelier.api.prefix import with_prefix
 from atelier.api.request_id import request_id_of
 from atelier.core.errors import (
     AtelierError,
@@ -38,7 +40,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def the_frameworks(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 404:
-            return error_response(NotFound(f"There is nothing at {path}. See /docs."))
+            return error_response(NotFound(f"There is nothing at {path}. See {with_prefix(request, DOCS)}."))
         if error.status_code == 405:
             allowed = _allowed_methods(app, request)
             response = error_response(MethodNotAllowed(f"{path} does not take {request.method}; allowed: {allowed}."))

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from atelier.api.prefix import with_prefix
 from atelier.api.request_id import request_id_of
 from atelier.core.denoising import RequestId
 from atelier.core.params.delivery import ResponseFormat
@@ -29,7 +30,7 @@ class Services:
     blobs: BlobStore
     #: How images are returned to clients that do not say it; None for OpenAI's defaults.
     default_response_format: ResponseFormat | None = None
-    #: Address of the server for clients; None for the one that each client uses.
+    #: Address of this application for clients, with its route prefix; None for the one that each client uses.
     public_url: str | None = None
 
 
@@ -60,8 +61,11 @@ def _delivery(request: Request) -> Delivery:
     public_url = _services(request).public_url
 
     def url_of(name: str) -> str:
-        url = request.url_for(FILE_ROUTE, name=name)
-        return str(url) if public_url is None else f"{public_url.rstrip('/')}{url.path}"
+        path = request.app.url_path_for(FILE_ROUTE, name=name)
+        if public_url is not None:
+            return f"{public_url.rstrip('/')}{path}"
+        # Not `url_for`, which looks the route up in the outermost of several applications.
+        return str(request.url.replace(path=with_prefix(request, path), query=""))
 
     return Delivery(_blobs(request), url_of)
 

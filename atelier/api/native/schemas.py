@@ -89,7 +89,7 @@ class Capabilities(BaseModel):
     output_formats: list[str]
     #: Routes that answer 501 for now.
     not_supported: list[str]
-    documentation: Literal["/docs"] = "/docs"
+    documentation: str = Field(description="Path of the documentation page on this server.")
 
 
 class Status(BaseModel):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from atelier.api.docs import DOCS
 from atelier.api.native.schemas import (
     Capabilities,
     ControlNetCapabilities,
@@ -14,6 +15,7 @@ from atelier.api.native.schemas import (
 )
 from atelier.api.native.unbuilt import UNBUILT
 from atelier.api.openai.schemas import ImagesParams
+from atelier.api.prefix import with_prefix
 from atelier.api.services import UsedPipeline
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.params import OUTPUT_FORMATS
@@ -24,7 +26,7 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/")
-async def capabilities(pipeline: UsedPipeline) -> Capabilities:
+async def capabilities(request: Request, pipeline: UsedPipeline) -> Capabilities:
     """Return the models, ControlNets, upscalers and features that this server offers."""
     catalogue = pipeline.catalogue
     return Capabilities(
@@ -34,6 +36,7 @@ async def capabilities(pipeline: UsedPipeline) -> Capabilities:
         parameters=list(ImagesParams.model_fields),
         output_formats=list(OUTPUT_FORMATS),
         not_supported=[f"{route.method} {route.path}" for route in UNBUILT],
+        documentation=with_prefix(request, DOCS),
     )
 
 

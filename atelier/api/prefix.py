@@ -1,0 +1,10 @@
+"""Paths in answers, below the route prefix at which Serve or another application mounts this one."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+
+def with_prefix(request: Request, path: str) -> str:
+    """Return the path on this server of a path of the application."""
+    return f"{request.scope.get('root_path', '').rstrip('/')}{path}"
