@@ -16,6 +16,7 @@ from atelier.api.openai.schemas import ImagesEditRequest, ImagesGenerateRequest,
 from atelier.api.openai.translate import edit_params, errors_in_openais_names, generate_params, variation_params
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.params import AnnotateParams, GenerateParams, InspectParams, UpscaleParams
+from atelier.pipeline import reading
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -136,7 +137,7 @@ class Router:
         """Read the metadata of an image file. Takes and returns the fields of POST /v1/images/inspect."""
         with as_atelier_errors():
             asked = read_params(InspectParams, params)
-            return (await asyncio.to_thread(inspection, asked.image)).model_dump()
+            return (await reading.in_process(inspection, asked.image)).model_dump()
 
     async def models(self) -> Answer:
         """Return the `models` with their defaults, `controlnets` and `upscalers` that are served, as GET / does."""

@@ -99,8 +99,8 @@ def parameters_page() -> str:
             ),
             (
                 "Variations",
-                "These fields of `POST /v1/images/variations`, as a form or in JSON, and of `variation` by handle, are "
-                "new or differ.",
+                "These fields of `POST /v1/images/variations`, as a form or in JSON, and of `variation` by handle, "
+                "are new or differ.",
                 field_table(ImagesVariationRequest, ["image", "prompt", "strength"]),
             ),
             ("Upscaling", "`POST /v1/images/upscale`, and `upscale` by handle.", field_table(UpscaleParams)),

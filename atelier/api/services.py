@@ -72,7 +72,7 @@ def _delivery(request: Request) -> Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request for images: its id, and the services that answer it."""
+    """One HTTP request for generated images: its id, and the services that answer it."""
 
     request_id: RequestId
     pipeline: Pipeline
@@ -81,7 +81,9 @@ class Call:
 
 
 def _call(request: Request) -> Call:
+    """Return the call of a generation. Raises QueueFull before its body is read, if it would wait too long."""
     services = _services(request)
+    services.pipeline.check_admission()
     return Call(request_id_of(request.scope), services.pipeline, _delivery(request), services.default_response_format)
 
 

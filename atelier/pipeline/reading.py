@@ -5,6 +5,9 @@ So only one large image is decoded at a time, and others do not wait for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 from atelier.core.geometry import Size
 from atelier.core.params.generate import GenerateParams
 from atelier.imaging.inputs import image_size, read_pixels
@@ -17,12 +20,20 @@ _LARGE = 2048 * 2048
 #: CPU time for the headers, and for the pixels, of all images of a request; twice what the largest need.
 _HEADERS_S, _PIXELS_S = 1, 5
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _process, _process_of_large = ImageProcess("images"), ImageProcess("large-images")
+
+
+async def in_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that reads headers or metadata of clients' files. Raises its errors, and TooMuchWork."""
+    return await _process.run(_HEADERS_S, function, *args, **kwargs)
 
 
 async def sizes_of(params: GenerateParams) -> InputSizes:
     """Return the sizes of a request's images. Raises the errors of `read_sizes`, and TooMuchWork."""
-    return await _process.run(_HEADERS_S, read_sizes, params) if params.has_images else read_sizes(params)
+    return await in_process(read_sizes, params) if params.has_images else read_sizes(params)
 
 
 async def inputs_of(params: GenerateParams, sizes: InputSizes, size: Size) -> Inputs:
@@ -32,7 +43,7 @@ async def inputs_of(params: GenerateParams, sizes: InputSizes, size: Size) -> In
 
 async def size_of(data: bytes) -> Size:
     """Return the size of the image in the field `image`. Raises InvalidParameter or TooMuchWork."""
-    return await _process.run(_HEADERS_S, image_size, data, param="image")
+    return await in_process(image_size, data, param="image")
 
 
 async def pixels_of(data: bytes, size: Size, *, keep_alpha: bool) -> Pixels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 
@@ -17,6 +16,7 @@ from atelier.api.schemas import ControlMap, File, control_map
 from atelier.api.services import UsedDelivery, UsedPipeline
 from atelier.core.params import AnnotateParams, InspectParams, UpscaleParams, parse
 from atelier.core.upscaling import BICUBIC
+from atelier.pipeline import reading
 
 router = APIRouter(tags=["Atelier"])
 
@@ -52,7 +52,7 @@ async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: Used
 async def inspect_image(request: Request) -> Inspection:
     """Return the generation parameters in an image file's metadata."""
     asked = parse(InspectParams, await form_or_json_fields(request, InspectParams))
-    return await asyncio.to_thread(inspection, asked.image)
+    return await reading.in_process(inspection, asked.image)
 
 
 @router.post("/enhance-media", responses=ERRORS, openapi_extra=json_body(EnhanceParams))

@@ -5,7 +5,7 @@ from importlib.metadata import version
 import httpx2
 import pytest
 
-_ERRORS = {"400", "404", "413", "415", "429", "500", "501", "503", "504"}
+_ERRORS = {"400", "404", "408", "413", "415", "429", "500", "501", "503", "504"}
 
 
 async def test_the_document_names_the_server_and_its_version(http: httpx2.AsyncClient) -> None:

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from atelier.api.limits import BodyLimit
 from atelier.core.errors import BodyTimeout, BodyTooLarge, QueueFull
+from atelier.pipeline.pipeline import Pipeline
 from tests.unit.api.conftest import MAX_BODY_BYTES
 
 _PATH = "/v1/images/generations"
@@ -197,3 +198,15 @@ async def test_a_compressed_body_is_not_read(http: httpx2.AsyncClient) -> None:
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (415, "unsupported_media_type")
     assert "gzip" in error["message"]
+
+
+async def test_a_generation_that_would_wait_too_long_is_rejected_before_its_body_is_read(
+    http: httpx2.AsyncClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full() -> None:
+        raise QueueFull(retry_after_s=7)
+
+    monkeypatch.setattr(pipeline, "check_admission", is_full)
+    for path in (_PATH, "/v1/images/edits", "/v1/images/variations"):
+        response = await http.post(path, content=b"{", headers=_JSON)
+        assert (response.status_code, response.headers["retry-after"]) == (429, "7")
