@@ -21,7 +21,7 @@ from atelier.api.openai.schemas import (
 from atelier.api.openai.streaming import EVENT_SCHEMA, event_stream
 from atelier.api.openai.translate import (
     edit_params,
-    errors_in_openais_names,
+    errors_naming_images,
     generate_params,
     parse_openai,
     variation_params,
@@ -45,6 +45,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 #: Fields of forms that may be repeated.
 _REPEATED = frozenset({"image", "images"})
+#: The field in which a variation receives its init image.
+_VARIED = {"init_image": "image"}
 
 
 @router.post(
@@ -72,7 +74,7 @@ async def edit_image(request: Request, call: GivenCall) -> ImagesResponse | Resp
     """Edit an image by a prompt, inside its mask or everywhere."""
     asked = parse_openai(ImagesEditRequest, await form_or_json_fields(request, ImagesEditRequest, lists=_REPEATED))
     params = edit_params(asked, call.pipeline.catalogue)
-    with errors_in_openais_names(asked.image_field):
+    with errors_naming_images(asked.sent_as):
         return await _answer(call, params, asked, prefix="image_edit")
 
 
@@ -88,7 +90,7 @@ async def vary_image(request: Request, call: GivenCall) -> ImagesResponse | Resp
     fields = await form_or_json_fields(request, ImagesVariationRequest, lists=_REPEATED)
     asked = parse_openai(ImagesVariationRequest, fields)
     params = variation_params(asked, call.pipeline.catalogue)
-    with errors_in_openais_names():
+    with errors_naming_images(_VARIED):
         return await _answer(call, params, asked, prefix="image_variation")
 
 

@@ -111,6 +111,16 @@ class ImagesEditRequest(ImagesGenerateRequest):
         return "image" if self.images is None else "images"
 
     @property
+    def sent_as(self) -> dict[str, str]:
+        """OpenAI's names under which images were sent, by our names for them."""
+        sent = {"init_image": self.image_field}
+        if self.mask is not None:
+            sent["mask_image"] = "mask"
+        if self.markup is not None:
+            sent["markup_image"] = "markup"
+        return sent
+
+    @property
     def input_images(self) -> list[bytes]:
         """The images to edit, under either name."""
         return self.image or self.images or []

@@ -115,17 +115,16 @@ def variation_params(asked: ImagesVariationRequest, catalogue: Catalogue) -> Gen
 
 
 @contextmanager
-def errors_in_openais_names(image_field: str = "image") -> Iterator[None]:
-    """Rename images in InvalidParameter errors to OpenAI's fields, such as `init_image` to `image_field`."""
-    openais_names = {"init_image": image_field, "mask_image": "mask", "markup_image": "markup"}
+def errors_naming_images(sent_as: Mapping[str, str]) -> Iterator[None]:
+    """Rename images in InvalidParameter errors to the fields they were sent as, such as `init_image` to `image`."""
     try:
         yield
     except InvalidParameter as error:
-        theirs = openais_names.get(error.param or "")
+        theirs = sent_as.get(error.param or "")
         if theirs is None:
             raise
         message = str(error)
-        for ours, name in openais_names.items():
+        for ours, name in sent_as.items():
             message = message.replace(ours, name)
         raise InvalidParameter(message, param=theirs) from error
 

@@ -312,16 +312,12 @@ async def test_broken_forms_are_refused(http: httpx2.AsyncClient, content: bytes
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("field", ["mask_image", "markup_image", "init_image"])
-async def test_errors_of_a_form_name_the_image_as_openai_does(http: httpx2.AsyncClient, field: str) -> None:
-    good = encoded(draw(_SCENE))
-    files = {"image": ("x", b"broken" if field == "init_image" else good)}
-    if field != "init_image":
-        files[field] = ("x", b"broken")
+@pytest.mark.parametrize("field", ["image", "mask", "mask_image", "markup", "markup_image"])
+async def test_errors_name_images_as_they_were_sent(http: httpx2.AsyncClient, field: str) -> None:
+    files = {"image": ("x", encoded(draw(_SCENE))), field: ("x", b"broken")}
     answer = await http.post("/v1/images/edits", data={"prompt": "x"}, files=files)
-    theirs = {"mask_image": "mask", "markup_image": "markup", "init_image": "image"}[field]
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, theirs)
-    assert answer.json()["error"]["message"].startswith(f"{theirs}: not a readable image")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+    assert answer.json()["error"]["message"].startswith(f"{field}: not a readable image")
 
 
 @pytest.mark.parametrize("path", ["edits", "variations"])

@@ -15,7 +15,7 @@ from atelier.api.openai.schemas import (
 )
 from atelier.api.openai.translate import (
     edit_params,
-    errors_in_openais_names,
+    errors_naming_images,
     generate_params,
     parse_openai,
     variation_params,
@@ -25,6 +25,7 @@ from atelier.core.errors import InvalidParameter, ModelNotFound, NotSupported, U
 from atelier.core.params import GenerateParams, parse
 
 _IMAGE, _MASK, _MARKUP = b"image", b"mask", b"markup"
+_SENT_AS = {"init_image": "image", "mask_image": "mask", "markup_image": "markup"}
 
 
 def _params(catalogue: Catalogue, **fields: object) -> GenerateParams:
@@ -238,7 +239,7 @@ def test_the_image_of_a_form_is_not_sent_under_our_name(
 )
 def test_errors_name_images_as_openai_does(ours: str, theirs: str) -> None:
     error = InvalidParameter(f"{ours}: must be as large as init_image, not mask_image.", param=ours)
-    with pytest.raises(InvalidParameter) as caught, errors_in_openais_names():
+    with pytest.raises(InvalidParameter) as caught, errors_naming_images(_SENT_AS):
         raise error
     assert caught.value.param == theirs
     assert str(caught.value) == f"{theirs}: must be as large as image, not mask."
@@ -247,6 +248,6 @@ def test_errors_name_images_as_openai_does(ours: str, theirs: str) -> None:
 @pytest.mark.parametrize("param", ["strength", "controls[0].image", None])
 def test_errors_of_other_fields_stay_as_they_are(param: str | None) -> None:
     error = InvalidParameter("init_image", param=param)
-    with pytest.raises(InvalidParameter) as caught, errors_in_openais_names():
+    with pytest.raises(InvalidParameter) as caught, errors_naming_images(_SENT_AS):
         raise error
     assert caught.value is error
