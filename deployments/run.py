@@ -1,56 +1,115 @@
-"""`python -m deployments.run CONFIG`: run the graph on this machine, and print an example request when ready."""
+"""`python -m deployments.run CONFIG`: run a graph on a Ray of its own, which only this machine reaches.
+
+It prints a line when a deployment is ready and an example request when all are. What Ray and Serve print goes to a
+file. Ctrl-C or SIGTERM stops the graph; a second one does not wait for requests to end.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
+import argparse
 import signal
-import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-_ADDRESS = "http://127.0.0.1:8000"
-_POLL_S = 0.25
+from deployments.own_output import output_in_file
+from deployments.own_ray import deploy, own_ray, status
+from deployments.progress import deployments, failure, is_running
+from deployments.run_config import CannotStart, address_of, check_arguments, check_port, read_config
 
-_WELCOME = f"""
-Atelier is ready at {_ADDRESS} (documentation: {_ADDRESS}/docs). Try, in another terminal:
+if TYPE_CHECKING:
+    from ray.serve.schema import ServeDeploySchema
 
-  curl -s {_ADDRESS}/v1/images/generations -H 'content-type: application/json' \\
+#: A look at the status costs 40 ms of a CPU, of which the replicas need all while they start.
+_POLL_S = 1.0
+
+_WELCOME = """
+Atelier is ready at {address} (documentation: {address}/docs). Try, in another terminal:
+
+  curl -s {address}/v1/images/generations -H 'content-type: application/json' \\
     -d '{{"prompt": "a red circle on the left, white background", "response_format": "url"}}'
 
 and open the url in the response. Another prompt: "a small yellow star at the top and a large blue ring at the bottom,
 black background". Ctrl-C stops the graph.
 """
 
+Say = Callable[[str], object]
+
 
 def main() -> int:
-    """Run until Ctrl-C or the end of `serve run`; returns its exit status."""
-    # A shell script's background processes start with SIGINT ignored, and `serve run` would inherit that.
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.default_int_handler)
-    config = sys.argv[1]
-    serve = shutil.which("serve", path=os.path.dirname(sys.executable)) or "serve"
-    graph = subprocess.Popen([serve, "run", config])
+    """Run until Ctrl-C or SIGTERM; returns 1 if the graph cannot start."""
+    parser = argparse.ArgumentParser(description="Run a graph on this machine.")
+    parser.add_argument("config", type=Path, help="a Serve config, such as serve_config.yaml")
     try:
-        while graph.poll() is None and not _is_ready():
-            time.sleep(_POLL_S)
-        if graph.poll() is None:
-            sys.stdout.write(_WELCOME)
-            sys.stdout.flush()
-        return graph.wait()
+        config = read_config(parser.parse_args().config)
+        check_port(config)
+        check_arguments(config)
+        _run(config)
+    except CannotStart as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except KeyboardInterrupt:
-        graph.send_signal(signal.SIGINT)
-        return graph.wait()
+        return 0
+    return 0
 
 
-def _is_ready() -> bool:
+def _run(config: ServeDeploySchema) -> None:
+    """Start the graph and wait for a signal. Raises CannotStart, or KeyboardInterrupt once the graph has stopped."""
+    start_s = time.monotonic()
+    with output_in_file() as (terminal, file):
+        terminal.write(f"Starting Ray on this machine. What it prints is in {file}\n")
+
+        def say(line: str) -> None:
+            terminal.write(f"{time.monotonic() - start_s:4.0f} s  {line}\n")
+
+        _stop_on_signals()
+        with own_ray():
+            _stop_on_signals()  # Ray has replaced the handlers
+            say("Ray has started")
+            deploy(config)
+            try:
+                _wait_until_ready(address_of(config), say)
+                say("ready")
+                terminal.write(_WELCOME.format(address=address_of(config)))
+                threading.Event().wait()
+            except KeyboardInterrupt:
+                say("stopping; Ctrl-C again stops without waiting for requests")
+                raise
+
+
+def _wait_until_ready(address: str, say: Say) -> None:
+    """Say which deployments become ready until all are. Raises CannotStart if one fails."""
+    said: set[str] = set()
+    while True:
+        now = status()
+        if reason := failure(now):
+            raise CannotStart(reason)
+        states = deployments(now)
+        for name in [name for name, is_ready in states.items() if is_ready and name not in said]:
+            said.add(name)
+            say(f"{name} is ready ({len(said)} of {len(states)})")
+        if is_running(now) and _answers(f"{address}/ready"):
+            return
+        time.sleep(_POLL_S)
+
+
+def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{_ADDRESS}/ready", timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=5) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _stop_on_signals() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt; a shell script's background processes ignore SIGINT."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
 
 
 if __name__ == "__main__":
