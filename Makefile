@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Without bytecode for every module of every library: Python compiles the third that is imported, when it is.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+# In a third of pip's time, but without pip's configuration; `make UV='.venv/bin/pip install'` does without it.
+UV = VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet
 ROOM ?= pipeline
 # Keep bytecode even where the environment says not to: compiling the libraries takes seconds in every process.
 export PYTHONDONTWRITEBYTECODE :=
@@ -43,18 +45,21 @@ zoo: setup  ## train the zoo, or one model of it with MODEL=name
 mutate: setup  ## break the functions of one ROOM of atelier and list what its quick tests let through
 	$(BIN)/python -m tests.mutate $(ROOM)
 
-# pip 23, which Python 3.11 brings, takes twice as long to read the index as the pip that is installed here.
-.venv/bin/pip-26:
+# pip installs PyTorch, because a configuration of pip may name the build for this machine.
+.venv/torch: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) --upgrade pip==26.3
+	$(PIP) $$(grep '^torch==' requirements.txt) uv==0.13.9
 	touch $@
 
-.venv/ready-to-run: requirements.txt pyproject.toml | .venv/bin/pip-26
-	$(PIP) -r requirements.txt
-	$(PIP) --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -W ignore -c "import atelier.local, deployments.router"
+# The processes that only import compile what replicas import: one while the network is busy, then one on each core.
+.venv/ready-to-run: requirements.txt pyproject.toml .venv/torch
+	$(BIN)/python -W ignore -c "import torch._dynamo, torch.distributed.fsdp" & $(UV) -r requirements.txt && wait
+	$(UV) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -W ignore -c "from diffusers import AutoencoderKL; from transformers import CLIPTextModel, CLIPTokenizer; \
+		import atelier.local.stages" & \
+	$(BIN)/python -W ignore -c "import deployments.run, graph" && wait
 	touch $@
 
 .venv/ready-to-test: tests/requirements.txt .venv/ready-to-run
-	$(PIP) -r tests/requirements.txt
+	$(UV) -r tests/requirements.txt
 	touch $@

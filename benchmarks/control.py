@@ -42,7 +42,7 @@ from atelier.core.sampling import Sampling
 from atelier.engine.engine import Engine, EngineSettings
 from atelier.engine.request import Event
 from atelier.families.family import family_of
-from atelier.local import new_engine
+from atelier.local.denoising import new_engine
 from atelier.models.loading import Placement
 from atelier.models.thread import ModelThread
 from benchmarks.results import record

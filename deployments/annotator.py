@@ -14,7 +14,7 @@ class Annotator(Replica):
 
     def __init__(self, catalogue: Catalogue, options: AnnotatorOptions) -> None:
         """Load the models that draw control maps. Raises ModelUnavailable if files are missing or corrupt."""
-        from atelier.local import AnnotatorStage
+        from atelier.local.images import AnnotatorStage
 
         super().__init__("annotator", options)
         self._stage = AnnotatorStage.load(catalogue, self._runtime)

@@ -14,7 +14,7 @@ class Autoencoder(Replica):
 
     def __init__(self, catalogue: Catalogue, options: AutoencoderOptions) -> None:
         """Load the VAEs. Raises ModelUnavailable if a model's files are missing or corrupt."""
-        from atelier.local import AutoencoderStage
+        from atelier.local.images import AutoencoderStage
 
         super().__init__("autoencoder", options)
         self._stage = AutoencoderStage.load(catalogue, self._runtime)

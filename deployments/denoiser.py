@@ -21,7 +21,7 @@ class Denoiser:
         Raises ModelUnavailable if a model's files are missing or corrupt, RuntimeError if the device is missing.
         """
         from atelier.engine.engine import EngineSettings
-        from atelier.local import new_engine
+        from atelier.local.denoising import new_engine
         from deployments.accelerator import placement
         from deployments.residuals import transport
 
@@ -43,7 +43,7 @@ class Denoiser:
 
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[StepEvent | Denoised]:
         """Yield the request's events, `Denoised` last; cancelling the stream stops the work before the next step."""
-        from atelier.local import event_stream
+        from atelier.local.denoising import event_stream
 
         async with event_stream(self._engine, request) as events:
             async for event in events:

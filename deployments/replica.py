@@ -10,7 +10,7 @@ class Replica:
 
     def __init__(self, name: str, options: ReplicaOptions) -> None:
         """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing."""
-        from atelier.local import Runtime
+        from atelier.local.runtime import Runtime
         from deployments.accelerator import placement
 
         self._stall_s = options.stall_s

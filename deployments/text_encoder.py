@@ -16,7 +16,7 @@ from deployments.options import TextEncoderOptions
 from deployments.replica import Replica
 
 if TYPE_CHECKING:
-    from atelier.local import TextKey
+    from atelier.local.texts import TextKey
 
 _MAX_BATCH = 16
 _BATCH_WAIT_S = 0.002
@@ -27,7 +27,7 @@ class TextEncoder(Replica):
 
     def __init__(self, catalogue: Catalogue, options: TextEncoderOptions) -> None:
         """Load the text encoders. Raises ModelUnavailable if a model's files are missing or corrupt."""
-        from atelier.local import TextEncoderStage
+        from atelier.local.texts import TextEncoderStage
 
         super().__init__("text-encoder", options)
         self._stage = TextEncoderStage.load(catalogue, self._runtime, max_cached_texts=options.max_cached_prompts)

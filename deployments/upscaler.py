@@ -25,7 +25,7 @@ class Upscaler(Replica):
 
     def __init__(self, catalogue: Catalogue, options: UpscalerOptions) -> None:
         """Load the upscalers. Raises ModelUnavailable if a model's file is corrupt."""
-        from atelier.local import UpscalerStage
+        from atelier.local.images import UpscalerStage
 
         super().__init__("upscaler", options)
         self._stage = UpscalerStage.load(catalogue, self._runtime)

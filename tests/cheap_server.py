@@ -18,7 +18,7 @@ from atelier.api.app import build_app
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.geometry import Size
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 

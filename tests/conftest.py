@@ -19,7 +19,7 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
 
 if TYPE_CHECKING:
-    from atelier.local import LocalStages
+    from atelier.local.stages import LocalStages
 
 
 def pytest_collection() -> None:
@@ -56,7 +56,7 @@ def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
 
 
 def _stages(catalogue: Catalogue, **settings: int) -> Iterator[LocalStages]:
-    from atelier.local import DEFAULT_SETTINGS, LocalStages
+    from atelier.local.stages import DEFAULT_SETTINGS, LocalStages
 
     # Calls of `exact` requests with four rows instead of eight take half the time.
     stages = LocalStages(catalogue, settings=replace(DEFAULT_SETTINGS, exact_width=4, **settings))

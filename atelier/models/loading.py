@@ -1,7 +1,8 @@
 """Load modules from the files of catalogue entries.
 
 Weights are read from safetensors only, never from pickles. Every function raises ModelUnavailable if a file is
-missing or corrupt.
+missing or corrupt. Functions import diffusers and transformers, which take seconds, only if they need them: most
+replicas need one of the two or neither.
 """
 
 from __future__ import annotations
@@ -9,26 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForDepthEstimation,
-    BaseImageProcessor,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    PreTrainedModel,
-)
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.models.esrgan import Network, network_from
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import (
+        BaseImageProcessor,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        PreTrainedModel,
+    )
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -56,6 +57,8 @@ class TextEncoderModules:
 
 def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
     """Load a model's UNet."""
+    from diffusers import UNet2DConditionModel
+
     files = entry.files
     with _explained_errors(entry.id, files):
         unet = UNet2DConditionModel.from_pretrained(
@@ -71,6 +74,8 @@ def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
 
 def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
     """Load a ControlNet."""
+    from diffusers import ControlNetModel
+
     files = entry.files
     with _explained_errors(entry.id, files):
         controlnet = ControlNetModel.from_pretrained(
@@ -85,6 +90,8 @@ def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetM
 
 def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[BaseImageProcessor, PreTrainedModel]:
     """Load the image processor and the model of a depth estimator."""
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
     files = entry.files
     with _explained_errors(entry.id, files):
         processor = AutoImageProcessor.from_pretrained(files.source, revision=files.revision)
@@ -111,6 +118,8 @@ def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
     """Load a model's scheduler config into diffusers' Euler scheduler, which SDXL's published config names."""
+    from diffusers import EulerDiscreteScheduler
+
     with _explained_errors(entry.id, entry.files):
         scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(
             entry.files.source, subfolder="scheduler", revision=entry.files.revision
@@ -120,6 +129,8 @@ def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
 
 def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     """Load the VAE that an entry names in `vae`, or else the model's own."""
+    from diffusers import AutoencoderKL
+
     files = entry.vae or entry.files
     with _explained_errors(entry.id, files):
         vae = AutoencoderKL.from_pretrained(
@@ -135,6 +146,8 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
 
 def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
     """Load a model's two text encoders and tokenizers."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
     files = entry.files
     with _explained_errors(entry.id, files):
         encoder, encoder_2 = (

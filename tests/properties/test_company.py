@@ -12,7 +12,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import RequestId
 from atelier.core.params.generate import GenerateParams
 from atelier.core.params.parsing import parse
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from tests.pictures import encoded, noise
 

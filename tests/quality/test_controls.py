@@ -22,7 +22,7 @@ from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.control import ControlKind
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from tests.quality.watched import WatchedPipeline, is_near, latents_of_diffusers, pixels_of, png
 from zoo import report
 from zoo.control_report import control_scores, draw_controlled, unseen_scenes

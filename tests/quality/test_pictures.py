@@ -13,7 +13,7 @@ from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.sampling import SamplerName
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from tests.quality.watched import WatchedPipeline, is_near, latents_of_diffusers, pixels_of, png
 from zoo import report
 from zoo.scenes import Description, Thing, arrange, draw

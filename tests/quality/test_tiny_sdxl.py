@@ -14,7 +14,7 @@ from PIL import Image
 from atelier.api.request_id import new_request_id
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.params import GenerateParams, parse
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from zoo import report
 from zoo.vae import reconstruction_psnr_db

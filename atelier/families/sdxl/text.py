@@ -6,15 +6,18 @@ A text longer than one chunk's 75 tokens is split into several chunks, which are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import CLIPTokenizer
 
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.models.hashes import weights_hash
 from atelier.models.loading import Placement, load_text_encoder_modules
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 #: Maximum number of 75-token chunks of a prompt. It is limited because the UNet attends to every token in every step.
 MAX_CHUNKS = 8

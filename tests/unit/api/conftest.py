@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import Catalogue
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from tests.stages import RecordingStages

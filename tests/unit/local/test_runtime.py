@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from atelier.core.origin import Origin
-from atelier.local import Runtime
+from atelier.local.runtime import Runtime
 from atelier.models.hashes import place_hash
 from atelier.models.loading import Placement
 from tests.small_models import CPU

@@ -15,7 +15,7 @@ from atelier.core.denoising import Denoised, DenoiseRequest, Pass, RequestId, St
 from atelier.core.errors import GenerationFailed, InvalidParameter
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
-from atelier.local import DEFAULT_SETTINGS, LocalStages, local_stages
+from atelier.local.stages import DEFAULT_SETTINGS, LocalStages, local_stages
 from atelier.pipeline.stages import Stages
 
 _SIZE = Size(width=64, height=32)

@@ -9,7 +9,8 @@ import pytest
 from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.core.sampling import Reproducibility
-from atelier.local import Runtime, TextEncoderStage, TextKey
+from atelier.local.runtime import Runtime
+from atelier.local.texts import TextEncoderStage, TextKey
 from tests.small_models import CPU
 
 _RED, _BLUE, _LONG = Text("red", "red"), Text("blue", "blue"), Text("long", "long")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from atelier.pipeline.pipeline import Pipeline
 from tests.stages import RecordingStages
 

@@ -13,7 +13,7 @@ from atelier.core.denoising import RequestId
 from atelier.core.errors import GenerationFailed, ReplicaLost
 from atelier.core.params import GenerateParams, OutputFormat, parse
 from atelier.imaging.metadata import read_metadata
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from atelier.pipeline.events import Event, Planned, Preview, Reports, Step
 from atelier.pipeline.inputs import read_inputs, read_sizes
 from atelier.pipeline.resolve import Plan, resolve
