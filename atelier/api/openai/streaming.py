@@ -72,7 +72,8 @@ class _EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[Event], lines: AsyncGenerator[str]) -> None:
-        super().__init__(lines)
+        # The header tells nginx not to collect events before it passes them on.
+        super().__init__(lines, headers={"x-accel-buffering": "no"})
         self._events, self._lines = events, lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,7 +16,7 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from atelier.core.errors import AtelierError, GenerationFailed, InvalidParameter
-from atelier.local import LocalStages
+from atelier.local.stages import LocalStages
 from tests.pictures import as_base64, decoded, encoded, noise, pixels_of
 from tests.stages import RecordingStages
 
@@ -33,6 +33,7 @@ async def _events(http: httpx2.AsyncClient, **fields: object) -> list[tuple[str,
     """Names and data of a stream's events."""
     answer = await http.post(_PATH, json={**_REQUEST, **_OURS, "stream": True, **fields})
     assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no"
     blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
     assert all(name.startswith("event: ") and data.startswith("data: ") for name, data in blocks)
     return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
