@@ -9,10 +9,13 @@ from typing import TypeVar
 from atelier.api.openai.quality import MAX_QUALITY_UPSCALE, guidance_of, steps_of
 from atelier.api.openai.schemas import ImagesEditRequest, ImagesParams, ImagesVariationRequest
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import ModelEntry
 from atelier.core.errors import InvalidParameter, NotSupported, UnsupportedValue
+from atelier.core.geometry import Size
 from atelier.core.params.delivery import OUTPUT_FORMATS
 from atelier.core.params.generate import AUTO, GenerateParams
 from atelier.core.params.parsing import NotBuilt, Params, parse, refuse_unless_harmless
+from atelier.core.params.upscale import HiresStep, UpscaleStep
 
 #: Formats of OpenAI that this server does not write, and the fields that belong to them.
 _NOT_WRITTEN = ("gif", "svg")
@@ -22,6 +25,8 @@ _INSTEAD_OF_STREAMS = "stream over HTTP instead"
 _STREAM_FIELDS = {"stream": NotBuilt(False, _INSTEAD_OF_STREAMS), "partial_images": NotBuilt(0, _INSTEAD_OF_STREAMS)}
 #: Strength of an edit with high input fidelity.
 _HIGH_FIDELITY = 0.5
+#: Scales of `hires` and `upscale` that reach a size beyond the model's, for clients that know only OpenAI's sizes.
+_ENLARGEMENTS = ((1, 2), (1, 4), (2, 4))
 
 P = TypeVar("P", bound=Params)
 
@@ -63,8 +68,9 @@ def generate_params(
 ) -> GenerateParams:
     """Convert a request in OpenAI's dialect to `GenerateParams`.
 
-    `quality` and `style` become steps, enlargement and guidance, unless the request sets those. `images` replaces
-    `init_image`, `mask_image`, `markup_image` and `strength` on routes where OpenAI has other fields for them.
+    `quality` and `style` become steps, enlargement and guidance, unless the request sets those. If the model has one
+    of OpenAI's names, a size that is too large for it is drawn smaller and enlarged. `images` replaces `init_image`,
+    `mask_image`, `markup_image` and `strength` on routes where OpenAI has other fields for them.
 
     Raises ModelNotFound.
     """
@@ -74,10 +80,29 @@ def generate_params(
         fields["num_inference_steps"] = steps_of(asked.quality, entry, asked.sampler)
     if asked.guidance_scale is None and asked.style is not None:
         fields["guidance_scale"] = guidance_of(asked.style, entry)
-    is_size_open = asked.size == AUTO and asked.hires is None and fields["init_image"] is None and not asked.controls
-    if asked.quality == "max" and asked.upscale is None and is_size_open:
+    is_plain = asked.hires is None and asked.upscale is None and fields["init_image"] is None and not asked.controls
+    if is_plain and asked.size == AUTO and asked.quality == "max":
         fields["upscale"] = MAX_QUALITY_UPSCALE
+    if is_plain and asked.size != AUTO and asked.model in entry.aliases:
+        fields |= _enlargement(Size.parse(asked.size), entry)
     return GenerateParams.model_construct(**fields)
+
+
+def _enlargement(size: Size, entry: ModelEntry) -> dict[str, object]:
+    """Return the fields that draw a size which is too large for the model at its usual size, and enlarge it.
+
+    There are none if the model draws the size itself, or if it cannot be reached.
+    """
+    if entry.sides_px.allow(size):
+        return {}
+    for hires, upscale in _ENLARGEMENTS:
+        drawn = size.scaled(1 / (hires * upscale))
+        is_exact = drawn.scaled(hires * upscale) == size
+        is_usual = drawn.num_pixels <= entry.defaults.size.num_pixels
+        if is_exact and is_usual and entry.sides_px.allow(drawn) and entry.sides_px.allow(drawn.scaled(hires)):
+            step = None if hires == 1 else HiresStep(scale=hires)
+            return {"size": str(drawn), "hires": step, "upscale": UpscaleStep(scale=upscale)}
+    return {}
 
 
 def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParams:

@@ -93,6 +93,55 @@ def test_max_quality_upscales_where_nothing_decides_the_size(
     assert (upscale is not None and upscale.scale == 2) == is_upscaled
 
 
+@pytest.mark.parametrize(
+    ("asked", "drawn", "hires", "upscale"),
+    [
+        ("1024x1024", "128x128", 2, 4),
+        ("512x512", "128x128", None, 4),
+        ("288x192", "144x96", None, 2),
+        ("256x256", "256x256", None, None),
+        ("auto", "auto", None, None),
+        ("2048x2048", "2048x2048", None, None),
+        ("1792x1024", "1792x1024", None, None),
+        ("1023x1024", "1023x1024", None, None),
+        ("1024x384", "1024x384", None, None),
+    ],
+)
+def test_a_size_too_large_for_an_alias_is_drawn_smaller_and_enlarged(
+    catalogue: Catalogue, asked: str, drawn: str, hires: int | None, upscale: int | None
+) -> None:
+    """Clients such as LangChain always send one of OpenAI's sizes with its model; other names mean what they say."""
+    params = _params(catalogue, model="dall-e-2", size=asked)
+    scales = (params.hires and params.hires.scale, params.upscale and params.upscale.scale)
+    assert (params.size, scales) == (drawn, (hires, upscale))
+    for fields in ({}, {"model": "tiny-sdxl"}):
+        params = _params(catalogue, size=asked, **fields)
+        assert (params.size, params.hires, params.upscale) == (asked, None, None)
+
+
+def test_a_second_pass_stays_within_what_the_model_draws(catalogue: Catalogue) -> None:
+    [entry] = catalogue.models
+    smaller = entry.model_copy(update={"sides_px": entry.sides_px.model_copy(update={"max": 248})})
+    params = _params(catalogue.model_copy(update={"models": (smaller,)}), model="dall-e-2", size="1024x1024")
+    assert params.size == "1024x1024"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"upscale": {"scale": 3}},
+        {"hires": {"scale": 3}},
+        {"init_image": _IMAGE},
+        {"controls": [{"kind": "canny", "image": _IMAGE}]},
+    ],
+)
+def test_only_prompts_alone_are_drawn_smaller(catalogue: Catalogue, fields: dict[str, object]) -> None:
+    params = _params(catalogue, model="dall-e-2", size="1024x1024", **fields)
+    assert params.size == "1024x1024"
+    assert (params.hires is None) == ("hires" not in fields)
+    assert (params.upscale is None) == ("upscale" not in fields)
+
+
 def _edit(catalogue: Catalogue, **fields: object) -> GenerateParams:
     asked = parse_openai(ImagesEditRequest, {"prompt": "x", "image": [_IMAGE], **fields})
     return edit_params(asked, catalogue)
