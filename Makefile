@@ -2,8 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Without bytecode for every module of every library: Python compiles the third that is imported, when it is.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
-# In a third of pip's time, but without pip's configuration; `make UV='.venv/bin/pip install'` does without it.
-UV = VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet
+# uv takes a third of pip's time, but does not read pip's configuration; where it reaches no index, pip installs.
+install = (VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet $(1) || $(PIP) $(1))
 ROOM ?= pipeline
 # Keep bytecode even where the environment says not to: compiling the libraries takes seconds in every process.
 export PYTHONDONTWRITEBYTECODE :=
@@ -53,13 +53,13 @@ mutate: setup  ## break the functions of one ROOM of atelier and list what its q
 
 # The processes that only import compile what replicas import: one while the network is busy, then one on each core.
 .venv/ready-to-run: requirements.txt pyproject.toml .venv/torch
-	$(BIN)/python -W ignore -c "import torch._dynamo, torch.distributed.fsdp" & $(UV) -r requirements.txt && wait
-	$(UV) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -W ignore -c "import torch._dynamo, torch.distributed.fsdp" & $(call install,-r requirements.txt) && wait
+	$(call install,--no-deps --no-build-isolation --editable .)
 	$(BIN)/python -W ignore -c "from diffusers import AutoencoderKL; from transformers import CLIPTextModel, CLIPTokenizer; \
 		import atelier.local.stages" & \
 	$(BIN)/python -W ignore -c "import deployments.run, graph" && wait
 	touch $@
 
 .venv/ready-to-test: tests/requirements.txt .venv/ready-to-run
-	$(UV) -r tests/requirements.txt
+	$(call install,-r tests/requirements.txt)
 	touch $@
