@@ -11,9 +11,9 @@ from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
 from atelier.api.native.inspecting import inspection
-from atelier.api.native.status import capabilities
+from atelier.api.native.status import served
 from atelier.api.openai.schemas import ImagesEditRequest, ImagesGenerateRequest, ImagesVariationRequest
-from atelier.api.openai.translate import edit_params, errors_in_openais_names, generate_params, variation_params
+from atelier.api.openai.translate import edit_params, errors_naming_images, generate_params, variation_params
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.params import AnnotateParams, GenerateParams, InspectParams, UpscaleParams
 from atelier.pipeline import reading
@@ -38,7 +38,6 @@ from deployments.stages import HandleStages
 
 #: Path of a stored file below the route prefix. Handle calls return the path alone, without a server's address.
 _FILE_PATH = "/v1/images/files/{name}"
-_SERVED = {"models", "controlnets", "upscalers"}
 
 
 @serve.ingress()
@@ -90,7 +89,7 @@ class Router:
         with as_atelier_errors():
             asked = read_images_params(ImagesEditRequest, params)
             generation = edit_params(asked, self._pipeline.catalogue)
-            with errors_in_openais_names():
+            with errors_naming_images(asked.sent_as):
                 return await self._images(asked, generation)
 
     async def variation(self, params: Sent) -> Answer:
@@ -98,7 +97,7 @@ class Router:
         with as_atelier_errors():
             asked = read_images_params(ImagesVariationRequest, params)
             generation = variation_params(asked, self._pipeline.catalogue)
-            with errors_in_openais_names():
+            with errors_naming_images(asked.sent_as):
                 return await self._images(asked, generation)
 
     async def stream(self, params: Sent) -> AsyncGenerator[Answer]:
@@ -141,7 +140,7 @@ class Router:
 
     async def models(self) -> Answer:
         """Return the `models` with their defaults, `controlnets` and `upscalers` that are served, as GET / does."""
-        return (await capabilities(self._pipeline)).model_dump(include=_SERVED)
+        return served(self._pipeline.catalogue).model_dump()
 
     async def _images(self, asked: ImagesGenerateRequest, params: GenerateParams) -> Answer:
         result = await self._pipeline.generate(call_id(), params)

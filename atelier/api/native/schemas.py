@@ -77,13 +77,18 @@ class UpscalerCapabilities(BaseModel):
     has_weights: bool
 
 
-class Capabilities(BaseModel):
-    """Models, ControlNets, upscalers and features that this server offers."""
+class Served(BaseModel):
+    """Models, ControlNets and upscalers that this server offers."""
 
-    name: Literal["Atelier"] = "Atelier"
     models: list[ModelCapabilities]
     controlnets: list[ControlNetCapabilities]
     upscalers: list[UpscalerCapabilities]
+
+
+class Capabilities(Served):
+    """Models, ControlNets, upscalers and features that this server offers."""
+
+    name: Literal["Atelier"] = "Atelier"
     #: Names of the fields that a generation accepts.
     parameters: list[str]
     output_formats: list[str]

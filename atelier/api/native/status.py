@@ -10,6 +10,7 @@ from atelier.api.native.schemas import (
     Capabilities,
     ControlNetCapabilities,
     ModelCapabilities,
+    Served,
     Status,
     UpscalerCapabilities,
 )
@@ -17,6 +18,7 @@ from atelier.api.native.unbuilt import UNBUILT
 from atelier.api.openai.schemas import ImagesParams
 from atelier.api.prefix import with_prefix
 from atelier.api.services import UsedPipeline
+from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.params import OUTPUT_FORMATS
 
@@ -28,15 +30,21 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 @router.get("/")
 async def capabilities(request: Request, pipeline: UsedPipeline) -> Capabilities:
     """Return the models, ControlNets, upscalers and features that this server offers."""
-    catalogue = pipeline.catalogue
     return Capabilities(
-        models=[_model(entry) for entry in catalogue.models],
-        controlnets=[ControlNetCapabilities.model_validate(entry) for entry in catalogue.controlnets],
-        upscalers=[UpscalerCapabilities.model_validate(entry) for entry in catalogue.upscalers],
+        **dict(served(pipeline.catalogue)),
         parameters=list(ImagesParams.model_fields),
         output_formats=list(OUTPUT_FORMATS),
         not_supported=[f"{route.method} {route.path}" for route in UNBUILT],
         documentation=with_prefix(request, DOCS),
+    )
+
+
+def served(catalogue: Catalogue) -> Served:
+    """Return the models with their defaults, the ControlNets and the upscalers of a catalogue."""
+    return Served(
+        models=[_model(entry) for entry in catalogue.models],
+        controlnets=[ControlNetCapabilities.model_validate(entry) for entry in catalogue.controlnets],
+        upscalers=[UpscalerCapabilities.model_validate(entry) for entry in catalogue.upscalers],
     )
 
 

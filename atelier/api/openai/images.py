@@ -45,8 +45,6 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 #: Fields of forms that may be repeated.
 _REPEATED = frozenset({"image", "images"})
-#: The field in which a variation receives its init image.
-_VARIED = {"init_image": "image"}
 
 
 @router.post(
@@ -90,7 +88,7 @@ async def vary_image(request: Request, call: GivenCall) -> ImagesResponse | Resp
     fields = await form_or_json_fields(request, ImagesVariationRequest, lists=_REPEATED)
     asked = parse_openai(ImagesVariationRequest, fields)
     params = variation_params(asked, call.pipeline.catalogue)
-    with errors_naming_images(_VARIED):
+    with errors_naming_images(asked.sent_as):
         return await _answer(call, params, asked, prefix="image_variation")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -130,6 +131,8 @@ class ImagesVariationRequest(ImagesGenerateRequest):
     """POST /v1/images/variations"""
 
     _needs_prompt: ClassVar[bool] = False
+    #: OpenAI's name under which the image is sent, by our name for it.
+    sent_as: ClassVar[Mapping[str, str]] = {"init_image": "image"}
 
     prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="Optional prompt for the variations.")
     image: OneInputImage = Field(description="The image to vary.")
