@@ -70,7 +70,6 @@ def check_port(config: ServeDeploySchema) -> None:
             # Connections of a server that has just ended do not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-            probe.listen()
     except OSError as error:
         raise CannotStart(
             f"Cannot listen on {host}:{port} ({error.strerror}). Stop the program that does, or change "

@@ -87,7 +87,8 @@ def nginx(upstream: ThreadingHTTPServer, tmp_path: Path) -> Iterator[httpx2.Clie
     conf = _CONF.read_text()
     for line, replacement in (
         ("listen 80;", f"listen 127.0.0.1:{port};"),
-        ("server 127.0.0.1:8000;", f"server 127.0.0.1:{upstream.server_port};"),
+        # Twice, so that nginx could send a lost request to the other one.
+        ("server 127.0.0.1:8000;", f"server 127.0.0.1:{upstream.server_port};" * 2),
         ("client_body_timeout 20s;", "client_body_timeout 1s;"),
         ("proxy_read_timeout 600s;", "proxy_read_timeout 1s;"),
     ):

@@ -40,6 +40,9 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         config = read_config(_config(tmp_path, port=port))
         with pytest.raises(CannotStart, match=rf"Cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)"):
             check_port(config)
+        # A connection that the server closes first occupies the port for a minute.
+        with socket.create_connection(("127.0.0.1", port)):
+            other.accept()[0].close()
     check_port(config)
 
 
