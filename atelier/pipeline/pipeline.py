@@ -6,6 +6,7 @@ Equal requests are coalesced here. This module depends on neither Ray nor HTTP.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -28,6 +29,8 @@ from atelier.pipeline.results import ControlMap, Result, to_control_map
 from atelier.pipeline.run import run
 from atelier.pipeline.stages import Stages
 from atelier.pipeline.upscaling import UpscaledImage, refuse_hires, resolve_enlargement
+
+logger = logging.getLogger(__name__)
 
 #: Maximum numbers of requests in progress as long as none has finished.
 _MAX_UNMEASURED_GENERATIONS, _MAX_UNMEASURED_IMAGES = 64, 8
@@ -68,6 +71,8 @@ class Pipeline:
         if params.seed == -1 or params.deadline_s is not None:
             return await self._result(request_id, params)
         result = await self._running.once(params, lambda: self._result(request_id, params))
+        if result.request_id != request_id:
+            logger.info("%s shared the generation of %s", request_id, result.request_id)
         return replace(result, request_id=request_id)
 
     async def stream(

@@ -61,11 +61,17 @@ async def test_equal_requests_in_flight_are_made_once(pipeline: Pipeline, stages
     assert {result.pictures[0].data for result in results} == {results[0].pictures[0].data}
 
 
-async def test_each_waiter_of_equal_requests_keeps_its_own_id(pipeline: Pipeline, stages: RecordingStages) -> None:
+async def test_each_waiter_of_equal_requests_keeps_its_own_id(
+    pipeline: Pipeline, stages: RecordingStages, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     results = await _together(pipeline, _params(seed=3), _params(seed=3))
     assert [result.request_id for result in results] == ["req_0", "req_1"]
     [request] = stages.requests
     assert request.request_id.startswith("req_0.")
+    assert [line.getMessage() for line in caplog.records if line.name == "atelier.pipeline.pipeline"] == [
+        "req_1 shared the generation of req_0"
+    ]
 
 
 async def test_equal_requests_one_after_another_are_made_twice(pipeline: Pipeline, stages: RecordingStages) -> None:
