@@ -1,14 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Without bytecode for every module of every library: Python compiles the third that is imported, when it is.
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
-# uv takes a third of pip's time, but does not read pip's configuration; where it reaches no index, pip installs.
-install = (VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet $(1) || $(PIP) $(1))
+PIP_INSTALL := install --quiet --disable-pip-version-check --no-compile
+# Call it with an environment and what to install. uv takes a third of pip's time, but does not read pip's
+# configuration; where it reaches no index, pip installs.
+install = (VIRTUAL_ENV=$(1) $(BIN)/uv pip install --quiet $(2) || $(BIN)/pip --python $(1) $(PIP_INSTALL) $(2))
 ROOM ?= pipeline
 # Keep bytecode even where the environment says not to: compiling the libraries takes seconds in every process.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run setup format check test-quick test-fast test zoo mutate
+.PHONY: help run setup format check test-quick test-fast test clients zoo mutate
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
@@ -35,9 +36,11 @@ test-quick: setup  ## unit tests on small random models
 test-fast: setup  ## all tests but the slow ones
 	$(BIN)/pytest -m "not slow"
 
-test: setup check  ## everything that CI runs
+test: setup check clients  ## everything that CI runs
 	$(BIN)/pytest tests/unit tests/properties tests/quality tests/security --numprocesses 2 --dist worksteal
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -rs
+
+clients: tests/clients/.venv/ready tests/clients/node_modules/ready  ## install OpenAI's clients, which the tests run
 
 zoo: setup  ## train the zoo, or one model of it with MODEL=name
 	$(BIN)/python -m zoo $(MODEL)
@@ -48,18 +51,28 @@ mutate: setup  ## break the functions of one ROOM of atelier and list what its q
 # pip installs PyTorch, because a configuration of pip may name the build for this machine.
 .venv/torch: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) $$(grep '^torch==' requirements.txt) uv==0.13.9
+	$(BIN)/pip $(PIP_INSTALL) $$(grep '^torch==' requirements.txt) uv==0.13.9
 	touch $@
 
 # The processes that only import compile what replicas import: one while the network is busy, then one on each core.
 .venv/ready-to-run: requirements.txt pyproject.toml .venv/torch
-	$(BIN)/python -W ignore -c "import torch._dynamo, torch.distributed.fsdp" & $(call install,-r requirements.txt) && wait
-	$(call install,--no-deps --no-build-isolation --editable .)
+	$(BIN)/python -W ignore -c "import torch._dynamo, torch.distributed.fsdp" & $(call install,.venv,-r requirements.txt) && wait
+	$(call install,.venv,--no-deps --no-build-isolation --editable .)
 	$(BIN)/python -W ignore -c "from diffusers import AutoencoderKL; from transformers import CLIPTextModel, CLIPTokenizer; \
 		import atelier.local.stages" & \
 	$(BIN)/python -W ignore -c "import deployments.run, graph" && wait
 	touch $@
 
 .venv/ready-to-test: tests/requirements.txt .venv/ready-to-run
-	$(call install,-r tests/requirements.txt)
+	$(call install,.venv,-r tests/requirements.txt)
 	touch $@
+
+# Apart from .venv, because their ranges exclude some of the server's pins.
+tests/clients/.venv/ready: tests/clients/requirements.txt | .venv/torch
+	$(PYTHON) -m venv --clear --without-pip $(@D)
+	$(call install,$(@D),--no-deps -r $<)
+	touch $@
+
+tests/clients/node_modules/ready: tests/clients/package-lock.json tests/clients/unpack.mjs
+	@(cd tests/clients && npm ci --loglevel error && touch node_modules/ready) || \
+	echo "npm is missing or installs nothing: tests of Node clients and of Chromium are skipped"

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-_NOT_COPIED = shutil.ignore_patterns(".venv", ".git", ".training", "build", "*.egg-info", ".*_cache", "__pycache__")
+_NOT_COPIED = shutil.ignore_patterns(
+    ".venv", ".git", ".training", "build", "*.egg-info", ".*_cache", "__pycache__", "node_modules"
+)
 _WAIT_S = 90
 
 
