@@ -13,13 +13,14 @@ import os
 import time
 
 import httpx2
+from tqdm import tqdm
 
 from benchmarks.graph import running_graph
 from benchmarks.overload import memory_mb
 from benchmarks.results import record
 from tests.security.attack_requests import ATTACKS, Attack
 
-_NUM_IMAGES = 12
+_NUM_IMAGES = 6
 _SAMPLE_S = 0.02
 _REST_S = 1.0
 
@@ -66,7 +67,7 @@ async def measure(address: str, hostile: Attack) -> dict[str, float]:
 async def measure_all(address: str) -> dict[str, float]:
     """Return the costs of every attack, one after another."""
     costs: dict[str, float] = {}
-    for hostile in ATTACKS:
+    for hostile in tqdm(ATTACKS):
         costs |= await measure(address, hostile)
         await asyncio.sleep(_REST_S)
     return costs

@@ -72,7 +72,7 @@ def _webp() -> str:
 
 def _images(num_controls: int) -> bytes:
     controls = [{"kind": "canny", "image": _webp()}] * num_controls
-    return json.dumps({"prompt": "a", "init_image": _webp(), "controls": controls, "num_inference_steps": 1}).encode()
+    return json.dumps({"prompt": "a", "init_image": _webp(), "controls": controls, "num_inference_steps": 2}).encode()
 
 
 def _deep_record() -> bytes:
