@@ -29,13 +29,11 @@ def read_params(kind: type[P], sent: Sent) -> P:
 
 
 def read_images_params(kind: type[A], sent: Sent) -> A:
-    """Read params of a generation, an edit or a variation, named as in OpenAI's API; `image` may be one or a list.
+    """Read params of a generation, an edit or a variation, named as in OpenAI's API.
 
     Raises InvalidParameter if a stream is asked for, and otherwise what `parse_openai` raises.
     """
-    fields = _fields(sent)
-    image = fields.get("image")
-    asked = parse_openai(kind, {**fields, "image": [image]} if isinstance(image, (bytes, str)) else fields)
+    asked = parse_openai(kind, _fields(sent))
     if asked.stream:
         raise InvalidParameter("stream: call the Router's method `stream` instead.", param="stream")
     return asked

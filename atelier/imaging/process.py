@@ -51,8 +51,8 @@ class ImageProcess:
     async def run(self, max_cpu_s: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in the process, for at most `max_cpu_s` + 1 seconds of CPU time.
 
-        Function, arguments and result are pickled.
-        Being cancelled ends the process. Errors of the function are passed on.
+        Function, arguments and result are pickled. Errors of the function are passed on. Being cancelled ends the
+        process.
 
         Raises:
             TooMuchWork: the call took more time or memory than it may, or the process was ended for another reason.
