@@ -36,7 +36,8 @@ test-quick: setup  ## unit tests on small random models
 test-fast: setup  ## all tests but the slow ones
 	$(BIN)/pytest -m "not slow"
 
-test: setup check clients  ## everything that CI runs
+test: setup  ## everything that CI runs
+	$(MAKE) --jobs 2 check clients
 	$(BIN)/pytest tests/unit tests/properties tests/quality tests/security --numprocesses 2 --dist worksteal
 	$(BIN)/pytest tests/integration -rs
 

@@ -16,8 +16,7 @@ from PIL import Image, ImageDraw
 from ray import serve
 
 from atelier.core.control import TransportName
-from deployments.options import DenoiserOptions, GraphArgs
-from graph import build
+from graph import build_app
 from tests.integration.steps import Steps
 
 _DEADLINE_S = 1.0
@@ -49,8 +48,8 @@ def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[Transp
     if name == "in_process":
         yield name, address
         return
-    denoiser = DenoiserOptions(control_transports=(name, "in_process"), control_deadline_s=_DEADLINE_S)
-    serve.run(build(GraphArgs(denoiser=denoiser)), name=name, route_prefix=f"/{name}")
+    denoiser = {"control_transports": [name, "in_process"], "control_deadline_s": _DEADLINE_S}
+    serve.run(build_app({"denoiser": denoiser}), name=name, route_prefix=f"/{name}")
     yield name, f"{address}/{name}"
     serve.delete(name)
 
@@ -124,3 +123,15 @@ async def test_a_lost_controlnet_does_not_change_the_image(
         if signal_ == signal.SIGSTOP:
             os.kill(pid, signal.SIGCONT)
     assert (await _failures(address) > failures) == (name != "in_process")
+
+
+@pytest.mark.slow
+async def test_a_graph_of_any_name_and_prefix_says_where_its_files_are(graph: tuple[TransportName, str]) -> None:
+    name, address = graph
+    asked = {"prompt": "a red circle", "seed": 3, "num_inference_steps": 2, "response_format": "url"}
+    handle = serve.get_app_handle("atelier" if name == "in_process" else name)
+    [image] = (await handle.generate.remote(asked))["images"]
+    async with httpx2.AsyncClient(timeout=60) as client:
+        answer = (await client.post(f"{address}/v1/images/generations", json=asked)).json()
+        assert answer["data"][0]["url"] == f"{address}{image['url']}"
+        assert (await client.get(answer["data"][0]["url"])).headers["content-type"] == "image/png"

@@ -21,7 +21,7 @@ from atelier.core.conditioning import Prompts, Text
 from atelier.core.denoising import DenoiseRequest, Pass, RequestId
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
-from graph import build_app, build_denoiser
+from graph import build_denoiser
 from tests.hidden import HIDE_ATELIER
 from zoo.judge import judge
 from zoo.scenes import Description, Thing
@@ -171,18 +171,6 @@ def test_a_call_has_the_request_id_of_its_caller(postcards: DeploymentHandle, ad
     asked = {"prompt": "x", "size": "64x64", "num_inference_steps": 1}
     headers = {"x-request-id": "trip-7"}
     assert httpx2.post(f"{address}/postcards", json=asked, headers=headers, timeout=60).text == "trip-7"
-
-
-@pytest.mark.slow
-def test_the_graph_runs_in_an_app_of_another_name_below_a_prefix(address: str) -> None:
-    with _running(build_app({"controlnets": [], "annotators": []}), "studio") as studio:
-        asked = {"prompt": _PROMPT, "seed": 3, "response_format": "url"}
-        [image] = studio.generate.remote(asked).result(timeout_s=60)["images"]
-        file = httpx2.get(f"{address}/studio{image['url']}").raise_for_status()
-        assert judge(Image.open(io.BytesIO(file.content)), _RED_CIRCLE).is_right
-        answer = httpx2.post(f"{address}/studio/v1/images/generations", json=asked, timeout=60).json()
-        assert answer["data"][0]["url"].startswith(f"{address}/studio/v1/images/files/")
-        assert httpx2.get(answer["data"][0]["url"]).content == file.content
 
 
 @pytest.mark.slow
