@@ -9,7 +9,7 @@ ROOM ?= pipeline
 # Keep bytecode even where the environment says not to: compiling the libraries takes seconds in every process.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run setup format check test-quick test-fast test clients zoo mutate
+.PHONY: help run setup format check test-quick test-fast test test-all clients zoo mutate
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
@@ -34,12 +34,15 @@ test-quick: setup  ## unit tests on small random models
 	$(BIN)/pytest tests/unit -m "not slow and not zoo" --numprocesses 2
 
 test-fast: setup  ## all tests but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not cluster"
 
 test: setup  ## everything that CI runs
 	$(MAKE) --jobs 2 check clients
 	$(BIN)/pytest tests/unit tests/properties tests/quality tests/security --numprocesses 2 --dist worksteal
-	$(BIN)/pytest tests/integration -rs
+	$(BIN)/pytest tests/integration -m "not cluster" -rs
+
+test-all: test  ## the same, and what takes too long for it
+	$(BIN)/pytest tests/integration -m cluster
 
 clients: tests/clients/.venv/ready tests/clients/node_modules/ready  ## install OpenAI's clients, which the tests run
 
