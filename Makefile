@@ -34,15 +34,15 @@ test-quick: setup  ## unit tests on small random models
 	$(BIN)/pytest tests/unit -m "not slow and not zoo" --numprocesses 2
 
 test-fast: setup  ## all tests but the slow ones
-	$(BIN)/pytest -m "not slow and not cluster"
+	$(BIN)/pytest -m "not slow and not long"
 
 test: setup  ## everything that CI runs
 	$(MAKE) --jobs 2 check clients
-	$(BIN)/pytest tests/unit tests/properties tests/quality tests/security --numprocesses 2 --dist worksteal
-	$(BIN)/pytest tests/integration -m "not cluster" -rs
+	$(BIN)/pytest tests/unit tests/properties tests/quality tests/security -m "not long" --numprocesses 2 --dist worksteal
+	$(BIN)/pytest tests/integration -m "not long" -rs
 
 test-all: test  ## the same, and what takes too long for it
-	$(BIN)/pytest tests/integration -m cluster
+	$(BIN)/pytest -m long
 
 clients: tests/clients/.venv/ready tests/clients/node_modules/ready  ## install OpenAI's clients, which the tests run
 

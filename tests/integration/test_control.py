@@ -41,7 +41,7 @@ _REQUEST = {
 }
 
 
-@pytest.fixture(scope="module", params=["in_process", "same_node", pytest.param("handle", marks=pytest.mark.cluster)])
+@pytest.fixture(scope="module", params=["in_process", "same_node", pytest.param("handle", marks=pytest.mark.long)])
 def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[TransportName, str]]:
     """The transport that a graph's Denoiser tries first, and the address of the graph."""
     name: TransportName = request.param

@@ -100,7 +100,7 @@ def cluster(installed: Path) -> Iterator[dict[str, str]]:
     shutil.rmtree(ray_folder, ignore_errors=True)
 
 
-@pytest.mark.cluster
+@pytest.mark.long
 def test_the_wheel_is_deployed_from_another_directory(installed: Path, cluster: dict[str, str]) -> None:
     port = _free_port()
     config = yaml.safe_load((_ROOT / "serve_config.yaml").read_text())

@@ -25,6 +25,7 @@ def below(address: str) -> Iterator[str]:
     serve.delete("below")
 
 
+@pytest.mark.long
 def test_a_graph_below_a_prefix_is_whole(below: str) -> None:
     with openai.OpenAI(base_url=f"{below}/v1", api_key="none") as client:
         answer = client.images.generate(prompt="a red circle", size="64x64", extra_body={"num_inference_steps": 1})
