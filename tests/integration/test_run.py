@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,9 +50,12 @@ def _running(config: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
+        limit = threading.Timer(_WAIT_S, process.terminate)
+        limit.start()
         try:
             yield process
         finally:
+            limit.cancel()
             process.terminate()
             process.wait(_WAIT_S)
             shutil.rmtree(ray_folder, ignore_errors=True)
