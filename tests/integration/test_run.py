@@ -87,7 +87,7 @@ def _is_loopback(address: str) -> bool:
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_graph_says_what_is_ready_listens_on_the_loopback_and_stops(config: Path) -> None:
     with _running(config) as process:
         lines = _until(process, "Ctrl-C stops the graph.")
