@@ -52,10 +52,12 @@ zoo: setup  ## train the zoo, or one model of it with MODEL=name
 mutate: setup  ## break the functions of one ROOM of atelier and list what its quick tests let through
 	$(BIN)/python -m tests.mutate $(ROOM)
 
-# pip installs PyTorch, because a configuration of pip may name the build for this machine.
+# pip installs PyTorch, because a configuration of pip may name the build for this machine. The pip of PYTHON is tried
+# first: `venv` takes five seconds to bring one.
+torch = $(PIP_INSTALL) pip uv==0.13.9 $$(grep '^torch==' requirements.txt)
 .venv/torch: requirements.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip $(PIP_INSTALL) $$(grep '^torch==' requirements.txt) uv==0.13.9
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python .venv $(torch) || ($(PYTHON) -m venv .venv && $(BIN)/pip $(torch))
 	touch $@
 
 # The processes that only import compile what replicas import: one while the network is busy, then one on each core.

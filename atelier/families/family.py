@@ -2,16 +2,16 @@
 
 The engine and the TextEncoder reach an architecture only through `Family`, so a new one needs only its own folder and
 a line in `_FAMILIES`. `Conditions`, `PromptConditions` and `Encoded` are SDXL's dataclasses; they become type
-parameters when a family needs different ones.
+parameters when a family needs different ones. Importing a family does not import diffusers, because the TextEncoder
+needs none of it and it takes seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
 
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
@@ -20,6 +20,9 @@ from atelier.families import sdxl
 from atelier.families.sdxl.conditions import Conditions, PromptConditions
 from atelier.families.sdxl.unet import Encoded
 from atelier.models.loading import Placement
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, UNet2DConditionModel
 
 __all__ = ["Conditions", "Encoded", "Family", "PromptConditions", "TextEncoders", "family_of"]
 

@@ -7,14 +7,18 @@ cross-attention layer, applies a row's keys, values and bias.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 
 from atelier.core.conditioning import TextEmbeds
 from atelier.families.sdxl.conditions import KeysValues, PromptConditions
 from atelier.families.sdxl.embeds import check_widths
 from atelier.models.loading import Placement
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
 
 
 class RowAttention:
@@ -86,6 +90,8 @@ def prompt_conditions(
 
 
 def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, Attention]]:
+    from diffusers.models.attention_processor import Attention
+
     return [(name, module) for name, module in model.named_modules() if isinstance(module, Attention)]
 
 

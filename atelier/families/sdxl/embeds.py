@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from diffusers import ControlNetModel, UNet2DConditionModel
 
 from atelier.core.conditioning import TOKENS_PER_CHUNK, TextEmbeds
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, UNet2DConditionModel
 
 _NUM_TIME_IDS = 6
 

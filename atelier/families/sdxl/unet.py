@@ -7,12 +7,14 @@ residuals of ControlNets are added between them. A ControlNet is a copy of the f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D, CrossAttnUpBlock2D
 
 from atelier.families.sdxl.conditions import Conditions
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, UNet2DConditionModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def encode_rows(
     emb = _time_embedding(model, timesteps, conditions)
     skips = [hidden_states]
     for block in model.down_blocks:
-        attention = _attention_arguments(conditions) if isinstance(block, CrossAttnDownBlock2D) else {}
+        attention = _attention_arguments(conditions) if getattr(block, "has_cross_attention", False) else {}
         hidden_states, outputs = block(hidden_states=hidden_states, temb=emb, **attention)
         skips += outputs
     hidden_states = model.mid_block(hidden_states, emb, **_attention_arguments(conditions))
@@ -61,7 +63,7 @@ def decode_half(unet: UNet2DConditionModel, encoded: Encoded, conditions: Condit
     for block in unet.up_blocks:
         num_layers = len(block.resnets)
         skips, block_skips = skips[:-num_layers], skips[-num_layers:]
-        attention = _attention_arguments(conditions) if isinstance(block, CrossAttnUpBlock2D) else {}
+        attention = _attention_arguments(conditions) if getattr(block, "has_cross_attention", False) else {}
         hidden_states = block(
             hidden_states=hidden_states,
             temb=encoded.emb,
