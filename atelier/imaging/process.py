@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import math
 import os
 import pickle
 import resource
@@ -25,7 +24,7 @@ from atelier.core.errors import TooMuchWork
 #: Maximum memory of the process; the largest image needs half of it.
 MAX_BYTES = 800_000_000
 #: Lets models go first where they share the CPU with this process.
-_NICENESS = 5
+_NICENESS = 10
 _ENVIRONMENT = {
     # glibc then returns every block of more than 1 MB to the system when it is freed.
     "MALLOC_MMAP_THRESHOLD_": "1000000",
@@ -48,8 +47,8 @@ class ImageProcess:
         self._running: object = None
         atexit.register(self._end)
 
-    async def run(self, max_cpu_s: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function in the process, for at most `max_cpu_s` + 1 seconds of CPU time.
+    async def run(self, max_cpu_s: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in the process, for at most `max_cpu_s` seconds of CPU time.
 
         Function, arguments and result are pickled. Errors of the function are passed on. Being cancelled ends the
         process.
@@ -110,6 +109,7 @@ def main() -> None:
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
@@ -123,7 +123,8 @@ def _answer(calls: IO[bytes], answers: IO[bytes]) -> bool:
         max_cpu_s, function, args, kwargs = pickle.load(calls)
     except EOFError:
         return False
-    _limit_cpu_time(max_cpu_s)
+    # The kernel ends this process when the time is over.
+    signal.setitimer(signal.ITIMER_PROF, max_cpu_s)
     try:
         answer = True, function(*args, **kwargs)
     except MemoryError:
@@ -131,16 +132,10 @@ def _answer(calls: IO[bytes], answers: IO[bytes]) -> bool:
     except Exception as error:
         # Every other error is raised where the call was made.
         answer = False, error
+    signal.setitimer(signal.ITIMER_PROF, 0)
     pickle.dump(answer, answers, protocol=5)
     answers.flush()
     return True
-
-
-def _limit_cpu_time(max_cpu_s: int) -> None:
-    """Let the kernel end this process if the call that begins now takes longer; the kernel counts whole seconds."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + max_cpu_s, most))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,11 @@ _REQUEST = {
 }
 
 
-@pytest.fixture(scope="module", params=["in_process", "same_node", pytest.param("handle", marks=pytest.mark.long)])
+#: The transports to ControlNets in replicas of their own.
+_DEPLOYED = ["same_node", pytest.param("handle", marks=pytest.mark.long)]
+
+
+@pytest.fixture(scope="module", params=["in_process", *_DEPLOYED])
 def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[TransportName, str]]:
     """The transport that a graph's Denoiser tries first, and the address of the graph."""
     name: TransportName = request.param
@@ -106,23 +110,22 @@ async def test_every_transport_gives_the_same_bits(graph: tuple[TransportName, s
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("graph", _DEPLOYED, indirect=True, scope="module")
 @pytest.mark.parametrize("signal_", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
 async def test_a_lost_controlnet_does_not_change_the_image(
     graph: tuple[TransportName, str], expected: str, signal_: signal.Signals
 ) -> None:
-    """With ControlNets in process the Annotator replica is lost instead, which the steps do not need."""
     name, address = graph
-    app, deployment = ("atelier", "Annotator") if name == "in_process" else (name, "ControlNet")
     # A transport that failed in the previous test is skipped for 5 s.
     await asyncio.sleep(6)
     failures = await _failures(address)
-    [pid] = _replicas(app, deployment)
+    [pid] = _replicas(name, "ControlNet")
     try:
         assert await _image_with_signal(address, pid, signal_) == expected
     finally:
         if signal_ == signal.SIGSTOP:
             os.kill(pid, signal.SIGCONT)
-    assert (await _failures(address) > failures) == (name != "in_process")
+    assert await _failures(address) > failures
 
 
 @pytest.mark.slow

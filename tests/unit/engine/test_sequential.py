@@ -96,7 +96,12 @@ def _check(engine: Engine, entry: ModelEntry, requests: list[DenoiseRequest]) ->
 
 
 @pytest.mark.parametrize(
-    "num_inference_steps", [4, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (8, 20, 31))]
+    "num_inference_steps",
+    [
+        4,
+        *(pytest.param(steps, marks=pytest.mark.slow) for steps in (8, 20)),
+        pytest.param(31, marks=[pytest.mark.slow, pytest.mark.long]),
+    ],
 )
 def test_every_sampler_equals_the_oracle(
     engine: Engine, entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
