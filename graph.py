@@ -30,7 +30,7 @@ def build(args: GraphArgs) -> Application:
     autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.1)
     upscaler = node(Upscaler, max_ongoing_requests=16, num_cpus=0.1)
     # More than clients come at once: the Router rejects in the API's form, Serve's proxy in plain text.
-    router = node(Router, max_ongoing_requests=5000, num_cpus=0.1)
+    router = node(Router, max_ongoing_requests=5000, num_cpus=0.1).options(max_queued_requests=5000)
     handles = GraphHandles(
         text_encoder=text_encoder.bind(catalogue, args.text_encoder),
         annotator=annotator.bind(catalogue, args.annotator),

@@ -1,7 +1,7 @@
 """Benchmark of overload: many clients at once, while others ask for /ready and /metrics.
 
 `python -m benchmarks.overload` starts the graph, measures the throughput of 16 clients, then sends 2,000 requests at
-once. It prints how they were answered, the throughput of those that were admitted relative to the 16 clients, the
+once. With `--nginx`, they pass through an nginx with `deploy/nginx.conf`. It prints how they were answered, the throughput of those that were admitted relative to the 16 clients, the
 slowest answers of /ready and /metrics meanwhile, and the growth of the Router's and the proxy's memory.
 """
 
@@ -12,13 +12,16 @@ import asyncio
 import os
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 
 from benchmarks.graph import running_graph
 from benchmarks.results import record
+from tests.nginx import running_nginx
 
 _NUM_UNLOADED_CLIENTS, _NUM_UNLOADED_REQUESTS = 16, 96
 _PROBE_S = 0.5
@@ -104,14 +107,21 @@ async def measure(address: str, *, num_requests: int, num_clients: int) -> Seen:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=2000)
-    num_clients = parser.parse_args().clients
-    with running_graph(num_threads=os.cpu_count() or 1) as address:
+    parser.add_argument("--nginx", action="store_true", help="send requests through nginx, which must be installed")
+    asked = parser.parse_args()
+    num_clients = asked.clients
+    with ExitStack() as running:
+        address = running.enter_context(running_graph(num_threads=os.cpu_count() or 1))
+        if asked.nginx:
+            folder = Path(running.enter_context(TemporaryDirectory()))
+            server = "server 127.0.0.1:8000;", f"server {address.removeprefix('http://')};"
+            address = running.enter_context(running_nginx(folder, server))
         alone = asyncio.run(measure(address, num_requests=_NUM_UNLOADED_REQUESTS, num_clients=_NUM_UNLOADED_CLIENTS))
         at_rest_mb = memory_mb()
         crowd = asyncio.run(measure(address, num_requests=num_clients, num_clients=num_clients))
     rates = [len(seen.images_s) / max(seen.images_s) for seen in (alone, crowd)]
     record(
-        "overload",
+        "overload_behind_nginx" if asked.nginx else "overload",
         {
             "clients": num_clients,
             **{f"answered {status}": count for status, count in sorted(crowd.statuses.items())},

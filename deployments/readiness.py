@@ -17,8 +17,8 @@ from ray.serve.schema import ApplicationStatusOverview, DeploymentStatus, Replic
 
 logger = logging.getLogger(__name__)
 
-#: Age at which an answer of the controller is asked for again.
-_MAX_AGE_S = 0.5
+#: Age at which an answer of the controller is asked for again; it takes 40 ms to read.
+_MAX_AGE_S = 2.0
 _TIMEOUT_S = 1.0
 
 
@@ -35,7 +35,7 @@ class Readiness:
     async def is_ready(self) -> bool:
         """Return whether every deployment has a running replica or is scaled to zero.
 
-        The answer is up to half a second old, or older if the controller does not answer within a second: requests
+        The answer is up to two seconds old, or older if the controller does not answer within a second: requests
         do not need it.
         """
         if self._asking is None or (self._asking.done() and time.monotonic() - self._asked_s > _MAX_AGE_S):

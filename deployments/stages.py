@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -73,13 +74,16 @@ class HandleStages:
 
     async def metrics_text(self) -> str:
         """Return the metrics of all Denoisers, or none of them if one does not answer within a second."""
-        answers: list[str | Exception]
+        answers: list[str | Exception] = [TimeoutError(f"no answer within {_METRICS_TIMEOUT_S} s")]
+        asking = asyncio.create_task(
+            self._handles.denoiser.broadcast("metrics_text").results_async(return_exceptions=True)
+        )
         try:
-            answers = await self._handles.denoiser.broadcast("metrics_text").results_async(
-                timeout_s=_METRICS_TIMEOUT_S, return_exceptions=True
-            )
-        except TimeoutError as error:
-            answers = [error]
+            # Not `wait_for`, which waits until a cancelled call has ended.
+            if (await asyncio.wait([asking], timeout=_METRICS_TIMEOUT_S))[0]:
+                answers = asking.result()
+        finally:
+            asking.cancel()
         texts = [answer for answer in answers if isinstance(answer, str)]
         for answer in answers:
             if isinstance(answer, Exception):

@@ -16,6 +16,8 @@ from atelier.core.errors import QueueFull
 
 #: Finished work counts half as much in the rate after so many seconds of work.
 _HALF_LIFE_S = 30.0
+#: Seconds for which an arriving request counts; a client that sends its body slowly holds up nobody.
+_ARRIVAL_S = 1.0
 
 
 class Admission:
@@ -36,24 +38,37 @@ class Admission:
         self._work = 0
         #: Seconds in which there was work, and those that fell to one request if each had an equal share.
         self._busy_s, self._share_s = 0.0, 0.0
-        #: Finished work and the shares of time it took; both decay with `_HALF_LIFE_S`.
-        self._finished_work, self._finished_s = 0.0, 0.0
+        #: Finished work, its number of requests and the shares of time it took; all decay with `_HALF_LIFE_S`.
+        self._finished_work, self._num_finished, self._finished_s = 0.0, 0.0, 0.0
         self._decayed_s = 0.0
+        #: When each request began to arrive whose work is not known yet; the earliest is first.
+        self._arrivals: dict[object, float] = {}
 
-    def check(self) -> None:
-        """Raise QueueFull if work that is sent now would wait too long; its `retry_after_s` is the excess."""
-        self._update()
-        excess_s = self._predicted_wait_s() - self._max_wait_s
-        if excess_s > 0:
-            raise QueueFull(retry_after_s=math.ceil(excess_s))
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Count a request as arriving within the context, for a second at most: its work is not known yet.
+
+        Raises QueueFull if its predicted wait is too long, when those that arrive are as much work as the average.
+        """
+        now_s, arrival = self._now_s(), object()
+        for earliest, arrived_s in list(self._arrivals.items()):
+            if arrived_s > now_s - _ARRIVAL_S:
+                break
+            del self._arrivals[earliest]
+        self._check(len(self._arrivals))
+        self._arrivals[arrival] = now_s
+        try:
+            yield
+        finally:
+            self._arrivals.pop(arrival, None)
 
     @contextmanager
     def admitted(self, work: int) -> Iterator[Callable[[], None]]:
         """Count `work` as in progress within the context; call the result when it is finished.
 
-        Raises QueueFull if the predicted wait is too long.
+        Raises QueueFull if the predicted wait is too long; its `retry_after_s` is the excess.
         """
-        self.check()
+        self._check(0)
         self._num_admitted += 1
         self._work += work
         started_s = self._share_s
@@ -62,6 +77,7 @@ class Admission:
             self._update()
             self._decay()
             self._finished_work += work
+            self._num_finished += 1
             self._finished_s += self._share_s - started_s
 
         try:
@@ -71,10 +87,17 @@ class Admission:
             self._num_admitted -= 1
             self._work -= work
 
-    def _predicted_wait_s(self) -> float:
+    def _check(self, num_arriving: int) -> None:
+        self._update()
+        excess_s = self._predicted_wait_s(num_arriving) - self._max_wait_s
+        if excess_s > 0:
+            raise QueueFull(retry_after_s=math.ceil(excess_s))
+
+    def _predicted_wait_s(self, num_arriving: int) -> float:
         if self._finished_work:
-            return self._work * self._finished_s / self._finished_work
-        return 0.0 if self._num_admitted < self._max_unmeasured else self._max_wait_s + 1
+            arriving_work = num_arriving * self._finished_work / self._num_finished
+            return (self._work + arriving_work) * self._finished_s / self._finished_work
+        return 0.0 if self._num_admitted + num_arriving < self._max_unmeasured else self._max_wait_s + 1
 
     def _update(self) -> None:
         """Let time pass, which counts only while there is work."""
@@ -88,4 +111,5 @@ class Admission:
         decay = 0.5 ** ((self._busy_s - self._decayed_s) / _HALF_LIFE_S)
         self._decayed_s = self._busy_s
         self._finished_work *= decay
+        self._num_finished *= decay
         self._finished_s *= decay

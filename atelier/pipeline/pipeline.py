@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from random import SystemRandom
 
@@ -56,9 +56,9 @@ class Pipeline:
         self._running: Coalescer[Result] = Coalescer()
         self._writing = asyncio.Semaphore(_MAX_WRITTEN)
 
-    def check_admission(self) -> None:
-        """Raise QueueFull if a generation that is sent now would wait too long, before its body is read."""
-        self._generations.check()
+    def arriving(self) -> AbstractContextManager[None]:
+        """Return the context in which a generation's body is read. Raises QueueFull if it would wait too long."""
+        return self._generations.arriving()
 
     async def generate(self, request_id: RequestId, params: GenerateParams) -> Result:
         """Generate the images of a request.

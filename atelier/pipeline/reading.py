@@ -30,6 +30,7 @@ _HEADERS_S, _PIXELS_S = 0.5, 5.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
 class _Room:
     """The room for large images: a number of pixels that the requests which hold them share."""
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from atelier.core.errors import BodyTooLarge
+from atelier.core.errors import BodyTooLarge, QueueFull
 from deployments.options import RouterOptions
+from tests.nginx import NGINX, running_nginx
 
-_CONF = Path(__file__).parents[2] / "deploy" / "nginx.conf"
-_NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
 _WAIT_S = 10
 
-pytestmark = pytest.mark.skipif(_NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
 
 
 class _Upstream(BaseHTTPRequestHandler):
@@ -80,44 +78,20 @@ def upstream() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def nginx(upstream: ThreadingHTTPServer, tmp_path: Path) -> Iterator[httpx2.Client]:
-    """A client of an nginx that runs the file, with times of 1 s and other ports."""
-    assert _NGINX is not None
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    conf = _CONF.read_text()
-    for line, replacement in (
-        ("listen 80;", f"listen 127.0.0.1:{port};"),
-        # Twice, so that nginx could send a lost request to the other one.
-        ("server 127.0.0.1:8000;", f"server 127.0.0.1:{upstream.server_port};" * 2),
+    """A client of an nginx that runs the file, with times of seconds and two requests in progress."""
+    # Twice, so that nginx could send a lost request to the other one.
+    servers = f"server 127.0.0.1:{upstream.server_port};" * 2
+    replacements = (
+        ("server 127.0.0.1:8000;", servers),
         ("client_body_timeout 20s;", "client_body_timeout 1s;"),
-        ("proxy_read_timeout 600s;", "proxy_read_timeout 1s;"),
+        ("proxy_read_timeout 600s;", "proxy_read_timeout 3s;"),
+        ("limit_conn atelier 256;", "limit_conn atelier 2;"),
+    )
+    with (
+        running_nginx(tmp_path, *replacements) as address,
+        httpx2.Client(base_url=address, timeout=_WAIT_S) as client,
     ):
-        assert conf.count(line) == 1
-        conf = conf.replace(line, replacement)
-    folders = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (tmp_path / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}"
-        f"http {{ access_log {tmp_path}/access.log; {folders}\n{conf} }}"
-    )
-    process = subprocess.Popen([_NGINX, "-p", str(tmp_path), "-c", "nginx.conf"], stderr=subprocess.DEVNULL)
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=_WAIT_S) as client:
-        _wait_for(client, process)
         yield client
-    process.terminate()
-    process.wait(_WAIT_S)
-
-
-def _wait_for(client: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        try:
-            client.get("/")
-        except httpx2.ConnectError:
-            time.sleep(0.01)
-        else:
-            return
-    raise AssertionError(f"nginx ended with status {process.returncode}")
 
 
 def test_answers_and_errors_pass_as_they_are(nginx: httpx2.Client) -> None:
@@ -174,3 +148,19 @@ def test_a_server_that_does_not_answer_is_given_up(nginx: httpx2.Client) -> None
     _Upstream.go_on.set()
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "no_answer_in_time")
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_more_requests_than_the_server_can_hold_are_rejected_and_others_answered(nginx: httpx2.Client) -> None:
+    with ThreadPoolExecutor(2) as clients:
+        held = [clients.submit(nginx.post, "/silent", json={}) for _ in range(2)]
+        while len(_Upstream.received) < len(held):
+            time.sleep(0.01)
+        answer = nginx.post("/silent", json={}, headers={"x-request-id": "mine-4"})
+        assert nginx.get("/").status_code == 200
+        _Upstream.go_on.set()
+        assert {request.result().status_code for request in held} == {200}
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (429, QueueFull.code, QueueFull.type)
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("5", "mine-4")
+    assert nginx.post("/", json={}).status_code == 200

@@ -56,7 +56,8 @@ _REPEATED = frozenset({"image", "images"})
 )
 async def generate_images(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Generate images from a prompt, or from a prompt and an image."""
-    asked = parse_openai(ImagesGenerateRequest, await json_fields(request))
+    with call.pipeline.arriving():
+        asked = parse_openai(ImagesGenerateRequest, await json_fields(request))
     params = generate_params(asked, call.pipeline.catalogue)
     return await _answer(call, params, asked, prefix="image_generation")
 
@@ -70,7 +71,10 @@ async def generate_images(request: Request, call: GivenCall) -> ImagesResponse |
 )
 async def edit_image(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Edit an image by a prompt, inside its mask or everywhere."""
-    asked = parse_openai(ImagesEditRequest, await form_or_json_fields(request, ImagesEditRequest, lists=_REPEATED))
+    with call.pipeline.arriving():
+        asked = parse_openai(
+            ImagesEditRequest, await form_or_json_fields(request, ImagesEditRequest, lists=_REPEATED)
+        )
     params = edit_params(asked, call.pipeline.catalogue)
     with errors_naming_images(asked.sent_as):
         return await _answer(call, params, asked, prefix="image_edit")
@@ -85,8 +89,9 @@ async def edit_image(request: Request, call: GivenCall) -> ImagesResponse | Resp
 )
 async def vary_image(request: Request, call: GivenCall) -> ImagesResponse | Response:
     """Generate variations of an image."""
-    fields = await form_or_json_fields(request, ImagesVariationRequest, lists=_REPEATED)
-    asked = parse_openai(ImagesVariationRequest, fields)
+    with call.pipeline.arriving():
+        fields = await form_or_json_fields(request, ImagesVariationRequest, lists=_REPEATED)
+        asked = parse_openai(ImagesVariationRequest, fields)
     params = variation_params(asked, call.pipeline.catalogue)
     with errors_naming_images(asked.sent_as):
         return await _answer(call, params, asked, prefix="image_variation")

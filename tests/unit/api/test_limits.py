@@ -206,7 +206,7 @@ async def test_a_generation_that_would_wait_too_long_is_rejected_before_its_body
     def is_full() -> None:
         raise QueueFull(retry_after_s=7)
 
-    monkeypatch.setattr(pipeline, "check_admission", is_full)
+    monkeypatch.setattr(pipeline, "arriving", is_full)
     for path in (_PATH, "/v1/images/edits", "/v1/images/variations"):
         response = await http.post(path, content=b"{", headers=_JSON)
         assert (response.status_code, response.headers["retry-after"]) == (429, "7")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
@@ -23,6 +25,8 @@ from deployments.stages import HandleStages
 from deployments.text_encoder import TextEncoder
 from deployments.upscaler import Upscaler
 
+#: Longer than any answer here takes.
+_LONG_S = 10.0
 #: The deployment behind each method of Stages.
 _DEPLOYMENTS: dict[str, type] = {
     "encode_texts": TextEncoder,
@@ -92,14 +96,16 @@ def test_every_method_of_the_protocol_is_checked() -> None:
 
 
 class _Broadcast:
-    """A response of Serve's `broadcast`: the texts of some replicas, or a timeout."""
+    """A response of Serve's `broadcast`: the texts of some replicas, or none for a long time, even if cancelled."""
 
     def __init__(self, *answers: str | Exception, is_silent: bool = False) -> None:
         self._answers, self.is_silent = list(answers), is_silent
 
     async def results_async(self, **_: object) -> list[str | Exception]:
         if self.is_silent:
-            raise TimeoutError
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(_LONG_S)
+            await asyncio.sleep(_LONG_S)
         return self._answers
 
 
@@ -117,7 +123,8 @@ async def test_metrics_tell_whether_every_denoiser_answered(
 ) -> None:
     denoiser = _Handle(_answer)
     denoiser.broadcast = lambda _: answers  # type: ignore[attr-defined]
-    text = await _stages(replace(handles, denoiser=denoiser)).metrics_text()
+    async with asyncio.timeout(_LONG_S):
+        text = await _stages(replace(handles, denoiser=denoiser)).metrics_text()
     assert f"atelier_metrics_complete {complete}.0" in text
     assert ("a_total 1.0" in text) == (not answers.is_silent)
 

@@ -118,3 +118,34 @@ def test_a_fixed_number_is_admitted_before_the_rate_is_known() -> None:
         with pytest.raises(QueueFull) as caught, admission.admitted(1):
             pass
         assert caught.value.retry_after_s == 1
+
+
+def test_requests_that_arrive_count_as_the_average(admission: Admission, clock: _Clock) -> None:
+    """Requests of 50 and 30 units are 40 on average, so the second leaves 60 of 100 units, and the fourth nothing."""
+    _work(admission, clock, 30, seconds=3)
+    with admission.admitted(20), admission.arriving(), admission.arriving():
+        with admission.arriving(), pytest.raises(QueueFull) as caught, admission.arriving():
+            pass
+        assert caught.value.retry_after_s == 4
+        with admission.arriving():
+            pass
+
+
+def test_requests_whose_work_is_known_do_not_wait_for_those_that_arrive(admission: Admission) -> None:
+    with admission.arriving(), admission.arriving(), admission.arriving():
+        assert _is_admitted(admission)
+        with pytest.raises(QueueFull), admission.arriving():
+            pass
+
+
+def test_a_request_that_arrives_slowly_holds_up_nobody(admission: Admission, clock: _Clock) -> None:
+    with admission.arriving(), admission.arriving(), admission.arriving():
+        clock.now_s += 1
+        with admission.arriving():
+            pass
+
+
+def test_a_fixed_number_arrives_before_the_rate_is_known() -> None:
+    admission = Admission(max_wait_s=10, max_unmeasured=2, now_s=lambda: 0.0)
+    with admission.admitted(1), admission.arriving(), pytest.raises(QueueFull), admission.arriving():
+        pass
