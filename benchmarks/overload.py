@@ -1,8 +1,9 @@
 """Benchmark of overload: many clients at once, while others ask for /ready and /metrics.
 
 `python -m benchmarks.overload` starts the graph, measures the throughput of 16 clients, then sends 2,000 requests at
-once. With `--nginx`, they pass through an nginx with `deploy/nginx.conf`. It prints how they were answered, the throughput of those that were admitted relative to the 16 clients, the
-slowest answers of /ready and /metrics meanwhile, and the growth of the Router's and the proxy's memory.
+once. It prints how they were answered, the throughput of those that were admitted relative to the 16 clients, the
+slowest answers of /ready and /metrics meanwhile, and the growth of the Router's and the proxy's memory. With
+`--nginx`, all requests pass through an nginx with `deploy/nginx.conf`.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def nginx(upstream: ThreadingHTTPServer, tmp_path: Path) -> Iterator[httpx2.Clie
         ("server 127.0.0.1:8000;", servers),
         ("client_body_timeout 20s;", "client_body_timeout 1s;"),
         ("proxy_read_timeout 600s;", "proxy_read_timeout 3s;"),
-        ("limit_conn atelier 256;", "limit_conn atelier 2;"),
+        ("limit_conn atelier 128;", "limit_conn atelier 2;"),
     )
     with (
         running_nginx(tmp_path, *replacements) as address,
