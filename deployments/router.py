@@ -136,7 +136,7 @@ class Router:
         """Read the metadata of an image file. Takes and returns the fields of POST /v1/images/inspect."""
         with as_atelier_errors():
             asked = read_params(InspectParams, params)
-            return (await reading.in_process(inspection, asked.image)).model_dump()
+            return (await reading.metadata_of(asked.image, inspection)).model_dump()
 
     async def models(self) -> Answer:
         """Return the `models` with their defaults, `controlnets` and `upscalers` that are served, as GET / does."""

@@ -7,13 +7,16 @@ An image is rejected before its pixels are decoded if its format is not in `FORM
 from __future__ import annotations
 
 import io
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
+
+# Pillow imports the plugins of all formats for an image in a format whose plugin is not imported yet.
+from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from atelier.core.errors import InvalidParameter
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
@@ -22,6 +25,8 @@ RgbPixels = npt.NDArray[np.uint8]  # [height, width, 3]
 MaskPixels = npt.NDArray[np.uint8]  # [height, width]; 255 is painted anew, 0 is kept
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+#: How files in these formats begin (PNG 1.2, JFIF 1.02, RFC 9649).
+_SIGNATURE = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP", re.DOTALL)
 MAX_PIXELS = 4096 * 4096
 #: Maximum number of scans in a JPEG. Encoders write about ten; each is a pass over all pixels.
 _MAX_SCANS = 64
@@ -58,6 +63,12 @@ def image_size(data: bytes, *, param: str) -> Size:
         return Size(width=width, height=height)
 
 
+def check_format(data: bytes, *, param: str) -> None:
+    """Raise InvalidParameter if a file does not begin like an image in one of `FORMATS`."""
+    if not _SIGNATURE.match(data):
+        raise _unreadable(param)
+
+
 @contextmanager
 def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
     """Open the image of a file without decoding its pixels.
@@ -77,11 +88,12 @@ def opened_image(data: bytes, *, param: str) -> Iterator[Image.Image]:
             # Catch everything: Pillow's decoders raise OSError, SyntaxError, struct.error and others.
             _forget_frames(error)
             # Pillow says of an unknown format only where the file lies in memory.
-            reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-            raise InvalidParameter(
-                f"{param}: not a readable image{reason}; send {', '.join(FORMATS)}.", param=param
-            ) from error
+            raise _unreadable(param, "" if isinstance(error, UnidentifiedImageError) else f" ({error})") from error
         rejected.pop_all()
+
+
+def _unreadable(param: str, reason: str = "") -> InvalidParameter:
+    return InvalidParameter(f"{param}: not a readable image{reason}; send {', '.join(FORMATS)}.", param=param)
 
 
 def _check_work(image: Image.Image, data: bytes, param: str) -> None:

@@ -1,7 +1,7 @@
 """A process that reads clients' images, because decoding in a thread can be neither stopped nor limited in memory.
 
-`python -m atelier.imaging.process` is that process: it reads pickled calls from stdin and writes pickled answers to
-stdout. `ImageProcess` starts and calls it.
+`python -m atelier.imaging.process NICENESS` is that process: it reads pickled calls from stdin and writes pickled
+answers to stdout. `ImageProcess` starts and calls it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from atelier.core.errors import TooMuchWork
 
 #: Maximum memory of the process; the largest image needs half of it.
 MAX_BYTES = 800_000_000
-#: Lets models go first where they share the CPU with this process.
-_NICENESS = 10
 _ENVIRONMENT = {
     # glibc then returns every block of more than 1 MB to the system when it is freed.
     "MALLOC_MMAP_THRESHOLD_": "1000000",
@@ -39,7 +37,9 @@ T = TypeVar("T")
 class ImageProcess:
     """Runs one call after another in a process, which is started for the first call and whenever it has ended."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, niceness: int = 0) -> None:
+        """With a niceness (0 to 19, see nice(2)), models go first where they share the CPU with the process."""
+        self._niceness = niceness
         self._thread = ThreadPoolExecutor(1, name)
         self._process: subprocess.Popen[bytes] | None = None
         #: Protects `_running`, so that cancelling a call never ends the process of the next one.
@@ -70,7 +70,7 @@ class ImageProcess:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._end()
-                self._process = _start()
+                self._process = _start(self._niceness)
             process, self._running = self._process, call
         assert process.stdin is not None
         assert process.stdout is not None
@@ -98,9 +98,9 @@ def _too_much() -> TooMuchWork:
     return TooMuchWork("The images take too much time or memory to decode.")
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(niceness: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", __name__]
+    command = [sys.executable, "-m", __name__, str(niceness)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
@@ -110,7 +110,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    os.nice(_NICENESS)
+    os.nice(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
     while _answer(calls, answers):

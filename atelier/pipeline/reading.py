@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from atelier.core.errors import QueueFull
 from atelier.core.geometry import Size
 from atelier.core.params.generate import GenerateParams
-from atelier.imaging.inputs import image_size, read_pixels
+from atelier.imaging.inputs import check_format, image_size, read_pixels
 from atelier.imaging.process import ImageProcess
 from atelier.pipeline.inputs import MAX_PIXELS_TOGETHER, Inputs, InputSizes, read_inputs, read_sizes
 from atelier.pipeline.stages import Pixels
@@ -52,28 +52,33 @@ class _Room:
             self._num_free += num_pixels
 
 
-_process, _process_of_large = ImageProcess("images"), ImageProcess("large-images")
+_process = ImageProcess("images", niceness=5)
+_process_of_large = ImageProcess("large-images", niceness=15)
 _room = _Room(_MAX_LARGE_PIXELS)
-
-
-async def in_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function that reads headers or metadata of clients' files. Raises its errors, and TooMuchWork."""
-    return await _process.run(_HEADERS_S, function, *args, **kwargs)
 
 
 async def sizes_of(params: GenerateParams) -> InputSizes:
     """Return the sizes of a request's images. Raises the errors of `read_sizes`, and TooMuchWork."""
-    return await in_process(read_sizes, params) if params.has_images else read_sizes(params)
+    for param, data in params.image_files.items():
+        check_format(data, param=param)
+    return await _process.run(_HEADERS_S, read_sizes, params) if params.image_files else read_sizes(params)
 
 
 async def inputs_of(params: GenerateParams, sizes: InputSizes, size: Size) -> Inputs:
     """Return a request's images, resized to `size`. Raises the errors of `read_inputs`, TooMuchWork and QueueFull."""
-    return await _decoded(sizes.all, read_inputs, params, size) if params.has_images else Inputs()
+    return await _decoded(sizes.all, read_inputs, params, size) if params.image_files else Inputs()
 
 
 async def size_of(data: bytes) -> Size:
     """Return the size of the image in the field `image`. Raises InvalidParameter or TooMuchWork."""
-    return await in_process(image_size, data, param="image")
+    check_format(data, param="image")
+    return await _process.run(_HEADERS_S, image_size, data, param="image")
+
+
+async def metadata_of(data: bytes, read: Callable[[bytes], T]) -> T:
+    """Read the metadata of the file in the field `image`. Raises the errors of `read`, and TooMuchWork."""
+    check_format(data, param="image")
+    return await _process.run(_HEADERS_S, read, data)
 
 
 async def pixels_of(data: bytes, size: Size, *, keep_alpha: bool) -> Pixels:

@@ -52,7 +52,7 @@ async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: Used
 async def inspect_image(request: Request) -> Inspection:
     """Return the generation parameters in an image file's metadata."""
     asked = parse(InspectParams, await form_or_json_fields(request, InspectParams))
-    return await reading.in_process(inspection, asked.image)
+    return await reading.metadata_of(asked.image, inspection)
 
 
 @router.post("/enhance-media", responses=ERRORS, openapi_extra=json_body(EnhanceParams))

@@ -140,6 +140,8 @@ class GenerateParams(Params):
         return self
 
     @property
-    def has_images(self) -> bool:
-        """Whether any images were sent with the request."""
-        return self.init_image is not None or bool(self.controls)
+    def image_files(self) -> dict[str, bytes]:
+        """All image files that were sent with the request, by their fields."""
+        files = {name: getattr(self, name) for name in ("init_image", "mask_image", "markup_image")}
+        files |= {f"controls[{index}].image": control.image for index, control in enumerate(self.controls)}
+        return {name: data for name, data in files.items() if data is not None}

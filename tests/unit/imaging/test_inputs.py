@@ -14,6 +14,7 @@ from atelier.imaging.inputs import (
     MAX_PIXELS,
     RgbPixels,
     blend,
+    check_format,
     image_size,
     opened_image,
     read_image,
@@ -110,13 +111,18 @@ def test_one_transparent_pixel_makes_an_image_transparent() -> None:
 
 @pytest.mark.parametrize("output_format", ["PNG", "JPEG", "WEBP"])
 def test_three_formats_are_read(output_format: str) -> None:
+    check_format(encoded(noise(24, 16), output_format), param="image")
     assert _read(noise(24, 16), output_format).size == (24, 16)
 
 
 @pytest.mark.parametrize("output_format", ["BMP", "GIF", "TIFF", "ICO"])
 def test_other_formats_are_rejected(output_format: str) -> None:
     data = encoded(noise(24, 16), output_format)
-    for read in (lambda: image_size(data, param="mask"), lambda: _reads(data)):
+    for read in (
+        lambda: check_format(data, param="mask"),
+        lambda: image_size(data, param="mask"),
+        lambda: _reads(data),
+    ):
         with pytest.raises(InvalidParameter, match="mask: not a readable image; send PNG, JPEG, WEBP") as caught:
             read()
         assert caught.value.param == "mask"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from PIL import Image
 
-from atelier.core.errors import QueueFull
+from atelier.api.native.inspecting import inspection
+from atelier.core.errors import InvalidParameter, QueueFull
 from atelier.core.geometry import Size
 from atelier.core.params import GenerateParams, parse
+from atelier.imaging.process import ImageProcess
 from atelier.pipeline import reading
 from tests.pictures import encoded
 
@@ -29,3 +32,18 @@ async def test_too_many_large_images_at_once_are_rejected_and_small_ones_are_not
         rejected = [result for result in read_images if isinstance(result, Exception)]
         assert [type(error) for error in rejected] == [QueueFull]
         assert rejected[0] in read_images[:9]
+
+
+@pytest.mark.parametrize("name", ["init_image", "mask_image", "controls[0].image"])
+async def test_files_that_are_no_images_start_no_process(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ImageProcess, "run")
+    image = encoded(Image.new("1", (8, 8)))
+    files = {"init_image": image, "mask_image": image, "controls[0].image": image, name: b"no picture"}
+    control = {"kind": "canny", "image": files.pop("controls[0].image")}
+    params = parse(GenerateParams, {"prompt": "a", **files, "controls": [control]})
+    with pytest.raises(InvalidParameter) as caught:
+        await reading.sizes_of(params)
+    assert caught.value.param == name
+    for read in (reading.size_of(b"no picture"), reading.metadata_of(b"no picture", inspection)):
+        with pytest.raises(InvalidParameter, match="image: not a readable image"):
+            await read

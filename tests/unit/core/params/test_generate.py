@@ -146,10 +146,12 @@ def test_at_most_four_controls_are_taken() -> None:
     assert caught.value.param == "controls"
 
 
-def test_images_are_an_init_image_or_controls() -> None:
-    assert not _params().has_images
-    assert _params(init_image=_IMAGE).has_images
-    assert _params(controls=[{"kind": "canny", "image": _IMAGE}]).has_images
+def test_image_files_are_named_by_their_fields() -> None:
+    assert _params().image_files == {}
+    names = ("init_image", "mask_image", "markup_image")
+    sent = _params(**dict.fromkeys(names, _IMAGE), controls=[{"kind": "canny", "image": _IMAGE}] * 2)
+    assert list(sent.image_files) == [*names, "controls[0].image", "controls[1].image"]
+    assert len(set(sent.image_files.values())) == 1
 
 
 def test_equal_requests_are_equal_keys_and_others_are_not() -> None:
