@@ -25,7 +25,7 @@ _LARGE = 2048 * 2048
 _MAX_LARGE_PIXELS = 4 * MAX_PIXELS_TOGETHER
 _LARGE_RETRY_AFTER_S = 5
 #: CPU time for the headers, and for the pixels, of all images of a request; twice what the largest need.
-_HEADERS_S, _PIXELS_S = 0.5, 5.0
+_HEADERS_S, _PIXELS_S = 0.25, 5.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
