@@ -1,4 +1,4 @@
-"""The graph on its own Ray cluster, for benchmarks over HTTP."""
+"""The graph, or another application, on its own Ray cluster, for benchmarks over HTTP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import ray
 from ray import serve
+from ray.serve import Application
 
 from deployments.options import GraphArgs
 from graph import build
@@ -17,10 +18,17 @@ PORT = 8765
 @contextmanager
 def running_graph(*, num_threads: int) -> Iterator[str]:
     """Start a graph with `num_threads` Denoiser threads and yield its address."""
+    args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})
+    with running_app(build(args)) as address:
+        yield address
+
+
+@contextmanager
+def running_app(app: Application) -> Iterator[str]:
+    """Start an application of Serve and yield its address."""
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT}, logging_config={"enable_access_log": False})
-    args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})
-    serve.run(build(args), name="atelier")
+    serve.run(app, name="atelier")
     yield f"http://127.0.0.1:{PORT}"
     serve.shutdown()
     ray.shutdown()

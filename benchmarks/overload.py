@@ -3,7 +3,8 @@
 `python -m benchmarks.overload` starts the graph, measures the throughput of 16 clients, then sends 2,000 requests at
 once. It prints how they were answered, the throughput of those that were admitted relative to the 16 clients, the
 slowest answers of /ready and /metrics meanwhile, and the growth of the Router's and the proxy's memory. With
-`--nginx`, all requests pass through an nginx with `deploy/nginx.conf`.
+`--nginx`, all requests pass through an nginx with `deploy/nginx.conf`. With `--nothing`, they are sent to an
+application that does nothing, which shows what Serve itself takes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import aiohttp
+from ray.serve import Application
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
-from benchmarks.graph import running_graph
+from benchmarks.graph import running_app, running_graph
 from benchmarks.results import record
+from deployments.serving import node
 from tests.nginx import running_nginx
 
 _NUM_UNLOADED_CLIENTS, _NUM_UNLOADED_REQUESTS = 16, 96
@@ -67,8 +72,9 @@ async def probe(address: str, seen: Seen) -> None:
                         ok = answer.status == 200
                 except (aiohttp.ClientError, TimeoutError):
                     ok = False
+                finally:
+                    seen.probes_s[path] = max(seen.probes_s.get(path, 0), time.perf_counter() - start)
                 seen.failed_probes += not ok
-                seen.probes_s[path] = max(seen.probes_s.get(path, 0), time.perf_counter() - start)
             seen.memory_mb = max(seen.memory_mb, memory_mb())
             await asyncio.sleep(_PROBE_S)
 
@@ -105,14 +111,28 @@ async def measure(address: str, *, num_requests: int, num_clients: int) -> Seen:
     return seen
 
 
+class Nothing:
+    """A deployment that answers every request at once."""
+
+    async def __call__(self, _: Request) -> JSONResponse:
+        return JSONResponse({})
+
+
+def nothing() -> Application:
+    """Bind a deployment that does nothing, with as much room for requests as the Router has."""
+    return node(Nothing, max_ongoing_requests=5000, num_cpus=0).options(max_queued_requests=5000).bind()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=2000)
     parser.add_argument("--nginx", action="store_true", help="send requests through nginx, which must be installed")
+    parser.add_argument("--nothing", action="store_true", help="measure an application that does nothing instead")
     asked = parser.parse_args()
     num_clients = asked.clients
     with ExitStack() as running:
-        address = running.enter_context(running_graph(num_threads=os.cpu_count() or 1))
+        graph = running_app(nothing()) if asked.nothing else running_graph(num_threads=os.cpu_count() or 1)
+        address = running.enter_context(graph)
         if asked.nginx:
             folder = Path(running.enter_context(TemporaryDirectory()))
             server = "server 127.0.0.1:8000;", f"server {address.removeprefix('http://')};"
@@ -122,7 +142,9 @@ def main() -> None:
         crowd = asyncio.run(measure(address, num_requests=num_clients, num_clients=num_clients))
     rates = [len(seen.images_s) / max(seen.images_s) for seen in (alone, crowd)]
     record(
-        "overload_behind_nginx" if asked.nginx else "overload",
+        "_".join(
+            ["overload", *(["of_nothing"] if asked.nothing else []), *(["behind_nginx"] if asked.nginx else [])]
+        ),
         {
             "clients": num_clients,
             **{f"answered {status}": count for status, count in sorted(crowd.statuses.items())},
