@@ -54,5 +54,5 @@ class Denoiser:
         return self._metrics.text(self._engine.status())
 
     def check_health(self) -> None:
-        """Raise RuntimeError if the engine's thread has ended or a step takes longer than `stall_s`."""
+        """Raise RuntimeError if the engine cannot work, or a step takes longer than `stall_s`."""
         self._engine.check(stall_s=self._stall_s)

@@ -39,7 +39,8 @@ def _sent(error: AtelierError) -> tuple[str, dict[str, object]]:
     """Return the name of an error's class, and the attributes of the error."""
     kind = type(error)
     of_class = {"status": kind.status, "type": kind.type, "code": kind.code, "is_retryable": kind.is_retryable}
-    return kind.__name__, {"message": str(error), **of_class, **vars(error)}
+    when = {"retry_after_s": error.retry_after_s} if error.is_retryable else {}
+    return kind.__name__, {"message": str(error), **of_class, **when, **vars(error)}
 
 
 def _receiver() -> Callable[[tuple[str, dict[str, object]]], Exception]:

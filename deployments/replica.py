@@ -6,7 +6,7 @@ from deployments.options import ReplicaOptions
 
 
 class Replica:
-    """Base of deployments whose models run in one thread; Serve replaces a replica when a model call hangs."""
+    """Base of deployments whose models run in one thread; Serve replaces a replica whose calls hang or all fail."""
 
     def __init__(self, name: str, options: ReplicaOptions) -> None:
         """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing."""
@@ -17,5 +17,8 @@ class Replica:
         self._runtime = Runtime.start(name, placement(options), num_threads=options.num_threads)
 
     def check_health(self) -> None:
-        """Raise TimeoutError if the model call in progress has been running for longer than `stall_s`."""
+        """Raise TimeoutError if the model call in progress takes longer than `stall_s`.
+
+        Raises RuntimeError if the last calls have all failed.
+        """
         self._runtime.thread.check(stall_s=self._stall_s)

@@ -143,8 +143,9 @@ def errors_page() -> str:
         "Errors",
         "These are the classes in `atelier.core.errors`; a subclass stands below its base, indented. Over HTTP the "
         'body is `{"error": {"message", "type", "param", "code"}}`, where `param` names the field that caused the '
-        "error. By handle these are attributes of the exception. An error that is not retryable has the header "
-        "`x-should-retry: false`. How to catch and retry errors is described in [handles](handles.md#errors).",
+        "error. By handle these are attributes of the exception. A retryable error says in `Retry-After` "
+        "(`retry_after_s`) when to try again, any other has the header `x-should-retry: false`. How to catch and "
+        "retry errors is described in [handles](handles.md#errors).",
         [
             (
                 "Classes",

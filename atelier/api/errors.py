@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from atelier.core.errors import AtelierError, QueueFull
+from atelier.core.errors import AtelierError
 
 
 class ErrorBody(BaseModel):
@@ -37,8 +37,6 @@ def error_body(error: AtelierError) -> dict[str, object]:
 
 
 def error_response(error: AtelierError) -> JSONResponse:
-    """Return the response to a failed request, with `x-should-retry: false` if a retry would fail, too."""
-    headers = {} if error.is_retryable else {"x-should-retry": "false"}
-    if isinstance(error, QueueFull):
-        headers["retry-after"] = str(error.retry_after_s)
+    """Return the response to a failed request: it says when to retry, or not to (`x-should-retry: false`)."""
+    headers = {"retry-after": str(error.retry_after_s)} if error.is_retryable else {"x-should-retry": "false"}
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)

@@ -35,6 +35,8 @@ class AtelierError(Exception):
     type = "server_error"
     #: Whether the same request may succeed later; if not, the response says `x-should-retry: false`.
     is_retryable = False
+    #: Seconds after which the request may be sent again, if it is retryable.
+    retry_after_s = 1
 
     def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
         super().__init__(message or type(self).__doc__)
@@ -162,6 +164,8 @@ class ReplicaLost(AtelierError):
     status = 503
     code = "replica_lost"
     is_retryable = True
+    #: With two retries, a client without other replicas waits about as long as a new one needs to start.
+    retry_after_s = 5
 
 
 class DeadlineExceeded(AtelierError):

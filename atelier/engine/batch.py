@@ -1,32 +1,13 @@
-"""A batch of running requests that share UNet calls, and the key that decides which requests may share them."""
+"""A batch of running requests that share UNet calls."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from atelier.core.denoising import DenoiseRequest, RequestId
-from atelier.core.geometry import Size
+from atelier.core.denoising import RequestId
 from atelier.engine.packing import Packed, pack
-from atelier.engine.request import RunningRequest
+from atelier.engine.request import BatchKey, RunningRequest
 from atelier.families.family import Family
-
-
-@dataclass(frozen=True, slots=True)
-class BatchKey:
-    """Key of rows (one per image and prompt role); rows share a UNet call if and only if their keys are equal."""
-
-    model: str
-    size: Size
-    #: Number of 77-token prompt chunks of an `exact` request, because its bits depend on the padded prompt length;
-    #: None for `fast` requests, which share calls whatever their prompt lengths.
-    exact_chunks: int | None
-
-    @classmethod
-    def of(cls, request: DenoiseRequest) -> BatchKey:
-        """Return the key of a request's rows."""
-        is_exact = request.pass_.reproducibility == "exact"
-        return cls(request.pass_.model, request.pass_.size, request.num_chunks if is_exact else None)
 
 
 class Batch:

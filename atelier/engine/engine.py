@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
-from atelier.core.errors import AtelierError, GenerationFailed, QueueFull
+from atelier.core.errors import QueueFull, ReplicaLost
 from atelier.core.origin import Origin
-from atelier.engine.batch import Batch, BatchKey
+from atelier.engine.batch import Batch
 from atelier.engine.policy import admissible, next_key
-from atelier.engine.request import Emit, Event, Submitted
+from atelier.engine.request import BatchKey, Emit, Event, Submitted
 from atelier.engine.runner import Runner
+from atelier.models.failures import Failures
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Engine:
         self._cancelled: set[RequestId] = set()
         self._is_open = True
         self._num_steps = 0
+        self._failures = Failures()
         #: Start of the current iteration of the step loop, on the clock of `now_s`.
         self._last_beat_s = now_s()
         #: End of the last step; None after an idle pause.
@@ -118,11 +120,15 @@ class Engine:
 
         Raises:
             QueueFull: `max_waiting` requests are waiting.
+            ReplicaLost: the engine's thread has ended.
         """
+        submitted = Submitted(request, emit)
         with self._changed:
+            if not self._is_open:
+                raise ReplicaLost
             if len(self._waiting) >= self._settings.max_waiting:
                 raise QueueFull
-            self._waiting.append(Submitted(request, emit))
+            self._waiting.append(submitted)
             self._changed.notify()
 
     def cancel(self, request_id: RequestId) -> None:
@@ -140,9 +146,14 @@ class Engine:
             )
 
     def check(self, *, stall_s: float) -> None:
-        """Raise RuntimeError if the thread has ended, or if the loop has made no progress for `stall_s` seconds."""
+        """Raise RuntimeError if the engine cannot work.
+
+        Its thread has ended, the last requests have all failed, or the loop has made no progress for `stall_s`
+        seconds.
+        """
         if not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
+        self._failures.check()
         silent_s = self._now_s() - self._last_beat_s
         if silent_s > stall_s:
             raise RuntimeError(f"the step loop has made no progress for {silent_s:.0f} s")
@@ -163,14 +174,37 @@ class Engine:
             return
         finally:
             self._loaded.set()
-        while self._is_open:
-            self._last_beat_s = self._now_s()
+        try:
+            while self._is_open:
+                self._iterate()
+        finally:
+            if self._is_open:
+                self._is_open = False
+                self._lose_all()
+
+    def _iterate(self) -> None:
+        """Do one step. An error outside of the requests' own work ends them all, and the loop goes on."""
+        self._last_beat_s = self._now_s()
+        try:
             self._remove_cancelled()
             self._admit()
             batch = self._next_batch()
             if batch is not None:
                 self._step(batch)
                 self._retire(batch)
+        except Exception:
+            logger.exception("the step loop failed")
+            self._failures.count()
+            self._lose_all()
+
+    def _lose_all(self) -> None:
+        """End all requests with ReplicaLost."""
+        with self._changed:
+            lost = [*self._waiting]
+            self._waiting.clear()
+        lost += [request.submitted for batch in self._batches.values() for request in batch.requests]
+        for submitted in lost:
+            self._finish(submitted, ReplicaLost())
 
     def _remove_cancelled(self) -> None:
         with self._changed:
@@ -187,7 +221,7 @@ class Engine:
             admitted = admissible(
                 self._waiting,
                 {key: batch.num_rows for key, batch in self._batches.items()},
-                key_of=lambda submitted: BatchKey.of(submitted.request),
+                key_of=lambda submitted: submitted.key,
                 rows_of=lambda submitted: submitted.request.num_rows,
                 max_rows=self._settings.max_rows,
             )
@@ -195,9 +229,8 @@ class Engine:
             self._running.update(submitted.request_id for submitted in admitted)
         for submitted in admitted:
             with self._isolated(submitted):
-                key = BatchKey.of(submitted.request)
-                request = self._runners[key.model].admit(submitted)
-                self._batch_of(key).join(request)
+                request = self._runners[submitted.key.model].admit(submitted)
+                self._batch_of(submitted.key).join(request)
 
     def _batch_of(self, key: BatchKey) -> Batch:
         if key not in self._batches:
@@ -225,17 +258,19 @@ class Engine:
         self._num_steps += 1
         if batch.key in self._last_step:
             self._last_step[batch.key] = self._num_steps
-        self._observe(
-            StepReport(
-                num_requests=num_requests,
-                num_rows=num_rows,
-                num_padding_rows=num_padding_rows,
-                num_waiting=len(self._waiting),
-                step_s=end_s - start_s,
-                gap_s=None if self._last_end_s is None else start_s - self._last_end_s,
-            )
+        report = StepReport(
+            num_requests=num_requests,
+            num_rows=num_rows,
+            num_padding_rows=num_padding_rows,
+            num_waiting=len(self._waiting),
+            step_s=end_s - start_s,
+            gap_s=None if self._last_end_s is None else start_s - self._last_end_s,
         )
         self._last_end_s = end_s
+        try:
+            self._observe(report)
+        except Exception:
+            logger.exception("a step was not observed")
 
     def _retire(self, batch: Batch) -> None:
         """Emit the events of a batch's step; finish requests that are done or whose latents are not finite."""
@@ -243,6 +278,7 @@ class Engine:
             with self._isolated(request.submitted):
                 if not request.is_finite:
                     raise ArithmeticError("the latents are not finite")
+                self._failures.succeeded()
                 if (event := request.step_event()) is not None:
                     request.submitted.emit(event)
                 if request.is_finished:
@@ -256,9 +292,7 @@ class Engine:
             yield
         except Exception as error:
             logger.exception("request failed", extra={"request_id": submitted.request_id})
-            if not isinstance(error, AtelierError):
-                error = GenerationFailed(f"Request {submitted.request_id} failed: {error}")
-            self._finish(submitted, error)
+            self._finish(submitted, self._failures.failed(error, what=f"Request {submitted.request_id}"))
 
     def _finish(self, submitted: Submitted, event: Event) -> None:
         """Remove a request and emit its last event."""

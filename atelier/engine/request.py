@@ -1,4 +1,7 @@
-"""States of a request in the engine: submitted and waiting, then running until its last step."""
+"""States of a request in the engine: submitted and waiting, then running until its last step.
+
+The key of a request decides with which others it may share UNet calls.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from atelier.control.calls import ControlContext
 from atelier.core.conditioning import Role
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import AtelierError
+from atelier.core.geometry import Size
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
 from atelier.families.family import PromptConditions
 
@@ -20,12 +24,33 @@ Event = StepEvent | Denoised | AtelierError
 Emit = Callable[[Event], None]
 
 
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """Key of rows (one per image and prompt role); rows share a UNet call if and only if their keys are equal."""
+
+    model: str
+    size: Size
+    #: Number of 77-token prompt chunks of an `exact` request, because its bits depend on the padded prompt length;
+    #: None for `fast` requests, which share calls whatever their prompt lengths.
+    exact_chunks: int | None
+
+    @classmethod
+    def of(cls, request: DenoiseRequest) -> BatchKey:
+        """Return the key of a request's rows."""
+        is_exact = request.pass_.reproducibility == "exact"
+        return cls(request.pass_.model, request.pass_.size, request.num_chunks if is_exact else None)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Submitted:
     """A request as it was submitted, and the function that receives its events."""
 
     request: DenoiseRequest
     emit: Emit
+    key: BatchKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", BatchKey.of(self.request))
 
     @property
     def request_id(self) -> RequestId:

@@ -15,6 +15,9 @@ from typing import Generic, TypeVar
 
 import torch
 
+from atelier.core.errors import AtelierError
+from atelier.models.failures import Failures
+
 T = TypeVar("T")
 
 
@@ -38,6 +41,7 @@ class ModelThread:
         self._executor = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(num_threads,))
         self._now_s = now_s
         self._busy_since_s: float | None = None
+        self._failures = Failures()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Queue a call behind those submitted before."""
@@ -48,20 +52,35 @@ class ModelThread:
         return self.submit(call).result()
 
     async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call without blocking the event loop."""
-        return await asyncio.wrap_future(self.submit(call))
+        """Run a call without blocking the event loop.
+
+        Raises the call's AtelierErrors, and GenerationFailed for every other error: ReplicaLost if calls before it
+        have failed, too.
+        """
+        try:
+            result = await asyncio.wrap_future(self.submit(call))
+        except AtelierError:
+            raise
+        except Exception as error:
+            raise self._failures.failed(error, what="A model call") from error
+        self._failures.succeeded()
+        return result
 
     async def run_in_steps(self, steps: Generator[None, None, T]) -> T:
         """Run a generator to its end and return its result, letting other calls run at each `yield`.
 
-        No further step runs once the caller is cancelled.
+        No further step runs once the caller is cancelled. Raises what `run_async` raises.
         """
         while (end := await self.run_async(lambda: _next(steps))) is None:
             pass
         return end.result
 
     def check(self, *, stall_s: float) -> None:
-        """Raise TimeoutError if the call in progress has been running for more than `stall_s` seconds."""
+        """Raise TimeoutError if the call in progress has been running for more than `stall_s` seconds.
+
+        Raises RuntimeError if the last calls have all failed.
+        """
+        self._failures.check()
         since_s = self._busy_since_s
         if since_s is not None and self._now_s() - since_s > stall_s:
             raise TimeoutError(f"a model call has been running for over {stall_s} s")

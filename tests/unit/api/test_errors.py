@@ -36,10 +36,12 @@ def test_clients_are_told_not_to_retry_what_fails_again(error: AtelierError) -> 
     assert error_response(error).headers["x-should-retry"] == "false"
 
 
-def test_a_full_queue_says_when_to_come_back() -> None:
+def test_errors_that_pass_say_when_to_come_back() -> None:
     response = error_response(QueueFull())
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
-    assert "retry-after" not in error_response(ReplicaLost()).headers
+    response = error_response(ReplicaLost())
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert "retry-after" not in error_response(GenerationFailed()).headers
 
 
 def test_the_body_is_openais() -> None:

@@ -32,6 +32,7 @@ def _config(name: str) -> ServeDeploySchema:
     return ServeDeploySchema.model_validate(yaml.safe_load((_ROOT / name).read_text()))
 
 
+@pytest.mark.slow
 def test_the_graph_is_built_without_model_libraries() -> None:
     script = (
         "import sys, graph, deployments.stages\n"

@@ -9,7 +9,8 @@ import pytest
 from atelier.core.conditioning import Conditioning
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
-from atelier.engine.batch import Batch, BatchKey
+from atelier.engine.batch import Batch
+from atelier.engine.request import BatchKey
 from atelier.families.family import family_of
 from tests.unit.engine.requests import new_request, running
 

@@ -28,7 +28,7 @@ from tests.unit.engine.diffusers_schedulers import EVERY, SCHEDULES_OF, new_sche
 _BOUND = 5e-4
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+@pytest.fixture(scope="module", params=["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)])
 def entry(
     request: pytest.FixtureRequest, small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelEntry:

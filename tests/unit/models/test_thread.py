@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
+from atelier.core.errors import GenerationFailed, NotSupported, ReplicaLost
 from atelier.models.thread import ModelThread, result_of
 
 
@@ -106,3 +107,31 @@ def test_thread_survives_a_call_that_raises() -> None:
     with pytest.raises(ValueError, match="bad input"):
         thread.run(fail)
     assert thread.run(lambda: 3) == 3
+
+
+def _fail() -> None:
+    raise RuntimeError("no GPU")
+
+
+async def test_a_thread_whose_calls_all_fail_fails_the_check_until_one_succeeds() -> None:
+    thread = ModelThread("test", num_threads=1)
+    for kind in (GenerationFailed, GenerationFailed, ReplicaLost):
+        thread.check(stall_s=10)
+        with pytest.raises(kind, match="no GPU"):
+            await thread.run_async(_fail)
+    with pytest.raises(RuntimeError, match="last 3 model calls"):
+        thread.check(stall_s=10)
+    await thread.run_async(lambda: None)
+    thread.check(stall_s=10)
+
+
+async def test_our_own_errors_pass_as_they_are() -> None:
+    def refuse() -> None:
+        raise NotSupported("no depth maps", param="kind")
+
+    thread = ModelThread("test", num_threads=1)
+    for _ in range(4):
+        with pytest.raises(NotSupported) as caught:
+            await thread.run_async(refuse)
+        assert caught.value.param == "kind"
+    thread.check(stall_s=10)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -328,6 +329,7 @@ async def test_control_maps_are_drawn_over_white(pipeline: Pipeline, stages: Rec
     assert (np.asarray(pixels) == 255).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "kind"), [(1.0, QueueFull), (0.9, InvalidParameter)], ids=["whole", "truncated"])
 async def test_memory_of_large_images_is_bounded(
     pipeline: Pipeline, stages: RecordingStages, share: float, kind: type[AtelierError]
@@ -346,6 +348,7 @@ async def test_memory_of_large_images_is_bounded(
     assert peak_bytes - before_bytes < 250e6
 
 
+@cache
 def _large() -> bytes:
     return encoded(Image.new("RGB", (4096, 4096), "red"))
 
