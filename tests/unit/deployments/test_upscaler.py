@@ -37,7 +37,7 @@ def num_tasks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(
     ("reproducibility", "side_px", "expected"),
-    [("fast", 64, [4]), ("exact", 64, [1, 1, 1, 1]), ("fast", 300, [1, 1, 1, 1])],
+    [("fast", 64, [4]), ("exact", 64, [1, 1, 1, 1]), pytest.param("fast", 300, [1, 1, 1, 1], marks=pytest.mark.slow)],
 )
 async def test_small_images_are_upscaled_together_except_exact_ones(
     small_catalogue: Catalogue,

@@ -25,11 +25,13 @@ def _check(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_generated_pages_are_up_to_date() -> None:
     checked = _check(_DOCS)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_changed_pages_are_out_of_date(tmp_path: Path) -> None:
     for name in _GENERATED:
         text = (_DOCS / name).read_text()

@@ -231,6 +231,7 @@ def test_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbeds,
     assert [(report.num_requests, report.num_rows) for report in reports[:6]] == [(1, 2), *[(2, 4)] * 4, (1, 2)]
 
 
+@pytest.mark.slow
 def test_sixteen_different_requests_share_a_call_without_changing_each_other(
     catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
 ) -> None:
