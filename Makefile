@@ -31,7 +31,7 @@ check: setup  ## ruff, mypy and the import rules
 	$(BIN)/lint-imports --no-cache
 
 test-quick: setup  ## unit tests on small random models
-	$(BIN)/pytest tests/unit -m "not slow and not zoo" --numprocesses 2 --dist worksteal
+	$(BIN)/pytest tests/unit -m "not slow and not zoo" -p no:schemathesis --numprocesses 2 --dist worksteal
 
 test-fast: setup  ## all tests but the slow ones
 	$(BIN)/pytest -m "not slow and not long"

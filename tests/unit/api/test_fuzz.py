@@ -39,6 +39,7 @@ def _mutants(count: int) -> list[bytes]:
     return mutants
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", _mutants(24), ids=range(24))
 async def test_broken_pictures_give_no_500(http: httpx2.AsyncClient, mutant: bytes) -> None:
     encoded = base64.b64encode(mutant).decode()

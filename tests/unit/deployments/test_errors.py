@@ -44,6 +44,7 @@ def test_an_error_arrives_as_its_class(kinds: list[type[AtelierError]]) -> None:
         assert (str(arrived), arrived.message, arrived.param) == ("n: too many", "n: too many", "n")
 
 
+@pytest.mark.slow
 def test_a_process_without_atelier_reads_the_fields_of_every_error(kinds: list[type[AtelierError]]) -> None:
     sent = ray.cloudpickle.dumps([kind("n: too many", param="n") for kind in kinds])
     read = json.loads(

@@ -114,6 +114,7 @@ def test_every_schedule_equals_the_oracle(engine: Engine, entry: ModelEntry, con
     _check(engine, entry, [_request(conditioning, sampler, schedule, 4) for sampler, schedule in EVERY])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("negative", ["blue", None])
 @pytest.mark.parametrize(("guidance_scale", "guidance_rescale"), [(1.0, 0.0), (1.0, 0.7), (4.0, 0.0), (4.0, 0.7)])
 def test_guidance_equals_the_oracle(

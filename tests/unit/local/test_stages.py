@@ -73,6 +73,7 @@ async def test_a_text_becomes_an_image(small_stages: LocalStages) -> None:
     assert (larger.pixels.shape, larger.upscaler) == ((90, 200, 3), "tiny-x4")
 
 
+@pytest.mark.slow
 async def test_the_place_names_the_width_of_exact_calls(
     small_stages: LocalStages, small_catalogue: Catalogue
 ) -> None:

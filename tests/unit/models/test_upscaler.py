@@ -105,6 +105,7 @@ def _psnr_db(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> floa
     return float("inf") if mse == 0 else 10 * float(np.log10(255**2 / mse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [
@@ -146,6 +147,7 @@ def test_tiles_overlap_by_24_pixels() -> None:
     assert np.array_equal(tiled, whole)
 
 
+@pytest.mark.slow
 def test_seams_are_no_steeper_than_the_rest() -> None:
     """Neighbouring pixels of enlarged noise differ equally everywhere, so seams would stand out."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)

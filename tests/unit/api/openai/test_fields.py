@@ -16,6 +16,7 @@ async def _generate(client: openai.AsyncOpenAI, **fields: Any) -> Any:
     return await cast(Any, client.images).generate(**{"prompt": "a red circle", "size": "64x64", **fields})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quality", "num_steps", "answered"),
     [
