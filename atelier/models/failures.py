@@ -6,7 +6,7 @@ from atelier.core.errors import AtelierError, GenerationFailed, ReplicaLost
 
 #: Number of failures in a row after which the models are taken to be lost, such as after an error of the GPU that
 #: no later call recovers from.
-MAX_FAILURES = 3
+_MAX_FAILURES = 3
 #: Errors that one request's values can cause, however often it is sent.
 _OF_THE_REQUEST = (AtelierError, ArithmeticError, LookupError, TypeError, ValueError)
 
@@ -32,7 +32,7 @@ class Failures:
             return error
         if not isinstance(error, _OF_THE_REQUEST):
             self.count()
-            if self._num >= MAX_FAILURES:
+            if self._num >= _MAX_FAILURES:
                 return ReplicaLost(f"{what} failed like {self._num - 1} before it: {error}")
         return GenerationFailed(f"{what} failed: {error}")
 
@@ -42,5 +42,5 @@ class Failures:
 
     def check(self) -> None:
         """Raise RuntimeError if the models are taken to be lost."""
-        if self._num >= MAX_FAILURES:
+        if self._num >= _MAX_FAILURES:
             raise RuntimeError(f"the last {self._num} model calls have failed")

@@ -41,26 +41,23 @@ class Admission:
         #: Finished work, its number of requests and the shares of time it took; all decay with `_HALF_LIFE_S`.
         self._finished_work, self._num_finished, self._finished_s = 0.0, 0.0, 0.0
         self._decayed_s = 0.0
-        #: When each request began to arrive whose work is not known yet; the earliest is first.
+        #: When each request began to arrive whose work is not known yet.
         self._arrivals: dict[object, float] = {}
 
     @contextmanager
     def arriving(self) -> Iterator[None]:
-        """Count a request as arriving within the context, for a second at most: its work is not known yet.
+        """Count a request as arriving within the context, for a second at most.
 
-        Raises QueueFull if its predicted wait is too long, when those that arrive are as much work as the average.
+        The work of an arriving request is not known yet; it counts as the average of finished requests. Raises
+        QueueFull if the predicted wait is too long.
         """
         now_s, arrival = self._now_s(), object()
-        for earliest, arrived_s in list(self._arrivals.items()):
-            if arrived_s > now_s - _ARRIVAL_S:
-                break
-            del self._arrivals[earliest]
-        self._check(len(self._arrivals))
+        self._check(sum(now_s - arrived_s < _ARRIVAL_S for arrived_s in self._arrivals.values()))
         self._arrivals[arrival] = now_s
         try:
             yield
         finally:
-            self._arrivals.pop(arrival, None)
+            del self._arrivals[arrival]
 
     @contextmanager
     def admitted(self, work: int) -> Iterator[Callable[[], None]]:

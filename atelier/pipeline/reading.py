@@ -59,9 +59,10 @@ _room = _Room(_MAX_LARGE_PIXELS)
 
 async def sizes_of(params: GenerateParams) -> InputSizes:
     """Return the sizes of a request's images. Raises the errors of `read_sizes`, and TooMuchWork."""
-    for param, data in params.image_files.items():
+    files = params.image_files
+    for param, data in files.items():
         check_format(data, param=param)
-    return await _process.run(_HEADERS_S, read_sizes, params) if params.image_files else read_sizes(params)
+    return await _process.run(_HEADERS_S, read_sizes, params) if files else read_sizes(params)
 
 
 async def inputs_of(params: GenerateParams, sizes: InputSizes, size: Size) -> Inputs:

@@ -137,6 +137,12 @@ def test_serve_options_of_a_denoiser_alone_can_be_overridden() -> None:
     assert denoiser.max_ongoing_requests == 1000
 
 
+def test_the_router_takes_a_crowd_that_serves_proxy_would_reject_in_plain_text() -> None:
+    built = built_by_serve(build(GraphArgs()), name="atelier")
+    [router] = [deployment for deployment in built.deployments if deployment.name == "Router"]
+    assert (router.max_ongoing_requests, router.max_queued_requests) == (5000, 5000)
+
+
 def test_serve_replaces_bound_deployments_inside_the_handles() -> None:
     built = built_by_serve(
         build(GraphArgs()), name="atelier", make_deployment_handle=lambda deployment, _: deployment.name

@@ -1,4 +1,4 @@
-"""An engine whose model or loop fails again and again: its requests end, and it says that it is lost."""
+"""An engine whose model or loop keeps failing: every request ends with an error, and the health check fails."""
 
 from __future__ import annotations
 

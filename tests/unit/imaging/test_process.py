@@ -66,6 +66,12 @@ async def test_errors_are_passed_on() -> None:
     assert await _PROCESS.run(_CPU_S, divmod, 7, 3) == (2, 1)
 
 
+async def test_the_process_has_its_niceness() -> None:
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    process = ImageProcess("nice", niceness=7)
+    assert await process.run(_CPU_S, os.getpriority, os.PRIO_PROCESS, 0) == min(niceness + 7, 19)
+
+
 async def test_being_cancelled_ends_the_process(tmp_path: Path) -> None:
     pid = await _PROCESS.run(_CPU_S, os.getpid)
     call = await _running_call(tmp_path)

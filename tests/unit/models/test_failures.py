@@ -1,4 +1,4 @@
-"""Failures in a row, and what their clients are told."""
+"""Counting a model's failures: which error a client gets, and when the health check fails."""
 
 from __future__ import annotations
 

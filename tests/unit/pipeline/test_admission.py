@@ -121,7 +121,7 @@ def test_a_fixed_number_is_admitted_before_the_rate_is_known() -> None:
 
 
 def test_requests_that_arrive_count_as_the_average(admission: Admission, clock: _Clock) -> None:
-    """Requests of 50 and 30 units are 40 on average, so the second leaves 60 of 100 units, and the fourth nothing."""
+    """With 20 of 100 units in progress, two arriving requests of 40 on average fill the rest, and three exceed it."""
     _work(admission, clock, 30, seconds=3)
     with admission.admitted(20), admission.arriving(), admission.arriving():
         with admission.arriving(), pytest.raises(QueueFull) as caught, admission.arriving():
