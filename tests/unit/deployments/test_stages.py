@@ -100,11 +100,13 @@ class _Broadcast:
 
     def __init__(self, *answers: str | Exception, is_silent: bool = False) -> None:
         self._answers, self.is_silent = list(answers), is_silent
+        self.is_cancelled = False
 
     async def results_async(self, **_: object) -> list[str | Exception]:
         if self.is_silent:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(_LONG_S)
+            self.is_cancelled = True
             await asyncio.sleep(_LONG_S)
         return self._answers
 
@@ -127,6 +129,8 @@ async def test_metrics_tell_whether_every_denoiser_answered(
         text = await _stages(replace(handles, denoiser=denoiser)).metrics_text()
     assert f"atelier_metrics_complete {complete}.0" in text
     assert ("a_total 1.0" in text) == (not answers.is_silent)
+    await asyncio.sleep(0)
+    assert answers.is_cancelled == answers.is_silent
 
 
 @pytest.mark.parametrize(

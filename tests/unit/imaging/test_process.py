@@ -66,6 +66,18 @@ async def test_errors_are_passed_on() -> None:
     assert await _PROCESS.run(_CPU_S, divmod, 7, 3) == (2, 1)
 
 
+class _SlowToLoad:
+    """Unpickling it takes a second of CPU time."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return sum, (range(6 * 10**7),)
+
+
+async def test_the_time_of_a_call_ends_with_it() -> None:
+    await _PROCESS.run(0.1, divmod, 7, 3)
+    assert await _PROCESS.run(_CPU_S, str, _SlowToLoad()) == str(sum(range(6 * 10**7)))
+
+
 async def test_the_process_has_its_niceness() -> None:
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     process = ImageProcess("nice", niceness=7)

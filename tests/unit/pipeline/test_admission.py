@@ -131,6 +131,14 @@ def test_requests_that_arrive_count_as_the_average(admission: Admission, clock: 
             pass
 
 
+def test_the_average_does_not_sink_with_time(admission: Admission, clock: _Clock) -> None:
+    """At one unit a second, one arriving request of ten units fills the ten seconds, and two exceed them."""
+    for _ in range(40):
+        _work(admission, clock, 10, seconds=10)
+    with admission.arriving(), admission.arriving(), pytest.raises(QueueFull), admission.arriving():
+        pass
+
+
 def test_requests_whose_work_is_known_do_not_wait_for_those_that_arrive(admission: Admission) -> None:
     with admission.arriving(), admission.arriving(), admission.arriving():
         assert _is_admitted(admission)
