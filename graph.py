@@ -17,36 +17,38 @@ from deployments.denoiser import Denoiser
 from deployments.handles import GraphHandles
 from deployments.options import GraphArgs
 from deployments.router import Router
-from deployments.serving import node
+from deployments.serving import UserConfigs, node
 from deployments.text_encoder import TextEncoder
 from deployments.upscaler import Upscaler
 
 
 def build(args: GraphArgs) -> Application:
     """Bind the deployments. Raises CatalogueError for a wrong catalogue, ModelNotFound for an id that it lacks."""
-    catalogue = _catalogue(args)
-    text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
-    annotator = node(Annotator, max_ongoing_requests=64, num_cpus=0.05)
-    autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.1)
-    upscaler = node(Upscaler, max_ongoing_requests=16, num_cpus=0.1)
+    return build_app(args)
+
+
+def build_app(args: GraphArgs | Mapping[str, object], *, user_configs: UserConfigs | None = None) -> Application:
+    """Build the graph to run it under any name and route prefix, or to bind it in another graph.
+
+    `args` are those of a Serve config, `user_configs` the limits by deployment, such as
+    `{"Router": {"max_wait_s": 30}}`. Raises ValidationError if the args are wrong, and what `build` raises.
+    """
+    args = GraphArgs.model_validate(args)
+    catalogue, limits = _catalogue(args), user_configs or {}
+    text_encoder = node(TextEncoder, limits, max_ongoing_requests=256, num_cpus=0.2)
+    annotator = node(Annotator, limits, max_ongoing_requests=64, num_cpus=0.05)
+    autoencoder = node(Autoencoder, limits, max_ongoing_requests=64, num_cpus=0.1)
+    upscaler = node(Upscaler, limits, max_ongoing_requests=16, num_cpus=0.1)
     # More than clients come at once: the Router rejects in the API's form, Serve's proxy in plain text.
-    router = node(Router, max_ongoing_requests=5000, num_cpus=0.1).options(max_queued_requests=5000)
+    router = node(Router, limits, max_ongoing_requests=5000, num_cpus=0.1).options(max_queued_requests=5000)
     handles = GraphHandles(
         text_encoder=text_encoder.bind(catalogue, args.text_encoder),
         annotator=annotator.bind(catalogue, args.annotator),
-        denoiser=_denoiser(catalogue, args, {}),
+        denoiser=_denoiser(catalogue, args, limits, {}),
         autoencoder=autoencoder.bind(catalogue, args.autoencoder),
         upscaler=upscaler.bind(catalogue, args.upscaler),
     )
     return router.bind(catalogue, args.router, handles)
-
-
-def build_app(args: GraphArgs | Mapping[str, object]) -> Application:
-    """Build the graph to run it under any name and route prefix, or to bind it in another graph.
-
-    `args` are those of a Serve config. Raises ValidationError if they are wrong, and what `build` raises.
-    """
-    return build(GraphArgs.model_validate(args))
 
 
 def build_denoiser(
@@ -58,17 +60,19 @@ def build_denoiser(
     `ray_actor_options`. Raises what `build_app` raises.
     """
     args = GraphArgs.model_validate(args)
-    return _denoiser(_catalogue(args), args, override_serve_options or {})
+    return _denoiser(_catalogue(args), args, {}, override_serve_options or {})
 
 
 def _catalogue(args: GraphArgs) -> Catalogue:
     return read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
 
 
-def _denoiser(catalogue: Catalogue, args: GraphArgs, serve_options: Mapping[str, Any]) -> Application:
-    controlnet = node(ControlNet, max_ongoing_requests=64, num_cpus=0.05)
+def _denoiser(
+    catalogue: Catalogue, args: GraphArgs, limits: UserConfigs, serve_options: Mapping[str, Any]
+) -> Application:
+    controlnet = node(ControlNet, limits, max_ongoing_requests=64, num_cpus=0.05)
     # More than `max_waiting` and the batch: the engine rejects what is too much, so that metrics are never shut out.
-    denoiser = node(Denoiser, max_ongoing_requests=1000, num_cpus=0.4).options(**serve_options)
+    denoiser = node(Denoiser, limits, max_ongoing_requests=1000, num_cpus=0.4).options(**serve_options)
     residuals = controlnet.bind(catalogue, args.controlnet) if args.denoiser.has_remote_control else None
     return denoiser.bind(catalogue, args.denoiser, residuals)
 

@@ -120,7 +120,7 @@ class Nothing:
 
 def nothing() -> Application:
     """Bind a deployment that does nothing, with as much room for requests as the Router has."""
-    return node(Nothing, max_ongoing_requests=5000, num_cpus=0).options(max_queued_requests=5000).bind()
+    return node(Nothing, {}, max_ongoing_requests=5000, num_cpus=0).options(max_queued_requests=5000).bind()
 
 
 def main() -> None:

@@ -1,20 +1,27 @@
-"""Handle calls as the Router receives them: their params and their id.
+"""Handle calls as the Router receives them: their params, their id and their record.
 
 Params are a mapping of fields, or an object of `atelier.core.params`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import Context
+from dataclasses import replace
 from typing import TypeVar
 
-from ray.serve.context import _get_serve_request_context
+from ray.serve._private.tracing_utils import get_trace_context, set_trace_context
+from ray.serve._private.utils import generate_request_id
+from ray.serve.context import _get_serve_request_context, _serve_request_context
 
 from atelier.api.openai.schemas import ImagesGenerateRequest
 from atelier.api.openai.translate import parse_openai
 from atelier.core.denoising import RequestId
-from atelier.core.errors import InvalidParameter, MalformedBody
+from atelier.core.errors import AtelierError, InvalidParameter, MalformedBody
 from atelier.core.params import Params, parse
+from atelier.pipeline.record import LEFT, Observe, RequestRecord
 
 #: What a caller sends.
 Sent = Mapping[str, object] | Params
@@ -44,9 +51,38 @@ def read_stream_params(sent: Sent) -> ImagesGenerateRequest:
     return parse_openai(ImagesGenerateRequest, {**_fields(sent), "stream": True})
 
 
-def call_id() -> RequestId:
-    """Return Serve's id of the current call, which Serve's logs and the caller's response have, too."""
-    return RequestId(_get_serve_request_context().request_id)
+@contextmanager
+def recorded(method: str, observe: Observe) -> Iterator[RequestRecord]:
+    """Give a call of the Router's method a record, and pass it to `observe` when the call has ended.
+
+    The request's id is Serve's, which Serve's logs and the caller's response have, too. Raises AtelierErrors only,
+    because a caller may not know the class of another error.
+    """
+    request_id = RequestId(_get_serve_request_context().request_id)
+    record = RequestRecord(request_id=request_id, endpoint=f"handle {method}")
+    try:
+        yield record
+        record.status = 200
+    except asyncio.CancelledError:
+        record.code = LEFT
+        raise
+    except Exception as error:
+        failure = error if isinstance(error, AtelierError) else AtelierError()
+        record.status, record.code = failure.status, failure.code
+        if failure is error:
+            raise
+        raise failure from error
+    finally:
+        observe(record)
+
+
+def detached_context() -> Context:
+    """Return a context whose calls have the current request's id and trace, but are not cancelled with it."""
+    current, trace, context = _get_serve_request_context(), get_trace_context(), Context()
+    context.run(_serve_request_context.set, replace(current, _internal_request_id=generate_request_id()))
+    if trace is not None:
+        context.run(set_trace_context, trace)
+    return context
 
 
 def _fields(sent: Sent) -> Mapping[str, object]:

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from ray.serve.handle import DeploymentHandle
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import DenoiseEvent, DenoiseRequest
+from deployments.limits import DenoiserLimits, changed
+from deployments.logs import log_to_serve
 from deployments.metrics import DenoiserMetrics
 from deployments.options import DenoiserOptions
 
@@ -25,23 +27,29 @@ class Denoiser:
         from deployments.accelerator import placement
         from deployments.residuals import transport
 
+        log_to_serve()
         place = placement(options)
-        self._stall_s = options.stall_s
+        self._limits = limits = DenoiserLimits()
         self._metrics = metrics = DenoiserMetrics()
         self._engine = new_engine(
             catalogue,
             place,
             EngineSettings(
                 num_threads=options.num_threads,
-                max_waiting=options.max_waiting,
-                max_rows=options.max_rows,
+                max_waiting=limits.max_waiting,
+                max_rows=limits.max_rows,
                 exact_width=options.exact_width,
             ),
             transport=lambda: transport(catalogue, place, controlnet, options, on_failure=metrics.control_failed),
             observe=metrics.observe,
         )
 
-    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[StepEvent | Denoised]:
+    def reconfigure(self, user_config: object) -> None:
+        """Take the limits in `user_config`, with requests in progress."""
+        self._limits = changed(self._limits, user_config)
+        self._engine.set_limits(max_waiting=self._limits.max_waiting, max_rows=self._limits.max_rows)
+
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[DenoiseEvent]:
         """Yield the request's events, `Denoised` last; cancelling the stream stops the work before the next step."""
         from atelier.local.denoising import event_stream
 
@@ -55,4 +63,4 @@ class Denoiser:
 
     def check_health(self) -> None:
         """Raise RuntimeError if the engine cannot work, or a step takes longer than `stall_s`."""
-        self._engine.check(stall_s=self._stall_s)
+        self._engine.check(stall_s=self._limits.stall_s)

@@ -7,7 +7,6 @@ an error is sent as its fields, with the function that makes an exception of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from ray.util import register_serializer
 
@@ -22,17 +21,6 @@ def send_errors_as_fields() -> None:
     receive = _receiver()
     for kind in _tree(AtelierError):
         register_serializer(kind, serializer=_sent, deserializer=receive)
-
-
-@contextmanager
-def as_atelier_errors() -> Iterator[None]:
-    """Turn any other exception into an AtelierError, because the class of that one may be unknown to the caller."""
-    try:
-        yield
-    except AtelierError:
-        raise
-    except Exception as error:
-        raise AtelierError from error
 
 
 def _sent(error: AtelierError) -> tuple[str, dict[str, object]]:

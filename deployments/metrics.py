@@ -22,10 +22,13 @@ from atelier.core.control import TransportName
 
 if TYPE_CHECKING:
     from atelier.engine.engine import EngineStatus, StepReport
+    from atelier.pipeline.record import RequestRecord
 
 _REQUESTS = (*range(1, 17), 20, 24, 32, 48, 64)
 _ROWS = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64)
 _STEP_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_STAGE_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+_REQUEST_S = (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 _GAP_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -38,14 +41,15 @@ class _Registry:
 
 
 class _Counter:
-    def __init__(self, registry: _Registry, name: str, text: str) -> None:
-        self._own = OwnCounter(name, text, ["replica"], registry=registry.own).labels(registry.replica)
-        self._ray = ray_metrics.Counter(name, description=text)
+    def __init__(self, registry: _Registry, name: str, text: str, labels: Sequence[str] = ()) -> None:
+        self._own = OwnCounter(name, text, ["replica", *labels], registry=registry.own)
+        self._ray = ray_metrics.Counter(name, description=text, tag_keys=tuple(labels))
+        self._replica = registry.replica
 
-    def add(self, amount: float) -> None:
+    def add(self, amount: float, **labels: str) -> None:
         if amount:
-            self._own.inc(amount)
-            self._ray.inc(amount)
+            self._own.labels(self._replica, *labels.values()).inc(amount)
+            self._ray.inc(amount, tags=labels)
 
 
 class _Gauge:
@@ -59,14 +63,62 @@ class _Gauge:
 
 
 class _Histogram:
-    def __init__(self, registry: _Registry, name: str, text: str, bounds: Sequence[float]) -> None:
-        own = OwnHistogram(name, text, ["replica"], registry=registry.own, buckets=bounds)
-        self._own = own.labels(registry.replica)
-        self._ray = ray_metrics.Histogram(name, description=text, boundaries=list(bounds))
+    def __init__(
+        self, registry: _Registry, name: str, text: str, bounds: Sequence[float], labels: Sequence[str] = ()
+    ) -> None:
+        self._own = OwnHistogram(name, text, ["replica", *labels], registry=registry.own, buckets=bounds)
+        self._ray = ray_metrics.Histogram(name, description=text, boundaries=list(bounds), tag_keys=tuple(labels))
+        self._replica = registry.replica
 
-    def observe(self, value: float) -> None:
-        self._own.observe(value)
-        self._ray.observe(value)
+    def observe(self, value: float, **labels: str) -> None:
+        self._own.labels(self._replica, *labels.values()).observe(value)
+        self._ray.observe(value, tags=labels)
+
+
+class RouterMetrics:
+    """The metrics of a Router replica's requests."""
+
+    def __init__(self) -> None:
+        self._registry = registry = _Registry()
+        self._requests = _Counter(
+            registry,
+            "atelier_requests_total",
+            "Requests by endpoint, HTTP status and error code (`ok` if there was none).",
+            ["endpoint", "status", "code"],
+        )
+        self._request_s = _Histogram(
+            registry,
+            "atelier_request_seconds",
+            "Time from a request's arrival to the end of its answer.",
+            _REQUEST_S,
+            ["endpoint"],
+        )
+        self._stage_s = _Histogram(
+            registry,
+            "atelier_stage_seconds",
+            "Time that a request spent in a stage; `queue` is its wait for the Denoiser's batch.",
+            _STAGE_S,
+            ["stage"],
+        )
+        self._images = _Counter(registry, "atelier_images_total", "Images that were generated.")
+        self._repeats = _Counter(
+            registry, "atelier_repeated_calls_total", "Calls that were repeated because a replica was lost."
+        )
+
+    def observe(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        code = record.code or "ok"
+        self._requests.add(1, endpoint=record.endpoint, status=str(record.status), code=code)
+        self._request_s.observe(record.total_s, endpoint=record.endpoint)
+        for stage, seconds in record.stage_s.items():
+            self._stage_s.observe(seconds, stage=stage)
+        if record.code is None and record.num_images is not None:
+            self._images.add(record.num_images)
+        self._repeats.add(record.num_repeats)
+
+    def text(self) -> str:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry.own).decode()
 
 
 class DenoiserMetrics:

@@ -1,4 +1,7 @@
-"""The typed arguments of the graph, as `args:` of a Serve config gives them. Imports no torch."""
+"""The typed arguments of the graph, as `args:` of a Serve config gives them. Imports no torch.
+
+A change under `args:` restarts every replica. What may change while the graph runs is in `limits`.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,6 @@ class ReplicaOptions(Options):
         "float32", description="Precision of weights and arithmetic. Half precision is slow on most CPUs."
     )
     num_threads: NumThreads = 1
-    stall_s: float = Field(
-        120.0,
-        gt=0,
-        description="Seconds after which Serve replaces a replica whose model call or step has not ended.",
-    )
 
 
 class TextEncoderOptions(ReplicaOptions):
@@ -55,15 +53,6 @@ class DenoiserOptions(ReplicaOptions):
     """Options of the Denoiser, which runs the UNet and, by default, ControlNets."""
 
     num_threads: NumThreads = 2
-    max_waiting: int = Field(
-        256,
-        ge=1,
-        le=900,
-        description="Number of requests that may wait in a replica; others are rejected with status 429.",
-    )
-    max_rows: int = Field(
-        32, ge=20, description="Largest number of rows in a UNet call; an image has one row, or two with guidance."
-    )
     exact_width: int = Field(
         8,
         ge=1,
@@ -106,18 +95,8 @@ class UpscalerOptions(ReplicaOptions):
 
 
 class RouterOptions(Options):
-    """Limits of the Router, and its defaults for clients."""
+    """Options of the Router."""
 
-    max_pixel_steps: int = Field(
-        40_000_000, ge=1, description="Largest work of a request: pixels × steps × images, over all of its passes."
-    )
-    max_wait_s: float = Field(
-        60,
-        gt=0,
-        description="Longest time that a generation may have to wait, as predicted from the work in progress. "
-        "Others are answered with 429 and a Retry-After.",
-    )
-    max_body_bytes: int = Field(30_000_000, ge=1, description="Largest body of an HTTP request, in bytes.")
     default_response_format: ResponseFormat | None = Field(
         None,
         description="How OpenAI's routes return images to clients that send no response_format. By default b64_json, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,10 +14,13 @@ from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema, ServeStatus
 
+from deployments.environment import ENVIRONMENT
+
 
 @contextmanager
 def own_ray() -> Iterator[None]:
     """Start a Ray, whatever other Ray there is; leaving the context ends Serve's requests and stops all processes."""
+    os.environ.update(ENVIRONMENT)
     ray.init(address="local", namespace="serve", include_dashboard=False)
     try:
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deployments.limits import ReplicaLimits, changed
+from deployments.logs import log_to_serve
 from deployments.options import ReplicaOptions
 
 
@@ -13,12 +15,17 @@ class Replica:
         from atelier.local.runtime import Runtime
         from deployments.accelerator import placement
 
-        self._stall_s = options.stall_s
+        log_to_serve()
+        self._limits = ReplicaLimits()
         self._runtime = Runtime.start(name, placement(options), num_threads=options.num_threads)
+
+    def reconfigure(self, user_config: object) -> None:
+        """Take the limits in `user_config`, with calls in progress."""
+        self._limits = changed(self._limits, user_config)
 
     def check_health(self) -> None:
         """Raise TimeoutError if the model call in progress takes longer than `stall_s`.
 
         Raises RuntimeError if the last calls have all failed.
         """
-        self._runtime.thread.check(stall_s=self._stall_s)
+        self._runtime.thread.check(stall_s=self._limits.stall_s)

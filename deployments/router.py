@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ray import serve
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atelier.api.app import build_app
 from atelier.api.native.inspecting import inspection
@@ -19,6 +19,7 @@ from atelier.core.params import AnnotateParams, GenerateParams, InspectParams, U
 from atelier.pipeline import reading
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.record import RequestRecord, log_request
 from atelier.stores.blobs import BlobStore
 from deployments.answers import (
     Answer,
@@ -28,9 +29,19 @@ from deployments.answers import (
     images_answer,
     upscaled_answer,
 )
-from deployments.calls import Sent, call_id, read_images_params, read_params, read_stream_params
-from deployments.errors import as_atelier_errors, send_errors_as_fields
+from deployments.calls import (
+    Sent,
+    detached_context,
+    read_images_params,
+    read_params,
+    read_stream_params,
+    recorded,
+)
+from deployments.errors import send_errors_as_fields
 from deployments.handles import GraphHandles
+from deployments.limits import RouterLimits, changed
+from deployments.logs import log_to_serve
+from deployments.metrics import RouterMetrics
 from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
@@ -49,29 +60,48 @@ class Router:
     """
 
     def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
+        log_to_serve()
         send_errors_as_fields()
         self._options = options
-        self._pipeline = Pipeline(
-            HandleStages(handles, Readiness(serve.get_replica_context().app_name)),
-            catalogue,
-            max_pixel_steps=options.max_pixel_steps,
-            max_wait_s=options.max_wait_s,
-        )
+        self._limits = limits = RouterLimits()
+        self._metrics = RouterMetrics()
+        readiness = Readiness(serve.get_replica_context().app_name)
+        self._stages = HandleStages(handles, readiness, limits.of_calls, own_metrics=self._metrics.text)
+        self._pipeline = Pipeline(self._stages, catalogue, limits.of_pipeline, new_context=detached_context)
         self._settings = Settings()
         self._blobs = BlobStore(self._settings.blobs_url, ttl=self._settings.blobs_ttl)
         self._delivery = Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name))
         self._sweeping = asyncio.create_task(self._blobs.sweep())
+        self._app = self._new_app()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._app(scope, receive, send)
+
+        return app
+
+    def reconfigure(self, user_config: object) -> None:
+        """Take the limits in `user_config`, with requests in progress."""
+        self._limits = limits = changed(self._limits, user_config)
+        self._stages.limits = limits.of_calls
+        self._pipeline.set_limits(limits.of_pipeline)
+        self._app = self._new_app()
+
+    def _new_app(self) -> ASGIApp:
         return build_app(
             self._pipeline,
             self._blobs,
-            max_body_bytes=self._options.max_body_bytes,
+            max_body_bytes=self._limits.max_body_bytes,
             default_response_format=self._options.default_response_format,
             public_url=self._settings.public_url,
             allowed_origins=self._settings.allowed_origins,
             returns_request_id=False,
+            observe=self._observe,
         )
+
+    def _observe(self, record: RequestRecord) -> None:
+        log_request(record)
+        self._metrics.observe(record)
 
     async def generate(self, params: Sent) -> Answer:
         """Generate images from the fields of POST /v1/images/generations.
@@ -80,25 +110,25 @@ class Router:
         the file's bytes as `image`, its `media_type`, `seed` and `parameters`. With `response_format: url` it has the
         file's path on the ingress as `url` instead of `image`.
         """
-        with as_atelier_errors():
+        with recorded("generate", self._observe) as record:
             asked = read_images_params(ImagesGenerateRequest, params)
-            return await self._images(asked, generate_params(asked, self._pipeline.catalogue))
+            return await self._images(record, asked, generate_params(asked, self._pipeline.catalogue))
 
     async def edit(self, params: Sent) -> Answer:
         """Edit an image, from the fields of POST /v1/images/edits. Returns what `generate` returns."""
-        with as_atelier_errors():
+        with recorded("edit", self._observe) as record:
             asked = read_images_params(ImagesEditRequest, params)
             generation = edit_params(asked, self._pipeline.catalogue)
             with errors_naming_images(asked.sent_as):
-                return await self._images(asked, generation)
+                return await self._images(record, asked, generation)
 
     async def variation(self, params: Sent) -> Answer:
         """Vary an image, from the fields of POST /v1/images/variations. Returns what `generate` returns."""
-        with as_atelier_errors():
+        with recorded("variation", self._observe) as record:
             asked = read_images_params(ImagesVariationRequest, params)
             generation = variation_params(asked, self._pipeline.catalogue)
             with errors_naming_images(asked.sent_as):
-                return await self._images(asked, generation)
+                return await self._images(record, asked, generation)
 
     async def stream(self, params: Sent) -> AsyncGenerator[Answer]:
         """Generate images and yield `planned`, each `step` and `preview` that is asked for, and `result`.
@@ -106,11 +136,11 @@ class Router:
         Takes the fields of POST /v1/images/generations; `progress` asks for steps, `partial_images` for previews. The
         result has the fields that `generate` returns. Cancelling the response stops the work before the next step.
         """
-        with as_atelier_errors():
+        with recorded("stream", self._observe) as record:
             asked = read_stream_params(params)
             generation = generate_params(asked, self._pipeline.catalogue)
             events = self._pipeline.stream(
-                call_id(), generation, report_steps=asked.progress, num_previews=asked.partial_images
+                record, generation, report_steps=asked.progress, num_previews=asked.partial_images
             )
             async with aclosing(events):
                 async for event in events:
@@ -121,29 +151,31 @@ class Router:
 
         Returns `image` (with `response_format: url` a `url` instead), `media_type`, `size` and `upscaler`.
         """
-        with as_atelier_errors():
+        with recorded("upscale", self._observe) as record:
             asked = read_params(UpscaleParams, params)
-            upscaled = await self._pipeline.upscale(asked)
+            upscaled = await self._pipeline.upscale(record, asked)
             file = await delivered(self._delivery, upscaled.data, asked.output_format, asked.response_format)
             return upscaled_answer(upscaled, file, asked.output_format)
 
     async def annotate(self, params: Sent) -> Answer:
         """Draw a control map, from the fields of POST /v1/images/annotate: `image`, `media_type`, `kind`, `size`."""
-        with as_atelier_errors():
-            return control_map_answer(await self._pipeline.annotate(read_params(AnnotateParams, params)))
+        with recorded("annotate", self._observe) as record:
+            asked = read_params(AnnotateParams, params)
+            return control_map_answer(await self._pipeline.annotate(record, asked))
 
     async def inspect(self, params: Sent) -> Answer:
         """Read the metadata of an image file. Takes and returns the fields of POST /v1/images/inspect."""
-        with as_atelier_errors():
+        with recorded("inspect", self._observe):
             asked = read_params(InspectParams, params)
             return (await reading.metadata_of(asked.image, inspection)).model_dump()
 
     async def models(self) -> Answer:
         """Return the `models` with their defaults, `controlnets` and `upscalers` that are served, as GET / does."""
-        return served(self._pipeline.catalogue).model_dump()
+        with recorded("models", self._observe):
+            return served(self._pipeline.catalogue).model_dump()
 
-    async def _images(self, asked: ImagesGenerateRequest, params: GenerateParams) -> Answer:
-        result = await self._pipeline.generate(call_id(), params)
+    async def _images(self, record: RequestRecord, asked: ImagesGenerateRequest, params: GenerateParams) -> Answer:
+        result = await self._pipeline.generate(record, params)
         files = [
             await delivered(self._delivery, picture.data, params.output_format, asked.response_format)
             for picture in result.pictures

@@ -9,10 +9,11 @@ import yaml
 from pydantic import ValidationError
 from ray._common.utils import import_attr
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
 from atelier.catalogue.catalogue import CatalogueError
 from atelier.core.errors import AtelierError
+from deployments.limits import LIMITS
 
 #: Addresses that stand for all of a machine's, and one of them that a client on the machine can use.
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -36,8 +37,13 @@ def read_config(file: Path) -> ServeDeploySchema:
 
 
 def check_arguments(config: ServeDeploySchema) -> None:
-    """Build the config's applications. Raises CannotStart if an argument is wrong, or what a catalogue says."""
+    """Build the config's applications. Raises CannotStart if an argument is wrong, or what a catalogue says.
+
+    Limits are checked for the names of our deployments.
+    """
     for application in config.applications:
+        for deployment in application.deployments:
+            _check_limits(deployment)
         builder = import_attr(application.import_path)
         try:
             call_user_app_builder_with_args_if_necessary(builder, application.args)
@@ -45,6 +51,17 @@ def check_arguments(config: ServeDeploySchema) -> None:
             raise CannotStart(f"The arguments of {application.name} are wrong: {_mistakes(error)}") from error
         except (AtelierError, CatalogueError) as error:
             raise CannotStart(str(error)) from error
+
+
+def _check_limits(deployment: DeploymentSchema) -> None:
+    limits, user_config = LIMITS.get(deployment.name), deployment.user_config
+    # Serve's own default, which stands for an absent field, is no limit.
+    if limits is None or not isinstance(user_config, dict):
+        return
+    try:
+        limits.model_validate(user_config)
+    except ValidationError as error:
+        raise CannotStart(f"The user_config of {deployment.name} is wrong: {_mistakes(error)}") from error
 
 
 def _mistakes(error: ValidationError) -> str:

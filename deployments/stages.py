@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RaySystemError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
@@ -24,56 +33,92 @@ from deployments.readiness import Readiness
 logger = logging.getLogger(__name__)
 
 _METRICS_TIMEOUT_S = 1.0
+#: Ray's errors for a replica, a node or a result that is gone. ObjectLostError includes OwnerDiedError, for a lost
+#: caller of the replica that made a result, and ObjectFetchTimedOutError, for a node that does not answer.
+_LOST = (
+    RayActorError,
+    NodeDiedError,
+    ObjectLostError,
+    RaySystemError,
+    WorkerCrashedError,
+    DeploymentUnavailableError,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Time limits of single calls, in seconds; a replica that exceeds one counts as lost."""
+
+    #: Limit of a call, with its wait for a replica.
+    stage_deadline_s: float
+    #: Limit of the time between two events of a stream, and of the time before the first.
+    stream_gap_s: float
 
 
 class HandleStages:
     """`atelier.pipeline.stages.Stages` over the handles of a graph."""
 
-    def __init__(self, handles: GraphHandles, readiness: Readiness) -> None:
+    def __init__(
+        self, handles: GraphHandles, readiness: Readiness, limits: CallLimits, *, own_metrics: Callable[[], str]
+    ) -> None:
+        """`own_metrics` returns the metrics of the process that calls, in Prometheus' text format."""
         self._handles = handles
         self._readiness = readiness
+        self._own_metrics = own_metrics
+        #: They can be changed while calls are in progress.
+        self.limits = limits
+        # Replicas of the same node need no copy of the arrays. Denoisers are left out: their work is what must be
+        # divided evenly.
+        for handle in (handles.text_encoder, handles.annotator, handles.autoencoder, handles.upscaler):
+            handle._init(_prefer_local_routing=True)
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
-        with _our_errors():
-            encoded: EncodedTexts = await self._handles.text_encoder.encode_texts.remote(
-                model, prompts, reproducibility
-            )
-        return encoded
+        return await self._answer(self._handles.text_encoder.encode_texts.remote(model, prompts, reproducibility))
 
     async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
-        with _our_errors():
-            encoded: EncodedLatents = await self._handles.autoencoder.encode_latents.remote(model, pixels)
-        return encoded
+        return await self._answer(self._handles.autoencoder.encode_latents.remote(model, pixels))
 
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
-        with _our_errors():
-            annotated: Annotated = await self._handles.annotator.annotate.remote(annotation, pixels)
-        return annotated
+        return await self._answer(self._handles.annotator.annotate.remote(annotation, pixels))
 
     @asynccontextmanager
-    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
         """Open the events of a request; leaving the context cancels the stream, which Serve would run to its end."""
         stream = self._handles.denoiser.options(stream=True).denoise.remote(request)
         try:
-            with _our_errors():
-                yield stream
+            yield self._events(stream)
         finally:
             stream.cancel()
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
-        with _our_errors():
-            decoded: DecodedLatents = await self._handles.autoencoder.decode_latents.remote(model, latents)
-        return decoded
+        return await self._answer(self._handles.autoencoder.decode_latents.remote(model, latents))
 
     async def upscale(
         self, upscaler: str | None, pixels: Pixels, size: Size, reproducibility: Reproducibility
     ) -> Upscaled:
+        return await self._answer(self._handles.upscaler.upscale.remote(upscaler, pixels, size, reproducibility))
+
+    async def _answer(self, response: Awaitable[T]) -> T:
+        """Await a call, which is cancelled at its limit. Raises AtelierErrors only."""
         with _our_errors():
-            upscaled: Upscaled = await self._handles.upscaler.upscale.remote(upscaler, pixels, size, reproducibility)
-        return upscaled
+            async with asyncio.timeout(self.limits.stage_deadline_s):
+                return await response
+
+    async def _events(self, stream: AsyncIterator[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:
+        """Yield a stream's events. Raises AtelierErrors only."""
+        while True:
+            with _our_errors():
+                try:
+                    async with asyncio.timeout(self.limits.stream_gap_s):
+                        event = await anext(stream)
+                except StopAsyncIteration:
+                    return
+            yield event
 
     async def metrics_text(self) -> str:
-        """Return the metrics of all Denoisers, or none of them if one does not answer within a second."""
+        """Return this process's metrics, with those of all Denoisers unless one does not answer within a second."""
         answers: list[str | Exception] = [TimeoutError(f"no answer within {_METRICS_TIMEOUT_S} s")]
         asking = asyncio.create_task(
             self._handles.denoiser.broadcast("metrics_text").results_async(return_exceptions=True)
@@ -88,7 +133,7 @@ class HandleStages:
         for answer in answers:
             if isinstance(answer, Exception):
                 logger.warning("a Denoiser did not return its metrics", exc_info=answer)
-        return merged(texts, is_complete=len(texts) == len(answers))
+        return merged([self._own_metrics(), *texts], is_complete=len(texts) == len(answers))
 
     async def check_ready(self) -> bool:
         """Return whether every deployment has a running replica or is scaled to zero."""
@@ -97,7 +142,7 @@ class HandleStages:
 
 @contextmanager
 def _our_errors() -> Iterator[None]:
-    """Turn Ray's errors into AtelierErrors: QueueFull for backpressure, ReplicaLost for a replica that is gone."""
+    """Turn other errors into AtelierErrors: QueueFull for backpressure, ReplicaLost for what is gone or too slow."""
     try:
         yield
     except AtelierError as error:
@@ -105,5 +150,7 @@ def _our_errors() -> Iterator[None]:
         raise (error.cause if isinstance(error, RayTaskError) else error) from None
     except BackPressureError as error:
         raise QueueFull from error
-    except (RayActorError, DeploymentUnavailableError) as error:
+    except _LOST as error:
         raise ReplicaLost from error
+    except TimeoutError as error:
+        raise ReplicaLost("A replica did not answer in time; try again.") from error

@@ -34,6 +34,7 @@ from atelier.core.params import (
     UpscaleStep,
 )
 from atelier.core.sampling import SAMPLERS
+from deployments.limits import DenoiserLimits, ReplicaLimits, RouterLimits
 from deployments.options import GraphArgs
 from deployments.settings import Settings
 from docs.tables import default_in_words, field_table, table
@@ -128,6 +129,15 @@ def configuration_page() -> str:
                 field_table(GraphArgs, [name for name in GraphArgs.model_fields if name not in groups]),
             ),
             *((f"args.{name}", _summary(kind), field_table(kind)) for name, kind in groups.items()),
+            (
+                "user_config of the Router",
+                "Limits stand under `user_config` of a deployment. When only they change, `serve deploy` passes them "
+                "to the running replicas, which go on with their requests; a change under `args:` restarts every "
+                "replica. A mistake is logged as an error by the replicas, and the limits stay as they were.",
+                field_table(RouterLimits),
+            ),
+            ("user_config of the Denoiser", _summary(DenoiserLimits), field_table(DenoiserLimits)),
+            ("user_config of the other deployments", _summary(ReplicaLimits), field_table(ReplicaLimits)),
             (
                 "Environment",
                 "Each Router reads these environment variables when it starts.",

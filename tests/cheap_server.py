@@ -19,7 +19,7 @@ from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.geometry import Size
 from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.stores.blobs import BlobStore
 
 _MAX_PIXEL_STEPS = 64 * 64 * 2
@@ -35,7 +35,7 @@ def main() -> None:
     torch.set_num_threads(1)
     served = read_catalogue().only(["tiny-sdxl"], None, ["tiny-depth-anything"], ["tiny-x4"])
     catalogue = served.model_copy(update={"models": tuple(map(_quick, served.models))})
-    pipeline = Pipeline(LocalStages(catalogue), catalogue, max_pixel_steps=_MAX_PIXEL_STEPS)
+    pipeline = Pipeline(LocalStages(catalogue), catalogue, PipelineLimits(max_pixel_steps=_MAX_PIXEL_STEPS))
     blobs = BlobStore(Path(tempfile.mkdtemp()).as_uri(), ttl=timedelta(hours=1))
     app = build_app(pipeline, blobs, max_body_bytes=1_000_000)
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

@@ -17,6 +17,10 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
+from deployments.environment import ENVIRONMENT
+
+# Clusters of tests are started as the pages say.
+os.environ.update(ENVIRONMENT)
 
 if TYPE_CHECKING:
     from atelier.local.stages import LocalStages

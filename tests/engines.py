@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.controlnets import load_controlnets
 from atelier.control.transports import InProcess
 from atelier.core.conditioning import Floats
-from atelier.core.denoising import Denoised, DenoiseRequest
+from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
 from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
@@ -51,3 +53,31 @@ def run_together(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Flo
         assert isinstance(event, Denoised), event
         latents.append(event.latents)
     return latents
+
+
+@contextmanager
+def held_at_first_step(engine: Engine, request: DenoiseRequest) -> Iterator[None]:
+    """Hold the step loop after the request's first step; requests submitted in the context join together."""
+    holding, go_on, ended = (threading.Event() for _ in range(3))
+
+    def hold(event: Event) -> None:
+        if not isinstance(event, StepEvent):
+            ended.set()
+        holding.set()
+        go_on.wait(WAIT_S)
+
+    engine.submit(replace(request, report_steps=True), hold)
+    assert holding.wait(WAIT_S)
+    yield
+    go_on.set()
+    assert ended.wait(WAIT_S)
+
+
+class Clock:
+    """A clock that moves only when a test sets it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import DenoiseEvent, DenoiseRequest, StepEvent
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
@@ -69,7 +69,7 @@ class RecordingStages:
         return await self._stages.annotate(annotation, pixels)
 
     @asynccontextmanager
-    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
         self._record("denoise", request)
         self.requests.append(request)
         self.denoising.set()
@@ -98,8 +98,8 @@ class RecordingStages:
 
     @staticmethod
     async def _without_latents(
-        events: AsyncIterator[StepEvent | Denoised],
-    ) -> AsyncIterator[StepEvent | Denoised]:
+        events: AsyncIterator[DenoiseEvent],
+    ) -> AsyncIterator[DenoiseEvent]:
         async for event in events:
             if isinstance(event, StepEvent):
                 yield event

@@ -22,9 +22,11 @@ from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
 from atelier.api.origins import Origins, origin_of
 from atelier.api.request_id import RequestIds
+from atelier.api.request_log import RequestLog
 from atelier.api.services import ProvideServices, Services
 from atelier.core.params.delivery import ResponseFormat
 from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.record import Observe, log_request
 from atelier.stores.blobs import BlobStore
 
 _DESCRIPTION = """Stable Diffusion XL as a graph of Ray Serve deployments, with OpenAI's images API.
@@ -65,6 +67,7 @@ def build_app(
     public_url: str | None = None,
     allowed_origins: Collection[str] = (),
     returns_request_id: bool = True,
+    observe: Observe = log_request,
 ) -> ASGIApp:
     """Build the application that serves `pipeline` and `blobs`.
 
@@ -72,12 +75,14 @@ def build_app(
     name none; if it is None, as OpenAI does it. URLs in answers begin with `public_url` or, if that is None, with
     the address that the client used. Web pages may call it from this machine, `public_url` and `allowed_origins`.
     `returns_request_id` is False behind Ray Serve's proxy, which adds `x-request-id` to every answer itself.
+    `observe` receives the record of every request when it has ended.
     """
     services = Services(pipeline, blobs, default_response_format, public_url)
     origins = [*allowed_origins, *([] if public_url is None else [origin_of(public_url)])]
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
     middleware = [
         Middleware(RequestIds, returns_id=returns_request_id),
+        Middleware(RequestLog, observe=observe),
         Middleware(Origins, allowed=origins),
         Middleware(BodyLimit, max_bytes=max_body_bytes),
         Middleware(ProvideServices, services=services),

@@ -15,6 +15,7 @@ from atelier.api.docs import DOCS
 from atelier.api.errors import error_response
 from atelier.api.prefix import with_prefix
 from atelier.api.request_id import request_id_of
+from atelier.api.request_log import record_of
 from atelier.core.errors import (
     AtelierError,
     InvalidRequest,
@@ -23,6 +24,7 @@ from atelier.core.errors import (
     NotFound,
     NotSupported,
 )
+from atelier.pipeline.record import LEFT
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(AtelierError)
     async def ours(request: Request, error: AtelierError) -> Response:
+        record_of(request.scope).code = error.code
         if error.status >= 500 and not isinstance(error, NotSupported):
             logger.error("%s: %s %s: %s", request_id_of(request.scope), request.method, request.url.path, error)
         return error_response(error)
@@ -50,12 +53,13 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, _: ClientDisconnect) -> Response:
-        logger.info("%s: the client left before its body was complete", request_id_of(request.scope))
+        record_of(request.scope).code = LEFT
         return error_response(MalformedBody("The body is incomplete."))
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
         request_id = request_id_of(request.scope)
+        record_of(request.scope).code = AtelierError.code
         logger.exception("%s: %s %s failed", request_id, request.method, request.url.path, exc_info=error)
         return error_response(AtelierError())
 

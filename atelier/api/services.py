@@ -12,11 +12,11 @@ from fastapi import Depends, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atelier.api.prefix import with_prefix
-from atelier.api.request_id import request_id_of
-from atelier.core.denoising import RequestId
+from atelier.api.request_log import record_of
 from atelier.core.params.delivery import ResponseFormat
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.record import RequestRecord
 from atelier.stores.blobs import BlobStore
 
 #: Name of the route that serves stored files.
@@ -44,7 +44,8 @@ class ProvideServices:
         self._app, self._services = app, services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app({**scope, _SERVICES: self._services}, receive, send)
+        scope[_SERVICES] = self._services
+        await self._app(scope, receive, send)
 
 
 def _services(request: Request) -> Services:
@@ -75,9 +76,9 @@ async def _delivery(request: Request) -> Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request for generated images: its id, and the services that answer it."""
+    """One HTTP request for generated images: its record, and the services that answer it."""
 
-    request_id: RequestId
+    record: RequestRecord
     pipeline: Pipeline
     delivery: Delivery
     default_response_format: ResponseFormat | None
@@ -86,7 +87,7 @@ class Call:
 async def _call(request: Request) -> Call:
     services = _services(request)
     return Call(
-        request_id_of(request.scope), services.pipeline, await _delivery(request), services.default_response_format
+        record_of(request.scope), services.pipeline, await _delivery(request), services.default_response_format
     )
 
 

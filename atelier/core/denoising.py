@@ -81,6 +81,8 @@ class DenoiseRequest:
     report_steps: bool = False
     #: Number of evenly spaced steps whose event carries a preview.
     num_previews: int = 0
+    #: Seconds after its submission at which the engine ends the request, so that a lost Router leaves no work behind.
+    time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
         size, num_images = self.pass_.size, len(self.pass_.seeds)
@@ -118,9 +120,24 @@ class StepEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Sent after `HEARTBEAT_S` seconds without another event: the process that denoises is still there."""
+
+
+#: Longest time between two events of a stream, in seconds.
+HEARTBEAT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
 class Denoised:
     """The last event of a stream: the final latents."""
 
     #: The latents, [images, 4, height / 8, width / 8].
     latents: Floats
     origin: Origin
+    #: Seconds that the request waited for room in the batch.
+    queue_s: float
+
+
+#: An event of a stream.
+DenoiseEvent = StepEvent | Heartbeat | Denoised

@@ -12,12 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
-from atelier.core.errors import QueueFull, ReplicaLost
+from atelier.core.errors import DeadlineExceeded, QueueFull, ReplicaLost
 from atelier.core.origin import Origin
 from atelier.engine.batch import Batch
 from atelier.engine.policy import admissible, next_key
@@ -122,7 +122,7 @@ class Engine:
             QueueFull: `max_waiting` requests are waiting.
             ReplicaLost: the engine's thread has ended.
         """
-        submitted = Submitted(request, emit)
+        submitted = Submitted(request, emit, self._now_s())
         with self._changed:
             if not self._is_open:
                 raise ReplicaLost
@@ -137,6 +137,11 @@ class Engine:
             self._waiting = deque(submitted for submitted in self._waiting if submitted.request_id != request_id)
             if request_id in self._running:
                 self._cancelled.add(request_id)
+
+    def set_limits(self, *, max_waiting: int, max_rows: int) -> None:
+        """Change these settings; requests that wait or run stay."""
+        with self._changed:
+            self._settings = replace(self._settings, max_waiting=max_waiting, max_rows=max_rows)
 
     def status(self) -> EngineStatus:
         """Return the engine's present counts."""
@@ -187,6 +192,7 @@ class Engine:
         self._last_beat_s = self._now_s()
         try:
             self._remove_cancelled()
+            self._end_expired()
             self._admit()
             batch = self._next_batch()
             if batch is not None:
@@ -212,6 +218,18 @@ class Engine:
         for request_id in cancelled:
             self._remove(request_id)
 
+    def _end_expired(self) -> None:
+        """End the requests whose time limit is reached."""
+        now_s = self._now_s()
+        with self._changed:
+            expired = [submitted for submitted in self._waiting if submitted.end_s <= now_s]
+            self._waiting = deque(submitted for submitted in self._waiting if submitted.end_s > now_s)
+        running = (request.submitted for batch in self._batches.values() for request in batch.requests)
+        expired += [submitted for submitted in running if submitted.end_s <= now_s]
+        for submitted in expired:
+            limit_s = submitted.request.time_limit_s
+            self._finish(submitted, DeadlineExceeded(f"Not denoised within its time limit of {limit_s} s."))
+
     def _admit(self) -> None:
         """Admit the waiting requests that fit their batches; when idle, first wait up to `_IDLE_WAIT_S` for one."""
         with self._changed:
@@ -230,6 +248,7 @@ class Engine:
         for submitted in admitted:
             with self._isolated(submitted):
                 request = self._runners[submitted.key.model].admit(submitted)
+                request.queue_s = self._now_s() - submitted.submitted_s
                 self._batch_of(submitted.key).join(request)
 
     def _batch_of(self, key: BatchKey) -> Batch:
@@ -282,8 +301,8 @@ class Engine:
                 if (event := request.step_event()) is not None:
                     request.submitted.emit(event)
                 if request.is_finished:
-                    origin = Origin(self._place, request.weights)
-                    self._finish(request.submitted, Denoised(request.latents.cpu().contiguous().numpy(), origin))
+                    latents, origin = request.latents.cpu().contiguous().numpy(), Origin(self._place, request.weights)
+                    self._finish(request.submitted, Denoised(latents, origin, request.queue_s))
 
     @contextmanager
     def _isolated(self, submitted: Submitted) -> Iterator[None]:

@@ -5,6 +5,7 @@ The key of a request decides with which others it may share UNet calls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +48,8 @@ class Submitted:
 
     request: DenoiseRequest
     emit: Emit
+    #: Time of the submission, on the engine's clock.
+    submitted_s: float = 0.0
     key: BatchKey = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +58,12 @@ class Submitted:
     @property
     def request_id(self) -> RequestId:
         return self.request.request_id
+
+    @property
+    def end_s(self) -> float:
+        """Time at which the request's limit is reached, on the engine's clock."""
+        limit_s = self.request.time_limit_s
+        return math.inf if limit_s is None else self.submitted_s + limit_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +97,8 @@ class RunningRequest:
     control_contexts: tuple[ControlContext, ...] = ()
     #: Weights hashes of the models that have run on the request so far, by name.
     weights: dict[str, str] = field(default_factory=dict)
+    #: Seconds from the submission to the admission.
+    queue_s: float = 0.0
     #: Number of steps done.
     step_index: int = 0
     #: Whether the latents hold neither infinities nor NaN.

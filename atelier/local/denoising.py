@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.transports import Transport
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import HEARTBEAT_S, Denoised, DenoiseEvent, DenoiseRequest, Heartbeat
 from atelier.core.errors import AtelierError
 from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
 from atelier.engine.request import Event
@@ -38,7 +38,7 @@ def new_engine(
 
 
 @asynccontextmanager
-async def event_stream(engine: Engine, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
+async def event_stream(engine: Engine, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
     """Submit a request and iterate over its events, `Denoised` last; leaving the context cancels the request.
 
     Raises QueueFull if the engine is full; the iterator raises the error that ends the request.
@@ -56,9 +56,14 @@ async def event_stream(engine: Engine, request: DenoiseRequest) -> AsyncIterator
         engine.cancel(request.request_id)
 
 
-async def _until_end(events: asyncio.Queue[Event]) -> AsyncIterator[StepEvent | Denoised]:
-    while not isinstance(event := await events.get(), Denoised):
+async def _until_end(events: asyncio.Queue[Event]) -> AsyncIterator[DenoiseEvent]:
+    event: Event | Heartbeat | None = None
+    while not isinstance(event, Denoised):
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                event = await events.get()
+        except TimeoutError:
+            event = Heartbeat()
         if isinstance(event, AtelierError):
             raise event
         yield event
-    yield event

@@ -11,7 +11,7 @@ from atelier.control.controlnets import load_controlnets
 from atelier.control.transports import InProcess
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
 from atelier.engine.engine import EngineSettings
@@ -59,7 +59,7 @@ class LocalStages:
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
         return await self._annotator.annotate(annotation, pixels)
 
-    def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:
+    def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[DenoiseEvent]]:
         return event_stream(self.engine, request)
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:

@@ -30,7 +30,8 @@ class Admission:
 
         As long as nothing has finished, so that the rate is unknown, `max_unmeasured` requests are admitted.
         """
-        self._max_wait_s = max_wait_s
+        #: It may be changed at any time.
+        self.max_wait_s = max_wait_s
         self._max_unmeasured = max_unmeasured
         self._now_s = now_s
         self._updated_s = now_s()
@@ -86,7 +87,7 @@ class Admission:
 
     def _check(self, num_arriving: int) -> None:
         self._update()
-        excess_s = self._predicted_wait_s(num_arriving) - self._max_wait_s
+        excess_s = self._predicted_wait_s(num_arriving) - self.max_wait_s
         if excess_s > 0:
             raise QueueFull(retry_after_s=math.ceil(excess_s))
 
@@ -94,7 +95,7 @@ class Admission:
         if self._finished_work:
             arriving_work = num_arriving * self._finished_work / self._num_finished
             return (self._work + arriving_work) * self._finished_s / self._finished_work
-        return 0.0 if self._num_admitted + num_arriving < self._max_unmeasured else self._max_wait_s + 1
+        return 0.0 if self._num_admitted + num_arriving < self._max_unmeasured else self.max_wait_s + 1
 
     def _update(self) -> None:
         """Let time pass, which counts only while there is work."""

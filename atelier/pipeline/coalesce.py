@@ -22,15 +22,19 @@ class _Work(Generic[R]):
 class Coalescer(Generic[R]):
     """Shares the result of work in progress among equal callers; the work stops when the last of them has left."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_context: Callable[[], contextvars.Context] = contextvars.Context) -> None:
+        """`new_context` is called by whoever starts work, and returns the context that the work runs in.
+
+        It must not be the caller's own: Serve cancels what runs in the context of a client that has left.
+        """
+        self._new_context = new_context
         self._running: dict[Hashable, _Work[R]] = {}
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[R]]) -> R:
         """Return the result of the work with this key, started by `make` unless it is already in progress."""
         work = self._running.get(key)
         if work is None:
-            # Start it in an empty context, because Serve cancels tasks that run in a disconnected client's context.
-            task = asyncio.get_running_loop().create_task(_awaited(make), context=contextvars.Context())
+            task = asyncio.get_running_loop().create_task(_awaited(make), context=self._new_context())
             work = self._running[key] = _Work(task)
             task.add_done_callback(lambda done: self._remove(key, done))
         work.num_waiting += 1

@@ -1,10 +1,10 @@
-"""A time limit on an iterator of events."""
+"""The time limit of a request, over all of its stages and events."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 from atelier.core.errors import DeadlineExceeded
@@ -12,23 +12,46 @@ from atelier.core.errors import DeadlineExceeded
 E = TypeVar("E")
 
 
-async def within(events: AsyncGenerator[E], deadline_s: float | None) -> AsyncGenerator[E]:
-    """Yield the events until the deadline; closes the source when the consumer stops.
+class Deadline:
+    """The time by which a request must be finished, counted from its arrival."""
 
-    The limit is set anew around each event, because a consumer may ask for each in another task.
+    def __init__(self, asked_s: float | None, *, default_s: float) -> None:
+        """Allow the seconds that the client asked for, or `default_s` if it asked for none."""
+        self._asked_s = asked_s
+        self._limit_s = default_s if asked_s is None else asked_s
+        self._end_s = asyncio.get_running_loop().time() + self._limit_s
 
-    Raises DeadlineExceeded `deadline_s` seconds after the first event was asked for.
-    """
-    end_s = None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s
-    async with aclosing(events):
-        while True:
-            try:
-                async with asyncio.timeout_at(end_s):
-                    event = await anext(events)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                raise DeadlineExceeded(
-                    f"Not finished within deadline_s = {deadline_s}.", param="deadline_s"
-                ) from error
-            yield event
+    @property
+    def remaining_s(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(self._end_s - asyncio.get_running_loop().time(), 0.0)
+
+    @asynccontextmanager
+    async def enforced(self) -> AsyncIterator[None]:
+        """Cancel the body at the deadline. Raises DeadlineExceeded then."""
+        try:
+            async with asyncio.timeout_at(self._end_s):
+                yield
+        except TimeoutError as error:
+            raise self._exceeded() from error
+
+    async def within(self, events: AsyncGenerator[E]) -> AsyncGenerator[E]:
+        """Yield the events until the deadline; closes the source when the consumer stops.
+
+        The limit is set anew around each event, because a consumer may ask for each in another task.
+
+        Raises DeadlineExceeded at the deadline.
+        """
+        async with aclosing(events):
+            while True:
+                try:
+                    async with self.enforced():
+                        event = await anext(events)
+                except StopAsyncIteration:
+                    return
+                yield event
+
+    def _exceeded(self) -> DeadlineExceeded:
+        if self._asked_s is None:
+            return DeadlineExceeded(f"Not finished within the {self._limit_s:g} s that this server allows.")
+        return DeadlineExceeded(f"Not finished within deadline_s = {self._asked_s}.", param="deadline_s")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import replace
+from contextvars import Context
+from dataclasses import dataclass, replace
 from random import SystemRandom
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.denoising import RequestId
 from atelier.core.errors import NotSupported, ReplicaLost
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import write_picture
@@ -22,8 +22,10 @@ from atelier.pipeline import reading
 from atelier.pipeline.admission import Admission
 from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.controls import annotation_of, check_annotated_size
-from atelier.pipeline.deadline import within
+from atelier.pipeline.deadline import Deadline
 from atelier.pipeline.events import Event, Reports
+from atelier.pipeline.record import RequestRecord
+from atelier.pipeline.request_stages import RequestStages
 from atelier.pipeline.resolve import resolve
 from atelier.pipeline.results import ControlMap, Result, to_control_map
 from atelier.pipeline.run import run
@@ -38,45 +40,69 @@ _MAX_UNMEASURED_GENERATIONS, _MAX_UNMEASURED_IMAGES = 64, 8
 _MAX_WRITTEN = 2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineLimits:
+    """Limits of every request. They can be changed while requests are in progress."""
+
+    #: Largest work of a generation: pixels × steps × images, over all of its passes.
+    max_pixel_steps: int
+    #: Longest predicted wait of an admitted request, in seconds.
+    max_wait_s: float = math.inf
+    #: Seconds in which a request without a `deadline_s` must be finished.
+    default_deadline_s: float = math.inf
+
+
 class Pipeline:
     """The graph's stages as three services: generations, enlargements and control maps."""
 
     def __init__(
-        self, stages: Stages, catalogue: Catalogue, *, max_pixel_steps: int, max_wait_s: float = math.inf
+        self,
+        stages: Stages,
+        catalogue: Catalogue,
+        limits: PipelineLimits,
+        *,
+        new_context: Callable[[], Context] = Context,
     ) -> None:
-        """Reject generations of more than `max_pixel_steps`, and those that would wait longer than `max_wait_s`."""
+        """`new_context` makes the contexts that shared generations run in."""
         self.stages = stages
         self.catalogue = catalogue
-        self._max_pixel_steps = max_pixel_steps
+        self._limits, max_wait_s = limits, limits.max_wait_s
         self._generations = Admission(max_wait_s=max_wait_s, max_unmeasured=_MAX_UNMEASURED_GENERATIONS)
         self._enlargements, self._annotations = (
             Admission(max_wait_s=max_wait_s, max_unmeasured=_MAX_UNMEASURED_IMAGES) for _ in range(2)
         )
         self._random = SystemRandom()
-        self._running: Coalescer[Result] = Coalescer()
+        self._running: Coalescer[Result] = Coalescer(new_context)
         self._writing = asyncio.Semaphore(_MAX_WRITTEN)
+
+    def set_limits(self, limits: PipelineLimits) -> None:
+        """Apply other limits to the requests that arrive from now on."""
+        self._limits = limits
+        for admission in (self._generations, self._enlargements, self._annotations):
+            admission.max_wait_s = limits.max_wait_s
 
     def arriving(self) -> AbstractContextManager[None]:
         """Return the context in which a generation's body is read. Raises QueueFull if it would wait too long."""
         return self._generations.arriving()
 
-    async def generate(self, request_id: RequestId, params: GenerateParams) -> Result:
+    async def generate(self, record: RequestRecord, params: GenerateParams) -> Result:
         """Generate the images of a request.
 
         Equal requests that run at the same time share one generation, if they have a seed and no deadline.
 
         Raises InvalidRequest, a subclass of it or NotSupported if the request is rejected, QueueFull if it would wait
-        too long, DeadlineExceeded after `deadline_s`, and the errors of the stages.
+        too long, DeadlineExceeded after `deadline_s` or the default deadline, and the errors of the stages.
         """
         if params.seed == -1 or params.deadline_s is not None:
-            return await self._result(request_id, params)
-        result = await self._running.once(params, lambda: self._result(request_id, params))
-        if result.request_id != request_id:
-            logger.info("%s shared the generation of %s", request_id, result.request_id)
-        return replace(result, request_id=request_id)
+            return await self._result(record, params)
+        result = await self._running.once(params, lambda: self._result(record, params))
+        if result.request_id != record.request_id:
+            record.shared_with = result.request_id
+            record.plan(result.plan)
+        return replace(result, request_id=record.request_id)
 
     async def stream(
-        self, request_id: RequestId, params: GenerateParams, *, report_steps: bool = False, num_previews: int = 0
+        self, record: RequestRecord, params: GenerateParams, *, report_steps: bool = False, num_previews: int = 0
     ) -> AsyncGenerator[Event]:
         """Like `generate`, but yields events and never coalesces; closing the iterator stops the work within a step.
 
@@ -86,60 +112,75 @@ class Pipeline:
         if num_previews and entry.latent_rgb is None:
             raise NotSupported(f"{entry.id} has no previews; leave out partial_images.", param="partial_images")
         reports = Reports(steps=report_steps, num_previews=num_previews, latent_rgb=entry.latent_rgb)
-        async with aclosing(within(self._events(request_id, params, reports), params.deadline_s)) as events:
+        deadline = Deadline(params.deadline_s, default_s=self._limits.default_deadline_s)
+        async with aclosing(deadline.within(self._events(record, params, reports, deadline))) as events:
             async for event in events:
                 yield event
 
-    async def upscale(self, params: UpscaleParams) -> UpscaledImage:
+    async def upscale(self, record: RequestRecord, params: UpscaleParams) -> UpscaledImage:
         """Enlarge a client's image.
 
         Raises InvalidParameter, ModelNotFound or TooMuchWork if the request is rejected, QueueFull if it would wait
-        too long, and the errors of the stage.
+        too long, DeadlineExceeded after the default deadline, and the errors of the stage.
         """
-        size = await reading.size_of(params.image)
-        upscaler, large = resolve_enlargement(params, size, self.catalogue), size.scaled(params.scale)
-        with self._enlargements.admitted(large.num_pixels) as finish:
-            pixels = await reading.pixels_of(params.image, size, keep_alpha=True)
-            upscaled = await self.stages.upscale(upscaler, pixels, large, "fast")
-            async with self._writing:
-                data = await asyncio.to_thread(
-                    write_picture, upscaled.pixels, params.output_format, quality=params.output_compression
-                )
-            finish()
+        deadline = self._default_deadline()
+        async with deadline.enforced():
+            size = await reading.size_of(params.image)
+            upscaler, large = resolve_enlargement(params, size, self.catalogue), size.scaled(params.scale)
+            record.model, record.size = upscaler, large
+            with self._enlargements.admitted(large.num_pixels) as finish:
+                pixels = await reading.pixels_of(params.image, size, keep_alpha=True)
+                upscaled = await RequestStages(self.stages, record, deadline).upscale(upscaler, pixels, large, "fast")
+                async with self._writing:
+                    data = await asyncio.to_thread(
+                        write_picture, upscaled.pixels, params.output_format, quality=params.output_compression
+                    )
+                finish()
         return UpscaledImage(data=data, size=large, upscaler=upscaled.upscaler)
 
-    async def annotate(self, params: AnnotateParams) -> ControlMap:
+    async def annotate(self, record: RequestRecord, params: AnnotateParams) -> ControlMap:
         """Draw the control map of an image, at the image's size.
 
         Raises InvalidParameter, NotSupported or TooMuchWork if the request is rejected, QueueFull if it would wait
-        too long, and the errors of the stage.
+        too long, DeadlineExceeded after the default deadline, and the errors of the stage.
         """
-        size = await reading.size_of(params.image)
-        check_annotated_size(size)
-        with self._annotations.admitted(size.num_pixels) as finish:
-            pixels = await reading.pixels_of(params.image, size, keep_alpha=False)
-            drawn = await self.stages.annotate(annotation_of(params), pixels)
-            async with self._writing:
-                control_map = await asyncio.to_thread(to_control_map, params.kind, drawn)
-            finish()
+        deadline = self._default_deadline()
+        async with deadline.enforced():
+            size = record.size = await reading.size_of(params.image)
+            check_annotated_size(size)
+            with self._annotations.admitted(size.num_pixels) as finish:
+                pixels = await reading.pixels_of(params.image, size, keep_alpha=False)
+                drawn = await RequestStages(self.stages, record, deadline).annotate(annotation_of(params), pixels)
+                async with self._writing:
+                    control_map = await asyncio.to_thread(to_control_map, params.kind, drawn)
+                finish()
         return control_map
 
-    async def _result(self, request_id: RequestId, params: GenerateParams) -> Result:
-        async with aclosing(self.stream(request_id, params)) as events:
+    def _default_deadline(self) -> Deadline:
+        return Deadline(None, default_s=self._limits.default_deadline_s)
+
+    async def _result(self, record: RequestRecord, params: GenerateParams) -> Result:
+        async with aclosing(self.stream(record, params)) as events:
             async for event in events:
                 if isinstance(event, Result):
                     return event
         raise ReplicaLost("The generation ended without a result.")
 
-    async def _events(self, request_id: RequestId, params: GenerateParams, reports: Reports) -> AsyncGenerator[Event]:
+    async def _events(
+        self, record: RequestRecord, params: GenerateParams, reports: Reports, deadline: Deadline
+    ) -> AsyncGenerator[Event]:
         """Run every check that can reject the request, cheap ones first and all before any model, then the plan."""
         sizes = await reading.sizes_of(params)
-        plan = resolve(params, sizes, self.catalogue, max_pixel_steps=self._max_pixel_steps, random=self._random)
+        plan = resolve(
+            params, sizes, self.catalogue, max_pixel_steps=self._limits.max_pixel_steps, random=self._random
+        )
+        record.plan(plan)
         with self._generations.admitted(plan.pixel_steps) as finish:
             inputs = await reading.inputs_of(plan.params, sizes, plan.passes[0].size)
             if inputs.mask is not None and plan.params.hires is not None:
                 refuse_hires()
-            async with aclosing(run(request_id, plan, inputs, self.stages, reports)) as events:
+            stages = RequestStages(self.stages, record, deadline)
+            async with aclosing(run(record.request_id, plan, inputs, stages, reports)) as events:
                 async for event in events:
                     if isinstance(event, Result):
                         finish()

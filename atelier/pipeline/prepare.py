@@ -18,15 +18,16 @@ from atelier.pipeline.controls import annotation_of, to_control
 from atelier.pipeline.events import Reports
 from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.provenance import Provenance
+from atelier.pipeline.request_stages import RequestStages
 from atelier.pipeline.resolve import Plan
-from atelier.pipeline.stages import Annotated, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
+from atelier.pipeline.stages import Annotated, EncodedLatents, EncodedTexts, Pixels, Upscaled
 
 #: Control maps drawn for a request, in the order of its controls; None if the client sent the map itself.
 DrawnMaps = tuple[Annotated | None, ...]
 
 
 async def prepare(
-    request_id: RequestId, plan: Plan, inputs: Inputs, stages: Stages, provenance: Provenance, reports: Reports
+    request_id: RequestId, plan: Plan, inputs: Inputs, stages: RequestStages, provenance: Provenance, reports: Reports
 ) -> tuple[DenoiseRequest, DrawnMaps]:
     """Return the engine's request for the first pass, and the control maps drawn for it."""
     texts, latents, drawn_maps = await asyncio.gather(
@@ -54,19 +55,19 @@ def _pass_id(request_id: RequestId) -> RequestId:
     return RequestId(f"{request_id}.{secrets.token_hex(3)}")
 
 
-async def encode_texts(plan: Plan, stages: Stages) -> EncodedTexts:
+async def encode_texts(plan: Plan, stages: RequestStages) -> EncodedTexts:
     """Encode the request's prompts."""
     return await stages.encode_texts(plan.model, plan.prompts, plan.params.reproducibility)
 
 
-async def encode_init_image(plan: Plan, inputs: Inputs, stages: Stages) -> EncodedLatents | None:
+async def encode_init_image(plan: Plan, inputs: Inputs, stages: RequestStages) -> EncodedLatents | None:
     """Encode the init image to the VAE's posterior; None if there is no init image."""
     if inputs.init_image is None:
         return None
     return await stages.encode_latents(plan.model, inputs.init_image[None])
 
 
-async def draw_maps(plan: Plan, inputs: Inputs, stages: Stages) -> DrawnMaps:
+async def draw_maps(plan: Plan, inputs: Inputs, stages: RequestStages) -> DrawnMaps:
     """Draw the control maps of those controls that set `annotate`."""
 
     async def draw(control: ControlParams, image: ControlImage) -> Annotated | None:
@@ -76,7 +77,12 @@ async def draw_maps(plan: Plan, inputs: Inputs, stages: Stages) -> DrawnMaps:
 
 
 async def prepare_hires(
-    first: DenoiseRequest, pass_: Pass, pixels: Pixels, upscaler: str | None, stages: Stages, provenance: Provenance
+    first: DenoiseRequest,
+    pass_: Pass,
+    pixels: Pixels,
+    upscaler: str | None,
+    stages: RequestStages,
+    provenance: Provenance,
 ) -> tuple[DenoiseRequest, Sequence[Upscaled]]:
     """Return the engine's request for the second pass of `hires`, and the enlarged images that it starts from.
 
@@ -100,7 +106,7 @@ async def prepare_hires(
 
 
 async def upscale_images(
-    pixels: Pixels, size: Size, upscaler: str | None, reproducibility: Reproducibility, stages: Stages
+    pixels: Pixels, size: Size, upscaler: str | None, reproducibility: Reproducibility, stages: RequestStages
 ) -> Sequence[Upscaled]:
     """Upscale images [images, height, width, 3] concurrently."""
     return await asyncio.gather(*(stages.upscale(upscaler, image, size, reproducibility) for image in pixels))

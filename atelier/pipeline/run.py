@@ -8,25 +8,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from atelier.core.conditioning import Floats
 from atelier.core.denoising import Denoised, RequestId, StepEvent
-from atelier.core.errors import ReplicaLost
 from atelier.imaging.formats import write_picture
 from atelier.imaging.preview import preview
 from atelier.pipeline.events import Event, Planned, Preview, Reports, Step
 from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.prepare import prepare, prepare_hires, upscale_images
 from atelier.pipeline.provenance import Provenance
+from atelier.pipeline.request_stages import RequestStages
 from atelier.pipeline.resolve import Plan
 from atelier.pipeline.results import Result, map_files, paint_over, picture_files, upscalers_of, usage_of
-from atelier.pipeline.stages import Pixels, Stages, Upscaled
+from atelier.pipeline.stages import Pixels, Upscaled
 
 _NO_REPORTS = Reports()
 
 
 async def run(
-    request_id: RequestId, plan: Plan, inputs: Inputs, stages: Stages, reports: Reports = _NO_REPORTS
+    request_id: RequestId, plan: Plan, inputs: Inputs, stages: RequestStages, reports: Reports = _NO_REPORTS
 ) -> AsyncGenerator[Event]:
     """Generate the images of a plan and yield its events: `Planned` first, `Result` last.
 
@@ -42,16 +43,15 @@ async def run(
             upscaler = params.hires.model
             request, upscaled = await prepare_hires(first, pass_, pixels, upscaler, stages, provenance)
             enlarged += upscaled
-        async with stages.denoise(request) as events:
+        async with aclosing(stages.denoise(request)) as events:
             async for event in events:
                 if isinstance(event, Denoised):
-                    break
+                    denoised = event
+                    continue
                 for report in await reporter.reports(event, pass_index=index):
                     yield report
-            else:
-                raise ReplicaLost("The denoiser's stream ended without latents.")
-        decoded = await stages.decode_latents(plan.model, event.latents)
-        provenance.record(event, decoded)
+        decoded = await stages.decode_latents(plan.model, denoised.latents)
+        provenance.record(denoised, decoded)
         pixels = await asyncio.to_thread(paint_over, decoded.pixels, inputs)
     assert pixels is not None, "a plan has at least one pass"
     finished = list(pixels)

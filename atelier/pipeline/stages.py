@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from atelier.core.conditioning import Conditioning, Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
@@ -80,7 +80,7 @@ class Stages(Protocol):
         """Draw the control map of an image [height, width, 3]. Raises NotSupported if nothing draws its kind."""
         ...
 
-    def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[StepEvent | Denoised]]:
+    def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[DenoiseEvent]]:
         """Open a stream of events, `Denoised` last; leaving the context stops the work before the next step."""
         ...
 

@@ -9,8 +9,7 @@ import pytest
 import ray
 from ray import serve
 
-from deployments.options import DenoiserOptions, GraphArgs, RouterOptions
-from graph import build
+from graph import build_app
 from tests.integration.steps import Steps
 
 
@@ -22,8 +21,8 @@ def address() -> Iterator[str]:
         port = probe.getsockname()[1]
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
-    args = GraphArgs(denoiser=DenoiserOptions(num_threads=2), router=RouterOptions(max_body_bytes=100_000))
-    serve.run(build(args), name="atelier", route_prefix="/")
+    limits = {"Router": {"max_body_bytes": 100_000}}
+    serve.run(build_app({"denoiser": {"num_threads": 2}}, user_configs=limits), name="atelier", route_prefix="/")
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
     ray.shutdown()

@@ -15,6 +15,7 @@ from atelier.core.denoising import DenoiseRequest, Pass, RequestId, StepEvent
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
 from deployments.handles import GraphHandles
+from deployments.limits import RouterLimits
 from deployments.readiness import Readiness
 from deployments.stages import HandleStages
 from tests.integration.steps import Steps
@@ -37,6 +38,8 @@ def stages(address: str) -> HandleStages:
             upscaler=serve.get_deployment_handle("Upscaler", "atelier"),
         ),
         Readiness("atelier"),
+        RouterLimits().of_calls,
+        own_metrics=str,
     )
 
 

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from atelier.core.errors import BodyTooLarge, QueueFull
-from deployments.options import RouterOptions
+from deployments.limits import RouterLimits
 from tests.nginx import NGINX, running_nginx
 
 _WAIT_S = 10
@@ -108,7 +108,7 @@ def test_addresses_that_a_client_claims_do_not_pass(nginx: httpx2.Client) -> Non
 
 
 def test_the_largest_body_is_that_of_the_router(nginx: httpx2.Client) -> None:
-    limit = RouterOptions().max_body_bytes
+    limit = RouterLimits().max_body_bytes
     assert nginx.post("/", content=bytes(limit)).status_code == 200
     answer = nginx.post("/", content=bytes(limit + 1), headers={"x-request-id": "mine-2"})
     error = answer.json()["error"]

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.denoising import RequestId
 from atelier.core.params.generate import GenerateParams
 from atelier.core.params.parsing import parse
 from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from tests.pictures import encoded, noise
+from tests.records import new_record
 
 _COMPANY = 6
 #: No shrinking, because a mix is slow to run: a failing one is reported as it is found.
@@ -69,10 +69,10 @@ def _params(fields: dict[str, Any]) -> GenerateParams:
 def test_exact_requests_get_the_same_files_in_company(
     company: list[dict[str, Any]], small_stages: LocalStages, small_catalogue: Catalogue
 ) -> None:
-    pipeline = Pipeline(small_stages, small_catalogue, max_pixel_steps=10**8)
+    pipeline = Pipeline(small_stages, small_catalogue, PipelineLimits(max_pixel_steps=10**8))
 
     async def files_of(index: int, fields: dict[str, Any]) -> list[bytes]:
-        result = await pipeline.generate(RequestId(f"req_{index}"), _params(fields))
+        result = await pipeline.generate(new_record(f"req_{index}"), _params(fields))
         return [picture.data for picture in result.pictures]
 
     async def in_company() -> list[list[bytes]]:

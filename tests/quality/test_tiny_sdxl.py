@@ -11,11 +11,11 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from atelier.api.request_id import new_request_id
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.params import GenerateParams, parse
 from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
+from tests.records import new_record
 from zoo import report
 from zoo.vae import reconstruction_psnr_db
 
@@ -29,7 +29,7 @@ def diffusers_pipeline() -> StableDiffusionXLPipeline:
 
 @pytest.fixture(scope="module")
 def pipeline(local_stages: LocalStages, catalogue: Catalogue) -> Pipeline:
-    return Pipeline(local_stages, catalogue, max_pixel_steps=40_000_000)
+    return Pipeline(local_stages, catalogue, PipelineLimits(max_pixel_steps=40_000_000))
 
 
 def test_images_agree_with_held_out_captions(diffusers_pipeline: StableDiffusionXLPipeline) -> None:
@@ -63,7 +63,7 @@ async def test_images_equal_those_of_diffusers_pipeline(
     pipeline: Pipeline, diffusers_pipeline: StableDiffusionXLPipeline, fields: dict[str, object]
 ) -> None:
     params = parse(GenerateParams, {"prompt": "a large red circle on the left, white background", **fields})
-    result = await pipeline.generate(new_request_id(), params)
+    result = await pipeline.generate(new_record(), params)
     [drawn] = result.plan.passes
     n = len(result.pictures)
     theirs = diffusers_pipeline(

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from atelier.api.request_id import new_request_id
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import Denoised, DenoiseEvent, DenoiseRequest
 from atelier.core.params import GenerateParams, parse
 from atelier.core.sampling import SamplerName
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.pipeline.stages import Stages
+from tests.records import new_record
 from tests.unit.engine.diffusers_schedulers import new_scheduler
 
 #: Largest relative difference of final latents.
@@ -37,8 +37,8 @@ class _WatchedStages:
         return getattr(self._stages, name)
 
     @asynccontextmanager
-    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[StepEvent | Denoised]]:
-        async def watched(events: AsyncIterator[StepEvent | Denoised]) -> AsyncIterator[StepEvent | Denoised]:
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
+        async def watched(events: AsyncIterator[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:
             async for event in events:
                 if isinstance(event, Denoised):
                     self.latents[request.pass_.seeds[0]] = event.latents
@@ -53,7 +53,7 @@ class WatchedPipeline(Pipeline):
 
     def __init__(self, stages: Stages, catalogue: Catalogue, *, max_pixel_steps: int) -> None:
         watched = _WatchedStages(stages)
-        super().__init__(cast(Stages, watched), catalogue, max_pixel_steps=max_pixel_steps)
+        super().__init__(cast(Stages, watched), catalogue, PipelineLimits(max_pixel_steps=max_pixel_steps))
         self.latents = watched.latents
 
 
@@ -64,7 +64,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 async def pixels_of(pipeline: Pipeline, fields: Mapping[str, object]) -> npt.NDArray[np.uint8]:
-    result = await pipeline.generate(new_request_id(), parse(GenerateParams, fields))
+    result = await pipeline.generate(new_record(), parse(GenerateParams, fields))
     return np.asarray(Image.open(io.BytesIO(result.pictures[0].data)))
 
 

@@ -10,7 +10,7 @@ import pytest
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import Catalogue
 from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.stores.blobs import BlobStore
 from tests.stages import RecordingStages
 
@@ -26,7 +26,7 @@ async def http(
     stages: RecordingStages, small_catalogue: Catalogue, tmp_path: Path
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """The HTTP application with the default limit of bodies."""
-    pipeline = Pipeline(stages, small_catalogue, max_pixel_steps=2_000_000)
+    pipeline = Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=2_000_000))
     blobs = BlobStore(tmp_path.as_uri(), ttl=timedelta(hours=1))
     app = build_app(pipeline, blobs, max_body_bytes=32_000_000)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)

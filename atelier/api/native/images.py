@@ -12,6 +12,7 @@ from atelier.api.errors import ERRORS
 from atelier.api.multipart import form_or_json_fields
 from atelier.api.native.inspecting import Inspection, inspection
 from atelier.api.native.schemas import EnhancedMedia, EnhanceParams, UpscaleResponse
+from atelier.api.request_log import record_of
 from atelier.api.schemas import ControlMap, File, control_map
 from atelier.api.services import UsedDelivery, UsedPipeline
 from atelier.core.params import AnnotateParams, InspectParams, UpscaleParams, parse
@@ -25,7 +26,7 @@ router = APIRouter(tags=["Atelier"])
 async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap:
     """Draw the control map of an image that a ControlNet reads."""
     asked = parse(AnnotateParams, await form_or_json_fields(request, AnnotateParams))
-    return control_map(await pipeline.annotate(asked))
+    return control_map(await pipeline.annotate(record_of(request.scope), asked))
 
 
 @router.post(
@@ -37,7 +38,7 @@ async def annotate_image(request: Request, pipeline: UsedPipeline) -> ControlMap
 async def upscale_image(request: Request, pipeline: UsedPipeline, delivery: UsedDelivery) -> UpscaleResponse:
     """Upscale an image by a factor of up to four."""
     asked = parse(UpscaleParams, await form_or_json_fields(request, UpscaleParams))
-    upscaled = await pipeline.upscale(asked)
+    upscaled = await pipeline.upscale(record_of(request.scope), asked)
     file = await delivery.deliver(upscaled.data, asked.output_format, asked.response_format)
     return UpscaleResponse(
         created=int(time.time()),
@@ -59,7 +60,8 @@ async def inspect_image(request: Request) -> Inspection:
 async def enhance_media(request: Request, pipeline: UsedPipeline) -> EnhancedMedia:
     """Upscale an image by a factor of up to four and return it as a data URL."""
     asked = parse(EnhanceParams, await json_fields(request))
-    upscaled = await pipeline.upscale(UpscaleParams(image=asked.image, scale=asked.scale, model=asked.model))
+    params = UpscaleParams(image=asked.image, scale=asked.scale, model=asked.model)
+    upscaled = await pipeline.upscale(record_of(request.scope), params)
     return EnhancedMedia(
         image=f"data:image/png;base64,{base64.b64encode(upscaled.data).decode('ascii')}",
         width=upscaled.size.width,

@@ -101,8 +101,8 @@ async def _answer(
     call: Call, params: GenerateParams, asked: ImagesGenerateRequest, *, prefix: str
 ) -> ImagesResponse | Response:
     if asked.stream:
-        return await event_stream(call.request_id, params, asked, call.pipeline, prefix=prefix)
-    result = await call.pipeline.generate(call.request_id, params)
+        return await event_stream(call.record, params, asked, call.pipeline, prefix=prefix)
+    result = await call.pipeline.generate(call.record, params)
     answer_format = asked.delivered_as(call.default_response_format)
     if answer_format == "file":
         return await asyncio.to_thread(file_response, result)

@@ -20,11 +20,11 @@ from atelier.api.openai.answers import usage
 from atelier.api.openai.quality import resolved
 from atelier.api.openai.schemas import ImagesGenerateRequest
 from atelier.api.schemas import control_map
-from atelier.core.denoising import RequestId
 from atelier.core.errors import AtelierError
 from atelier.core.params.generate import GenerateParams
 from atelier.pipeline.events import Event, Planned, Preview, Step
 from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.record import RequestRecord
 from atelier.pipeline.resolve import Plan
 from atelier.pipeline.results import Result
 
@@ -49,7 +49,7 @@ Fields = dict[str, object]
 
 
 async def event_stream(
-    request_id: RequestId,
+    record: RequestRecord,
     params: GenerateParams,
     asked: ImagesGenerateRequest,
     pipeline: Pipeline,
@@ -60,10 +60,10 @@ async def event_stream(
 
     A rejected request raises its error here, before the response begins.
     """
-    events = pipeline.stream(request_id, params, report_steps=asked.progress, num_previews=asked.partial_images)
+    events = pipeline.stream(record, params, report_steps=asked.progress, num_previews=asked.partial_images)
     planned = await anext(events)
     assert isinstance(planned, Planned)
-    return _EventStream(events, _lines(events, _Translator(planned.plan, asked), request_id, prefix))
+    return _EventStream(events, _lines(events, _Translator(planned.plan, asked), record, prefix))
 
 
 class _EventStream(StreamingResponse):
@@ -86,7 +86,7 @@ class _EventStream(StreamingResponse):
 
 
 async def _lines(
-    events: AsyncGenerator[Event], translator: _Translator, request_id: RequestId, prefix: str
+    events: AsyncGenerator[Event], translator: _Translator, record: RequestRecord, prefix: str
 ) -> AsyncGenerator[str]:
     """Yield server-sent events and keep-alive comments; a failed generation ends with an `error` event."""
     try:
@@ -98,12 +98,14 @@ async def _lines(
                 for kind, fields in translator.translate(event):
                     yield _line(f"{prefix}.{kind}", {"type": f"{prefix}.{kind}", **fields})
     except AtelierError as error:
+        record.code = error.code
         if error.status >= 500:
-            logger.error("%s: a stream ended with an error: %s", request_id, error)
+            logger.error("%s: a stream ended with an error: %s", record.request_id, error)
         yield _line("error", error_body(error))
     except Exception as error:
         # Report the error as an event, because the HTTP status has already been sent.
-        logger.exception("%s: a stream failed", request_id, exc_info=error)
+        record.code = AtelierError.code
+        logger.exception("%s: a stream failed", record.request_id, exc_info=error)
         yield _line("error", error_body(AtelierError()))
 
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import Catalogue
 from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.stores.blobs import BlobStore
 from tests.stages import RecordingStages
 
@@ -29,7 +29,7 @@ def stages(small_stages: LocalStages) -> RecordingStages:
 
 @pytest.fixture
 def pipeline(stages: RecordingStages, small_catalogue: Catalogue) -> Pipeline:
-    return Pipeline(stages, small_catalogue, max_pixel_steps=MAX_PIXEL_STEPS)
+    return Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=MAX_PIXEL_STEPS))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def zoo_http(
     local_stages: LocalStages, catalogue: Catalogue, blobs: BlobStore
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """The application over the zoo's models, for tests that judge what an image shows."""
-    pipeline = Pipeline(local_stages, catalogue, max_pixel_steps=MAX_PIXEL_STEPS)
+    pipeline = Pipeline(local_stages, catalogue, PipelineLimits(max_pixel_steps=MAX_PIXEL_STEPS))
     async with _client_of(build_app(pipeline, blobs, max_body_bytes=MAX_BODY_BYTES)) as client:
         yield client
 

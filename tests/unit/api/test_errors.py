@@ -161,4 +161,4 @@ async def test_an_aborted_upload_is_no_error_of_the_server(
         await app(scope, receive, send)
     assert not messages
     assert [(record.levelname, record.exc_info) for record in caplog.records] == [("INFO", None)]
-    assert "left before its body was complete" in caplog.text
+    assert f"endpoint=POST {path} status=400 code=client_left" in caplog.text

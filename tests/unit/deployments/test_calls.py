@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextvars
 
 import pytest
+from opentelemetry.context import attach
+from opentelemetry.trace import NonRecordingSpan, SpanContext, get_current_span, set_span_in_context
+from ray.serve.context import _RequestContext, _serve_request_context
 
 from atelier.api.openai.schemas import ImagesEditRequest, ImagesGenerateRequest, ImagesVariationRequest
-from atelier.core.errors import InvalidParameter, InvalidRequest, MalformedBody
+from atelier.core.errors import AtelierError, InvalidParameter, InvalidRequest, MalformedBody
 from atelier.core.params import (
     AnnotateParams,
     ControlParams,
@@ -16,7 +21,8 @@ from atelier.core.params import (
     UpscaleParams,
     UpscaleStep,
 )
-from deployments.calls import read_images_params, read_params, read_stream_params
+from atelier.pipeline.record import RequestRecord
+from deployments.calls import detached_context, read_images_params, read_params, read_stream_params, recorded
 
 _FILE = b"a file"
 
@@ -68,3 +74,52 @@ def test_other_values_are_rejected(sent: object) -> None:
 def test_params_of_another_operation_are_rejected() -> None:
     with pytest.raises(InvalidRequest, match="image"):
         read_params(UpscaleParams, GenerateParams(prompt="a star"))
+
+
+def test_a_call_that_succeeds_is_recorded() -> None:
+    records: list[RequestRecord] = []
+    with recorded("generate", records.append) as record:
+        assert records == []
+    assert records == [record]
+    assert (record.endpoint, record.status, record.code) == ("handle generate", 200, None)
+
+
+def test_an_error_of_ours_is_recorded_and_raised_as_it_is() -> None:
+    records: list[RequestRecord] = []
+    error = InvalidParameter("n: too many", param="n")
+    with pytest.raises(InvalidParameter) as caught, recorded("generate", records.append):
+        raise error
+    assert caught.value is error
+    assert [(record.status, record.code) for record in records] == [(400, "invalid_value")]
+
+
+def test_another_exception_becomes_an_error_of_ours() -> None:
+    records: list[RequestRecord] = []
+    with pytest.raises(AtelierError) as caught, recorded("generate", records.append):
+        raise ZeroDivisionError
+    assert type(caught.value) is AtelierError
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert [(record.status, record.code) for record in records] == [(500, "internal_error")]
+
+
+def test_a_cancelled_call_is_recorded_as_left_by_its_client() -> None:
+    records: list[RequestRecord] = []
+    with pytest.raises(asyncio.CancelledError), recorded("generate", records.append):
+        raise asyncio.CancelledError
+    assert [(record.status, record.code) for record in records] == [(499, "client_left")]
+
+
+def test_a_detached_context_has_the_id_and_the_trace_but_is_not_cancelled_with_the_request() -> None:
+    request = _RequestContext(request_id="req_1", _internal_request_id="internal_1", app_name="atelier")
+    contextvars.Context().run(_check_detached, request)
+
+
+def _check_detached(request: _RequestContext) -> None:
+    _serve_request_context.set(request)
+    span = NonRecordingSpan(SpanContext(trace_id=1, span_id=2, is_remote=False))
+    attach(set_span_in_context(span))
+    context = detached_context()
+    detached = context[_serve_request_context]
+    assert (detached.request_id, detached.app_name) == ("req_1", "atelier")
+    assert detached._internal_request_id not in ("", "internal_1")
+    assert context.run(get_current_span) is span

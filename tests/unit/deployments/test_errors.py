@@ -12,8 +12,8 @@ import ray.cloudpickle
 from ray.util import deregister_serializer
 
 from atelier.core import errors
-from atelier.core.errors import AtelierError, InvalidParameter, QueueFull
-from deployments.errors import as_atelier_errors, send_errors_as_fields
+from atelier.core.errors import AtelierError, QueueFull
+from deployments.errors import send_errors_as_fields
 from tests.hidden import HIDE_ATELIER
 
 _READ = f"""
@@ -67,17 +67,3 @@ def test_a_process_without_atelier_reads_the_fields_of_every_error(kinds: list[t
 def test_a_full_queue_says_when_to_try_again() -> None:
     arrived = ray.cloudpickle.loads(ray.cloudpickle.dumps(QueueFull("busy", retry_after_s=7)))
     assert (str(arrived), arrived.retry_after_s) == ("busy", 7)
-
-
-def test_other_exceptions_become_an_error_of_ours() -> None:
-    with pytest.raises(AtelierError) as caught, as_atelier_errors():
-        raise ZeroDivisionError
-    assert type(caught.value) is AtelierError
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
-
-
-def test_errors_of_ours_stay_as_they_are() -> None:
-    error = InvalidParameter("n: too many", param="n")
-    with pytest.raises(InvalidParameter) as caught, as_atelier_errors():
-        raise error
-    assert caught.value is error

@@ -86,3 +86,28 @@ def test_a_wrong_argument_is_explained(arguments: str, message: str, tmp_path: P
     config.write_text(config.read_text().replace("}]", f", args: {arguments}}}]"))
     with pytest.raises(CannotStart, match=message):
         check_arguments(read_config(config))
+
+
+@pytest.mark.parametrize(
+    ("deployment", "message"),
+    [
+        (
+            "{name: Router, user_config: {max_wait_s: 0}}",
+            r"user_config of Router is wrong: max_wait_s: .* than 0",
+        ),
+        ("{name: Denoiser, user_config: {stall: 3}}", r"The user_config of Denoiser is wrong: stall: Extra inputs"),
+        ("{name: Upscaler, user_config: {max_rows: 32}}", r"The user_config of Upscaler is wrong: max_rows: Extra"),
+    ],
+)
+def test_wrong_limits_are_explained(deployment: str, message: str, tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    config.write_text(config.read_text().replace("}]", f", deployments: [{deployment}]}}]"))
+    with pytest.raises(CannotStart, match=message):
+        check_arguments(read_config(config))
+
+
+def test_right_limits_and_those_of_other_deployments_pass(tmp_path: Path) -> None:
+    ours, others = "{name: Denoiser, user_config: {stall_s: 3}}", "{name: Other, user_config: {anything: 1}}"
+    config = _config(tmp_path)
+    config.write_text(config.read_text().replace("}]", f", deployments: [{ours}, {others}, {{name: Router}}]}}]"))
+    check_arguments(read_config(config))

@@ -10,10 +10,21 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectFetchTimedOutError,
+    ObjectLostError,
+    OwnerDiedError,
+    RayActorError,
+    RaySystemError,
+    WorkerCrashedError,
+)
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from atelier.core.control import Annotation
+from atelier.core.denoising import StepEvent
 from atelier.core.errors import AtelierError, NotSupported, QueueFull, ReplicaLost
 from atelier.pipeline.stages import Stages
 from deployments.annotator import Annotator
@@ -21,12 +32,13 @@ from deployments.autoencoder import Autoencoder
 from deployments.denoiser import Denoiser
 from deployments.handles import GraphHandles
 from deployments.readiness import Readiness
-from deployments.stages import HandleStages
+from deployments.stages import CallLimits, HandleStages
 from deployments.text_encoder import TextEncoder
 from deployments.upscaler import Upscaler
 
 #: Longer than any answer here takes.
 _LONG_S = 10.0
+_LIMITS = CallLimits(stage_deadline_s=_LONG_S, stream_gap_s=_LONG_S)
 #: The deployment behind each method of Stages.
 _DEPLOYMENTS: dict[str, type] = {
     "encode_texts": TextEncoder,
@@ -48,9 +60,17 @@ class _Handle:
 
     def __init__(self, call: Callable[..., Awaitable[object]]) -> None:
         self._call = call
+        self.prefers_local_replicas = False
 
     def __getattr__(self, name: str) -> _Method:
         return _Method(self._call)
+
+    def _init(self, *, _prefer_local_routing: bool) -> None:
+        self.prefers_local_replicas = _prefer_local_routing
+
+    def options(self, *, stream: bool) -> _Handle:
+        assert stream
+        return self
 
 
 async def _answer(*_: object) -> None:
@@ -70,7 +90,7 @@ def handles() -> GraphHandles:
 
 
 def _stages(handles: GraphHandles) -> HandleStages:
-    return HandleStages(handles, Readiness("atelier"))
+    return HandleStages(handles, Readiness("atelier"), _LIMITS, own_metrics=lambda: "own_total 1\n")
 
 
 def _as_protocol(stages: HandleStages) -> Stages:
@@ -128,6 +148,7 @@ async def test_metrics_tell_whether_every_denoiser_answered(
     async with asyncio.timeout(_LONG_S):
         text = await _stages(replace(handles, denoiser=denoiser)).metrics_text()
     assert f"atelier_metrics_complete {complete}.0" in text
+    assert "own_total 1.0" in text
     assert ("a_total 1.0" in text) == (not answers.is_silent)
     await asyncio.sleep(0)
     assert answers.is_cancelled == answers.is_silent
@@ -136,11 +157,10 @@ async def test_metrics_tell_whether_every_denoiser_answered(
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (RayActorError(), ReplicaLost),
         (BackPressureError(num_queued_requests=1, max_queued_requests=1), QueueFull),
         (NotSupported("no depth maps", param="kind"), NotSupported),
     ],
-    ids=["replica lost", "queue full", "our own error"],
+    ids=["queue full", "our own error"],
 )
 async def test_errors_of_a_call_become_ours(
     handles: GraphHandles, raised: Exception, expected: type[AtelierError]
@@ -148,3 +168,99 @@ async def test_errors_of_a_call_become_ours(
     stages = _stages(replace(handles, annotator=_Handle(_failing(raised))))
     with pytest.raises(expected):
         await stages.annotate(Annotation("canny"), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        RayActorError(),
+        NodeDiedError("gone"),
+        ObjectLostError("", None, ""),
+        OwnerDiedError("", None, ""),
+        ObjectFetchTimedOutError("", None, ""),
+        WorkerCrashedError(),
+        RaySystemError("raylet"),
+        DeploymentUnavailableError(DeploymentID("Annotator", "atelier")),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_is_gone_or_too_slow_is_a_lost_replica(handles: GraphHandles, lost: Exception) -> None:
+    stages = _stages(replace(handles, annotator=_Handle(_failing(lost)), denoiser=_Handle(_stream_of(lost))))
+    with pytest.raises(ReplicaLost):
+        await stages.annotate(Annotation("canny"), None)  # type: ignore[arg-type]
+    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+        with pytest.raises(ReplicaLost):
+            await anext(events)
+
+
+class _Stream:
+    """A response of Serve's: some events, then an error, or silence if there is none."""
+
+    def __init__(self, *events: object, error: Exception | None = None, is_silent: bool = False) -> None:
+        self._events, self._error, self._is_silent = list(events), error, is_silent
+        self.is_cancelled = False
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> object:
+        if self._events:
+            return self._events.pop(0)
+        if self._error is not None:
+            raise self._error
+        if self._is_silent:
+            await asyncio.sleep(_LONG_S)
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+def _stream_of(error: Exception) -> Callable[..., Any]:
+    return lambda _: _Stream(error=error)
+
+
+async def test_a_stream_ends_with_its_events_and_is_cancelled(handles: GraphHandles) -> None:
+    sent = [StepEvent(1, 2), StepEvent(2, 2)]
+    stream = _Stream(*sent)
+    stages = _stages(replace(handles, denoiser=_Handle(lambda _: stream)))  # type: ignore[arg-type,return-value]
+    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+        assert [event async for event in events] == sent
+        assert not stream.is_cancelled
+    assert stream.is_cancelled
+
+
+async def test_a_stream_that_falls_silent_is_lost_and_cancelled(handles: GraphHandles) -> None:
+    stream = _Stream(1, is_silent=True)
+    stages = _stages(replace(handles, denoiser=_Handle(lambda _: stream)))  # type: ignore[arg-type,return-value]
+    stages.limits = CallLimits(stage_deadline_s=_LONG_S, stream_gap_s=0.02)
+    with pytest.raises(ReplicaLost, match="in time"):
+        async with stages.denoise(None) as events:  # type: ignore[arg-type]
+            [event async for event in events]
+    assert stream.is_cancelled
+
+
+@pytest.mark.parametrize("name", ["encode_texts", "encode_latents", "decode_latents", "annotate", "upscale"])
+async def test_a_call_that_is_not_answered_in_time_is_lost_and_cancelled(name: str) -> None:
+    cancelled = []
+
+    async def hang(*_: object) -> None:
+        try:
+            await asyncio.sleep(_LONG_S)
+        except asyncio.CancelledError:
+            cancelled.append(name)
+            raise
+
+    stages = _stages(GraphHandles(**{field.name: _Handle(hang) for field in fields(GraphHandles)}))
+    stages.limits = CallLimits(stage_deadline_s=0.02, stream_gap_s=_LONG_S)
+    call = getattr(stages, name)
+    with pytest.raises(ReplicaLost, match="in time"):
+        await call(*_parameters(call))
+    assert cancelled == [name]
+
+
+def test_only_denoisers_are_chosen_without_regard_to_their_node(handles: GraphHandles) -> None:
+    _stages(handles)
+    local = {field.name: getattr(handles, field.name).prefers_local_replicas for field in fields(GraphHandles)}
+    assert local == {name: name != "denoiser" for name in local}

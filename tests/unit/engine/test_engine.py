@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, replace
 
 import numpy as np
@@ -22,20 +21,10 @@ from atelier.engine.packing import Packed
 from atelier.engine.request import Event, RunningRequest
 from atelier.engine.runner import Runner
 from atelier.families.sdxl.text import TextEncoders
-from tests.engines import SETTINGS, new_engine, run_together
+from tests.engines import SETTINGS, Clock, held_at_first_step, new_engine, run_together
 from tests.small_models import CPU
 
 _WAIT_S = 60
-
-
-class _Clock:
-    """A clock that moves only when a test sets it."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +44,12 @@ def reports() -> list[StepReport]:
 
 
 @pytest.fixture
-def clock() -> _Clock:
-    return _Clock()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def engine(catalogue: Catalogue, reports: list[StepReport], clock: _Clock) -> Iterator[Engine]:
+def engine(catalogue: Catalogue, reports: list[StepReport], clock: Clock) -> Iterator[Engine]:
     engine = new_engine(catalogue, max_waiting=3, observe=reports.append, now_s=clock)
     yield engine
     engine.close()
@@ -172,28 +161,10 @@ def test_cancelled_request_leaves_before_the_next_step(engine: Engine, embeds: T
     assert engine.status() == EngineStatus(num_waiting=0, num_running=0, num_steps=2 + 4)
 
 
-@contextmanager
-def _held_at_its_first_step(engine: Engine, request: DenoiseRequest) -> Iterator[None]:
-    """Hold the step loop after the request's first step; requests submitted in the context join together."""
-    holding, go_on, ended = (threading.Event() for _ in range(3))
-
-    def hold(event: Event) -> None:
-        if isinstance(event, Denoised):
-            ended.set()
-        holding.set()
-        go_on.wait(_WAIT_S)
-
-    engine.submit(replace(request, report_steps=True), hold)
-    assert holding.wait(_WAIT_S)
-    yield
-    go_on.set()
-    assert ended.wait(_WAIT_S)
-
-
 def test_cancelled_waiting_request_never_runs(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
     events: list[Event] = []
     last: queue.Queue[Event] = queue.Queue()
-    with _held_at_its_first_step(engine, _request(embeds)):
+    with held_at_first_step(engine, _request(embeds)):
         engine.submit(_request(embeds, request_id=RequestId("req_b")), events.append)
         engine.submit(_request(embeds, request_id=RequestId("req_c")), last.put)
         engine.cancel(RequestId("req_b"))
@@ -212,7 +183,7 @@ def test_cancelling_a_finished_request_spares_the_next_one_of_its_id(engine: Eng
 def test_request_beyond_the_bound_is_rejected(engine: Engine, embeds: TextEmbeds) -> None:
     """`max_waiting` is 3 here; running requests do not count."""
     ends: queue.Queue[Event] = queue.Queue()
-    with _held_at_its_first_step(engine, _request(embeds)):
+    with held_at_first_step(engine, _request(embeds)):
         for index in range(3):
             engine.submit(_request(embeds, request_id=RequestId(f"req_{index}")), ends.put)
         with pytest.raises(QueueFull):
@@ -225,7 +196,7 @@ def test_request_beyond_the_bound_is_rejected(engine: Engine, embeds: TextEmbeds
 
 def test_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbeds, reports: list[StepReport]) -> None:
     late: queue.Queue[Event] = queue.Queue()
-    with _held_at_its_first_step(engine, _request(embeds, steps=6)):
+    with held_at_first_step(engine, _request(embeds, steps=6)):
         engine.submit(_request(embeds, request_id=RequestId("req_late"), seeds=(3, 4), guidance_scale=1.0), late.put)
     assert isinstance(late.get(timeout=_WAIT_S), Denoised)
     assert [(report.num_requests, report.num_rows) for report in reports[:6]] == [(1, 2), *[(2, 4)] * 4, (1, 2)]
@@ -248,7 +219,7 @@ def test_sixteen_different_requests_share_a_call_without_changing_each_other(
         for index in range(16)
     ]
     together: dict[str, queue.Queue[Event]] = {request.request_id: queue.Queue() for request in requests}
-    with _held_at_its_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
+    with held_at_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
         for request in requests:
             engine.submit(request, together[request.request_id].put)
     ended = {name: events.get(timeout=_WAIT_S) for name, events in together.items()}
@@ -271,7 +242,7 @@ def test_batches_of_different_sizes_take_turns(
     engine: Engine, embeds: TextEmbeds, reports: list[StepReport], caplog: pytest.LogCaptureFixture
 ) -> None:
     ended: queue.Queue[Event] = queue.Queue()
-    with _held_at_its_first_step(engine, _request(embeds, steps=5)):
+    with held_at_first_step(engine, _request(embeds, steps=5)):
         other = _request(embeds, request_id=RequestId("req_b"), size=Size(width=64, height=96), guidance_scale=1.0)
         engine.submit(other, ended.put)
     assert isinstance(ended.get(timeout=_WAIT_S), Denoised)
@@ -282,7 +253,7 @@ def test_batches_of_different_sizes_take_turns(
 def test_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]) -> None:
     engine = new_engine(catalogue, max_rows=4, observe=reports.append)
     ended: queue.Queue[Event] = queue.Queue()
-    with _held_at_its_first_step(engine, _request(embeds)):
+    with held_at_first_step(engine, _request(embeds)):
         for index in range(5):
             engine.submit(_request(embeds, request_id=RequestId(f"req_{index}")), ended.put)
         engine.submit(_request(embeds, request_id=RequestId("req_wide"), seeds=(1, 2, 3)), ended.put)
@@ -298,7 +269,7 @@ def test_request_with_nan_fails_alone(engine: Engine, embeds: TextEmbeds) -> Non
     )
     good = _request(embeds, request_id=RequestId("req_good"))
     ends: dict[str, queue.Queue[Event]] = {"bad": queue.Queue(), "good": queue.Queue()}
-    with _held_at_its_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
+    with held_at_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
         engine.submit(bad, ends["bad"].put)
         engine.submit(good, ends["good"].put)
     assert isinstance(ends["bad"].get(timeout=_WAIT_S), GenerationFailed)
@@ -320,7 +291,7 @@ def test_failed_step_ends_only_the_request_at_fault(
 
     monkeypatch.setattr(Runner, "step", fail_for_seed_13)
     ends: dict[int, queue.Queue[Event]] = {seed: queue.Queue() for seed in (12, 13, 14)}
-    with _held_at_its_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
+    with held_at_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
         for seed, events in ends.items():
             engine.submit(_request(embeds, request_id=RequestId(f"req_{seed}"), seeds=(seed,)), events.put)
     failure = ends[13].get(timeout=_WAIT_S)
@@ -347,8 +318,8 @@ def test_request_with_embeddings_of_another_width_fails_alone(engine: Engine, em
     assert isinstance(_result(engine, _request(embeds)), Denoised)
 
 
-def test_stalled_loop_fails_the_check_until_it_goes_on(engine: Engine, embeds: TextEmbeds, clock: _Clock) -> None:
-    with _held_at_its_first_step(engine, _request(embeds)):
+def test_stalled_loop_fails_the_check_until_it_goes_on(engine: Engine, embeds: TextEmbeds, clock: Clock) -> None:
+    with held_at_first_step(engine, _request(embeds)):
         clock.now_s = 10.0
         engine.check(stall_s=10)
         clock.now_s = 10.5
@@ -369,7 +340,7 @@ def test_reports_measure_steps_and_the_gaps_between_them(
     engine: Engine,
     embeds: TextEmbeds,
     reports: list[StepReport],
-    clock: _Clock,
+    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     step = Runner.step
@@ -400,7 +371,7 @@ def test_reports_count_requests_that_do_not_fit_yet(
 ) -> None:
     engine = new_engine(catalogue, max_rows=2, observe=reports.append)
     ends: queue.Queue[Event] = queue.Queue()
-    with _held_at_its_first_step(engine, _request(embeds, steps=2)):
+    with held_at_first_step(engine, _request(embeds, steps=2)):
         for index in range(2):
             engine.submit(_request(embeds, steps=1, request_id=RequestId(f"req_{index}")), ends.put)
     assert all(isinstance(ends.get(timeout=_WAIT_S), Denoised) for _ in range(2))

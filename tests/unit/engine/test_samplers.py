@@ -15,6 +15,9 @@ from atelier.core.sampling import SAMPLERS, SamplerName, Sampling, ScheduleName
 from atelier.engine.schedules import B0, B1, B2, C_IN, C_OUT, C_SKIP, TIMESTEP, A, S, Schedules
 from tests.unit.engine.diffusers_schedulers import EVERY, SCHEDULES_OF, SDXL, new_scheduler
 
+#: Bound on relative differences by rounding; the largest seen was 5.7e-6, on one of two processors.
+_ROUNDING = 1e-5
+
 #: Data of the analytic denoiser: independent Gaussians of this mean and standard deviation.
 _MEAN, _STD = 0.3, 0.5
 
@@ -70,7 +73,7 @@ def test_ddim_ends_at_the_final_alpha_of_the_models_config() -> None:
     ends = []
     for set_alpha_to_one in (True, False):
         ours, theirs = _both({**SDXL, "set_alpha_to_one": set_alpha_to_one}, sampling, is_v=False)
-        assert (ours - theirs).norm() < 5e-6 * ours.norm()
+        assert (ours - theirs).norm() < _ROUNDING * ours.norm()
         ends.append(ours)
     assert (ends[0] - ends[1]).norm() > 1e-3 * ends[0].norm()
 
@@ -86,7 +89,7 @@ def test_latents_are_those_of_the_scheduler(
         for eta in (0.0, 0.4, 1.0) if SAMPLERS[sampler].takes_eta else (0.0,):
             sampling = Sampling(num_inference_steps=num_inference_steps, sampler=sampler, schedule=schedule, eta=eta)
             ours, theirs = _both(config, sampling, is_v=is_v)
-            assert (ours - theirs).norm() < 5e-6 * ours.norm(), sampling
+            assert (ours - theirs).norm() < _ROUNDING * ours.norm(), sampling
 
 
 def _both(config: Mapping[str, object], sampling: Sampling, *, is_v: bool) -> tuple[torch.Tensor, torch.Tensor]:

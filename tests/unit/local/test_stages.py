@@ -11,10 +11,11 @@ import pytest
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Prompts, Text
 from atelier.core.control import Annotation
-from atelier.core.denoising import Denoised, DenoiseRequest, Pass, RequestId, StepEvent
+from atelier.core.denoising import Denoised, DenoiseRequest, Heartbeat, Pass, RequestId, StepEvent
 from atelier.core.errors import GenerationFailed, InvalidParameter
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
+from atelier.local import denoising
 from atelier.local.stages import DEFAULT_SETTINGS, LocalStages, local_stages
 from atelier.pipeline.stages import Stages
 
@@ -150,3 +151,14 @@ async def test_metrics_count_steps_and_requests(small_stages: LocalStages) -> No
     async with small_stages.denoise(await _request(small_stages, num_steps=3)) as events:
         await _drain(events)
     assert await steps() - before == 3
+
+
+async def test_a_stream_without_events_sends_heartbeats(
+    small_stages: LocalStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoising, "HEARTBEAT_S", 0.001)
+    request = replace(await _request(small_stages, num_steps=100), report_steps=False)
+    async with small_stages.denoise(request) as events:
+        received = [event async for event in events]
+    assert isinstance(received.pop(), Denoised)
+    assert set(received) == {Heartbeat()}

@@ -4,7 +4,7 @@ import pytest
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from tests.stages import RecordingStages
 
 
@@ -16,4 +16,4 @@ def stages(small_stages: LocalStages) -> RecordingStages:
 
 @pytest.fixture
 def pipeline(stages: RecordingStages, small_catalogue: Catalogue) -> Pipeline:
-    return Pipeline(stages, small_catalogue, max_pixel_steps=1_000_000)
+    return Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=1_000_000))

@@ -12,7 +12,6 @@ from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.control import Annotation
-from atelier.core.denoising import RequestId
 from atelier.core.errors import (
     AtelierError,
     DeadlineExceeded,
@@ -25,9 +24,11 @@ from atelier.core.errors import (
 )
 from atelier.core.params import AnnotateParams, GenerateParams, OutputFormat, UpscaleParams, parse
 from atelier.pipeline.events import Planned, Preview, Step
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
+from atelier.pipeline.record import RequestRecord
 from atelier.pipeline.results import Result
 from tests.pictures import decoded, encoded, noise, pixels_of
+from tests.records import new_record
 from tests.stages import RecordingStages
 
 _WAIT_S = 30
@@ -40,17 +41,17 @@ def _params(**fields: Any) -> GenerateParams:
     return parse(GenerateParams, {**_QUICK, **fields})
 
 
-def _id(index: int = 0) -> RequestId:
-    return RequestId(f"req_{index}")
+def _new(index: int = 0) -> RequestRecord:
+    return new_record(f"req_{index}")
 
 
 async def _together(pipeline: Pipeline, *params: GenerateParams) -> list[Result]:
     """The results of requests that are sent at the same time."""
-    return await asyncio.gather(*(pipeline.generate(_id(index), one) for index, one in enumerate(params)))
+    return await asyncio.gather(*(pipeline.generate(_new(index), one) for index, one in enumerate(params)))
 
 
 async def test_a_request_becomes_images(pipeline: Pipeline) -> None:
-    result = await pipeline.generate(_id(), _params(seed=3, n=2))
+    result = await pipeline.generate(_new(), _params(seed=3, n=2))
     assert result.request_id == "req_0"
     assert [picture.seed for picture in result.pictures] == [3, 4]
     assert [pixels_of(picture.data).shape for picture in result.pictures] == [(32, 64, 3)] * 2
@@ -62,22 +63,19 @@ async def test_equal_requests_in_flight_are_made_once(pipeline: Pipeline, stages
     assert {result.pictures[0].data for result in results} == {results[0].pictures[0].data}
 
 
-async def test_each_waiter_of_equal_requests_keeps_its_own_id(
-    pipeline: Pipeline, stages: RecordingStages, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    results = await _together(pipeline, _params(seed=3), _params(seed=3))
+async def test_each_waiter_of_equal_requests_keeps_its_own_id(pipeline: Pipeline, stages: RecordingStages) -> None:
+    records = [_new(index) for index in range(2)]
+    results = await asyncio.gather(*(pipeline.generate(record, _params(seed=3)) for record in records))
     assert [result.request_id for result in results] == ["req_0", "req_1"]
     [request] = stages.requests
     assert request.request_id.startswith("req_0.")
-    assert [line.getMessage() for line in caplog.records if line.name == "atelier.pipeline.pipeline"] == [
-        "req_1 shared the generation of req_0"
-    ]
+    assert [record.shared_with for record in records] == [None, "req_0"]
+    assert [(record.model, record.num_steps) for record in records] == [("small-sdxl", 2)] * 2
 
 
 async def test_equal_requests_one_after_another_are_made_twice(pipeline: Pipeline, stages: RecordingStages) -> None:
     for _ in range(2):
-        await pipeline.generate(_id(), _params(seed=3))
+        await pipeline.generate(_new(), _params(seed=3))
     assert stages.names.count("denoise") == 2
 
 
@@ -118,8 +116,8 @@ async def test_requests_that_differ_in_a_field_are_not_coalesced(
     fields = {"seed": 3, "init_image": _IMAGE, "strength": 0.7}
     stages.failures["encode_texts"] = GenerationFailed()
     requests = [
-        pipeline.generate(_id(), _params(**fields)),
-        pipeline.generate(_id(1), _params(**{**fields, **other})),
+        pipeline.generate(_new(), _params(**fields)),
+        pipeline.generate(_new(1), _params(**{**fields, **other})),
     ]
     errors = await asyncio.gather(*requests, return_exceptions=True)
     assert [type(error) for error in errors] == [GenerationFailed] * 2
@@ -139,7 +137,7 @@ async def test_requests_with_a_deadline_are_never_coalesced(pipeline: Pipeline, 
 
 async def test_streams_are_never_coalesced(pipeline: Pipeline, stages: RecordingStages) -> None:
     async def consume(index: int) -> None:
-        async for _ in pipeline.stream(_id(index), _params(seed=3)):
+        async for _ in pipeline.stream(_new(index), _params(seed=3)):
             pass
 
     await asyncio.gather(consume(0), consume(1))
@@ -148,7 +146,7 @@ async def test_streams_are_never_coalesced(pipeline: Pipeline, stages: Recording
 
 async def test_a_waiter_who_leaves_does_not_stop_the_others(pipeline: Pipeline, stages: RecordingStages) -> None:
     stages.may_denoise.clear()
-    first, second = (asyncio.create_task(pipeline.generate(_id(index), _params(seed=3))) for index in range(2))
+    first, second = (asyncio.create_task(pipeline.generate(_new(index), _params(seed=3))) for index in range(2))
     await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
@@ -159,7 +157,7 @@ async def test_a_waiter_who_leaves_does_not_stop_the_others(pipeline: Pipeline, 
 
 async def test_coalesced_work_stops_when_all_waiters_have_left(pipeline: Pipeline, stages: RecordingStages) -> None:
     stages.may_denoise.clear()
-    waiters = [asyncio.create_task(pipeline.generate(_id(index), _params(seed=3))) for index in range(2)]
+    waiters = [asyncio.create_task(pipeline.generate(_new(index), _params(seed=3))) for index in range(2)]
     await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
     for waiter in waiters:
         waiter.cancel()
@@ -169,22 +167,22 @@ async def test_coalesced_work_stops_when_all_waiters_have_left(pipeline: Pipelin
 
 async def test_a_cancelled_request_stops_its_work(pipeline: Pipeline, stages: RecordingStages) -> None:
     stages.may_denoise.clear()
-    request = asyncio.create_task(pipeline.generate(_id(), _params()))
+    request = asyncio.create_task(pipeline.generate(_new(), _params()))
     await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
     request.cancel()
     await asyncio.wait_for(stages.ended.wait(), _WAIT_S)
 
 
 async def test_a_stream_has_the_events_that_were_asked_for(pipeline: Pipeline) -> None:
-    events = [event async for event in pipeline.stream(_id(), _params(), report_steps=True, num_previews=1)]
+    events = [event async for event in pipeline.stream(_new(), _params(), report_steps=True, num_previews=1)]
     assert [type(event) for event in events] == [Planned, Step, Preview, Step, Result]
-    plain = [event async for event in pipeline.stream(_id(), _params())]
+    plain = [event async for event in pipeline.stream(_new(), _params())]
     assert [type(event) for event in plain] == [Planned, Result]
 
 
 async def test_closing_a_stream_stops_the_work(pipeline: Pipeline, stages: RecordingStages) -> None:
     params = _params(num_inference_steps=150)
-    async with aclosing(pipeline.stream(_id(), params, report_steps=True)) as events:
+    async with aclosing(pipeline.stream(_new(), params, report_steps=True)) as events:
         while not isinstance(await anext(events), Step):
             pass
         assert not stages.ended.is_set()
@@ -196,12 +194,14 @@ async def test_previews_that_cannot_be_made_are_refused_before_any_work(
     stages: RecordingStages, small_catalogue: Catalogue
 ) -> None:
     blind = small_catalogue.models[0].model_copy(update={"latent_rgb": None})
-    pipeline = Pipeline(stages, small_catalogue.model_copy(update={"models": (blind,)}), max_pixel_steps=10**6)
+    pipeline = Pipeline(
+        stages, small_catalogue.model_copy(update={"models": (blind,)}), PipelineLimits(max_pixel_steps=10**6)
+    )
     with pytest.raises(NotSupported, match="small-sdxl has no previews") as caught:
-        await anext(pipeline.stream(_id(), _params(), num_previews=1))
+        await anext(pipeline.stream(_new(), _params(), num_previews=1))
     assert caught.value.param == "partial_images"
     assert stages.calls == []
-    assert (await pipeline.generate(_id(), _params())).pictures
+    assert (await pipeline.generate(_new(), _params())).pictures
 
 
 @pytest.mark.parametrize(
@@ -227,37 +227,37 @@ async def test_a_request_is_refused_before_any_model_sees_it(
 ) -> None:
     for seed in (-1, 3):
         with pytest.raises(kind) as caught:
-            await pipeline.generate(_id(), _params(seed=seed, **fields))
+            await pipeline.generate(_new(), _params(seed=seed, **fields))
         assert caught.value.param == param
     with pytest.raises(kind):
-        await anext(pipeline.stream(_id(), _params(**fields)))
+        await anext(pipeline.stream(_new(), _params(**fields)))
     assert stages.calls == []
 
 
 async def test_a_bad_size_is_refused_before_images_are_decoded(pipeline: Pipeline) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        await pipeline.generate(_id(), _params(size="60x32", init_image=_IMAGE[:2000]))
+        await pipeline.generate(_new(), _params(size="60x32", init_image=_IMAGE[:2000]))
     assert caught.value.param == "size"
 
 
 async def test_work_up_to_the_limit_is_done(stages: RecordingStages, small_catalogue: Catalogue) -> None:
     work = 64 * 32 * 2
-    assert await Pipeline(stages, small_catalogue, max_pixel_steps=work).generate(_id(), _params())
+    assert await Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=work)).generate(_new(), _params())
     with pytest.raises(TooMuchWork):
-        await Pipeline(stages, small_catalogue, max_pixel_steps=work - 1).generate(_id(), _params())
+        await Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=work - 1)).generate(_new(), _params())
 
 
 async def test_a_deadline_ends_the_work(pipeline: Pipeline, stages: RecordingStages) -> None:
     stages.may_denoise.clear()
     with pytest.raises(DeadlineExceeded) as caught:
-        await pipeline.generate(_id(), _params(deadline_s=0.2))
+        await pipeline.generate(_new(), _params(deadline_s=0.2))
     assert caught.value.param == "deadline_s"
     assert stages.ended.is_set() == stages.denoising.is_set()
 
 
 async def test_a_deadline_covers_the_reading_of_images(pipeline: Pipeline, stages: RecordingStages) -> None:
     with pytest.raises(DeadlineExceeded):
-        await pipeline.generate(_id(), _params(init_image=_large(), deadline_s=0.05))
+        await pipeline.generate(_new(), _params(init_image=_large(), deadline_s=0.05))
     assert stages.calls == []
 
 
@@ -265,10 +265,10 @@ async def test_a_deadline_covers_the_reading_of_images(pipeline: Pipeline, stage
 async def test_others_do_not_wait_for_large_images(
     pipeline: Pipeline, stages: RecordingStages, fields: dict[str, object]
 ) -> None:
-    requests = (pipeline.generate(_id(seed), _params(init_image=_large(), seed=seed)) for seed in range(8))
+    requests = (pipeline.generate(_new(seed), _params(init_image=_large(), seed=seed)) for seed in range(8))
     waiting = [asyncio.create_task(request) for request in requests]
     await stages.denoising.wait()
-    assert (await pipeline.generate(_id(9), _params(**fields))).pictures
+    assert (await pipeline.generate(_new(9), _params(**fields))).pictures
     num_read = stages.names.count("encode_latents") - len(fields)
     assert num_read < 8
     for request in waiting:
@@ -278,7 +278,7 @@ async def test_others_do_not_wait_for_large_images(
 async def test_an_image_is_enlarged(pipeline: Pipeline, stages: RecordingStages) -> None:
     picture = noise(24, 16, channels=4)
     params = parse(UpscaleParams, {"image": encoded(picture), "scale": 2.5, "output_format": "webp"})
-    upscaled = await pipeline.upscale(params)
+    upscaled = await pipeline.upscale(_new(), params)
     [(upscaler, pixels, size, _)] = stages.args_of("upscale")
     assert (upscaler, str(size)) == ("tiny-x4", "60x40")
     assert np.array_equal(pixels, np.asarray(picture))  # type: ignore[arg-type]
@@ -290,14 +290,14 @@ async def test_an_image_is_enlarged(pipeline: Pipeline, stages: RecordingStages)
 async def test_an_image_that_is_too_large_is_not_enlarged(pipeline: Pipeline, stages: RecordingStages) -> None:
     params = parse(UpscaleParams, {"image": encoded(Image.new("1", (2000, 2000)))})
     with pytest.raises(InvalidParameter) as caught:
-        await pipeline.upscale(params)
+        await pipeline.upscale(_new(), params)
     assert caught.value.param == "scale"
     assert stages.calls == []
 
 
 async def test_an_image_is_annotated(pipeline: Pipeline, stages: RecordingStages) -> None:
     fields = {"image": _IMAGE, "kind": "canny", "low_threshold": 10, "high_threshold": 20}
-    drawn = await pipeline.annotate(parse(AnnotateParams, fields))
+    drawn = await pipeline.annotate(_new(), parse(AnnotateParams, fields))
     [(annotation, pixels)] = stages.args_of("annotate")
     assert annotation == Annotation("canny", low_threshold=10, high_threshold=20)
     assert np.array_equal(pixels, np.asarray(noise(64, 32)))  # type: ignore[arg-type]
@@ -309,13 +309,13 @@ async def test_an_enlargement_has_the_format_that_was_asked_for(
     pipeline: Pipeline, output_format: OutputFormat, pillows: str
 ) -> None:
     params = parse(UpscaleParams, {"image": _IMAGE, "scale": 1.5, "output_format": output_format})
-    file = decoded((await pipeline.upscale(params)).data)
+    file = decoded((await pipeline.upscale(_new(), params)).data)
     assert (file.format, file.size) == (pillows, (96, 48))
 
 
 async def test_an_enlargement_has_the_quality_that_was_asked_for(pipeline: Pipeline) -> None:
     small, large = [
-        len((await pipeline.upscale(parse(UpscaleParams, {**fields, "output_compression": quality}))).data)
+        len((await pipeline.upscale(_new(), parse(UpscaleParams, {**fields, "output_compression": quality}))).data)
         for fields in ({"image": _IMAGE, "output_format": "jpeg"},)
         for quality in (5, 100)
     ]
@@ -324,7 +324,7 @@ async def test_an_enlargement_has_the_quality_that_was_asked_for(pipeline: Pipel
 
 async def test_control_maps_are_drawn_over_white(pipeline: Pipeline, stages: RecordingStages) -> None:
     transparent = encoded(Image.new("RGBA", (64, 32), (0, 0, 0, 0)))
-    await pipeline.annotate(parse(AnnotateParams, {"image": transparent, "kind": "canny"}))
+    await pipeline.annotate(_new(), parse(AnnotateParams, {"image": transparent, "kind": "canny"}))
     [(_, pixels)] = stages.args_of("annotate")
     assert (np.asarray(pixels) == 255).all()
 
@@ -339,7 +339,7 @@ async def test_memory_of_large_images_is_bounded(
     large = _large()
     params = _params(init_image=large[: int(share * len(large))])
     before_bytes = peak_bytes = _resident_bytes()
-    requests = (pipeline.generate(_id(index), params) for index in range(5))
+    requests = (pipeline.generate(_new(index), params) for index in range(5))
     errors = asyncio.gather(*requests, return_exceptions=True)
     while not errors.done():
         peak_bytes = max(peak_bytes, _resident_bytes())
@@ -362,34 +362,36 @@ def _resident_bytes() -> int:
 async def test_a_generation_that_would_wait_too_long_is_rejected(
     stages: RecordingStages, small_catalogue: Catalogue
 ) -> None:
-    pipeline = Pipeline(stages, small_catalogue, max_pixel_steps=10**7, max_wait_s=1e-6)
-    await pipeline.generate(_id(), _params(seed=1))
+    pipeline = Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=10**7, max_wait_s=1e-6))
+    await pipeline.generate(_new(), _params(seed=1))
     stages.may_denoise.clear()
     stages.denoising.clear()
-    running = asyncio.create_task(pipeline.generate(_id(), _params(seed=2)))
+    running = asyncio.create_task(pipeline.generate(_new(), _params(seed=2)))
     await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
     num_requests = len(stages.requests)
     with pytest.raises(QueueFull) as caught:
-        await pipeline.generate(_id(), _params(seed=3))
+        await pipeline.generate(_new(), _params(seed=3))
     assert caught.value.retry_after_s >= 1
     with pytest.raises(QueueFull), pipeline.arriving():
         pass
     stages.may_denoise.set()
     await running
     assert len(stages.requests) == num_requests
-    await pipeline.generate(_id(), _params(seed=3))
+    await pipeline.generate(_new(), _params(seed=3))
 
 
 @pytest.mark.parametrize("operation", ["upscale", "annotate"])
 async def test_work_on_images_that_would_wait_too_long_is_rejected(
     stages: RecordingStages, small_catalogue: Catalogue, operation: str
 ) -> None:
-    pipeline = Pipeline(stages, small_catalogue, max_pixel_steps=1, max_wait_s=1e-6)
+    pipeline = Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=1, max_wait_s=1e-6))
     upscale = parse(UpscaleParams, {"image": _IMAGE, "scale": 1})
     annotate = parse(AnnotateParams, {"image": _IMAGE, "kind": "canny"})
 
     async def answer() -> object:
-        return await (pipeline.upscale(upscale) if operation == "upscale" else pipeline.annotate(annotate))
+        return await (
+            pipeline.upscale(_new(), upscale) if operation == "upscale" else pipeline.annotate(_new(), annotate)
+        )
 
     await answer()
     answers = await asyncio.gather(*(answer() for _ in range(8)), return_exceptions=True)
@@ -399,9 +401,9 @@ async def test_work_on_images_that_would_wait_too_long_is_rejected(
 
 
 async def test_control_maps_do_not_wait_for_enlargements(stages: RecordingStages, small_catalogue: Catalogue) -> None:
-    pipeline = Pipeline(stages, small_catalogue, max_pixel_steps=1, max_wait_s=1e-6)
+    pipeline = Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=1, max_wait_s=1e-6))
     upscale = parse(UpscaleParams, {"image": _IMAGE, "scale": 1})
     annotate = parse(AnnotateParams, {"image": _IMAGE, "kind": "canny"})
-    await pipeline.upscale(upscale)
-    upscaled, drawn = await asyncio.gather(pipeline.upscale(upscale), pipeline.annotate(annotate))
+    await pipeline.upscale(_new(), upscale)
+    upscaled, drawn = await asyncio.gather(pipeline.upscale(_new(), upscale), pipeline.annotate(_new(), annotate))
     assert (upscaled.upscaler, drawn.kind) == ("tiny-x4", "canny")

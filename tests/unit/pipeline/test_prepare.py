@@ -19,6 +19,7 @@ from atelier.pipeline.prepare import DrawnMaps, prepare, prepare_hires, upscale_
 from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.resolve import Plan, resolve
 from tests.pictures import encoded, noise
+from tests.records import request_stages
 from tests.stages import RecordingStages
 
 _ID = RequestId("req_1")
@@ -34,7 +35,7 @@ async def _prepare(
     stages: RecordingStages, plan: Plan, provenance: Provenance | None = None, reports: Reports | None = None
 ) -> tuple[DenoiseRequest, DrawnMaps]:
     inputs = read_inputs(plan.params, plan.passes[0].size)
-    return await prepare(_ID, plan, inputs, stages, provenance or Provenance(), reports or Reports())
+    return await prepare(_ID, plan, inputs, request_stages(stages), provenance or Provenance(), reports or Reports())
 
 
 async def test_a_prompt_becomes_a_request(stages: RecordingStages, small_catalogue: Catalogue) -> None:
@@ -129,7 +130,9 @@ async def test_the_second_pass_starts_from_the_enlarged_images(
     first, _ = await _prepare(stages, plan, reports=reports)
     pixels = np.stack([np.asarray(noise(64, 32, seed=seed)) for seed in range(2)])
     provenance = Provenance()
-    request, upscaled = await prepare_hires(first, plan.passes[1], pixels, "tiny-x4", stages, provenance)
+    request, upscaled = await prepare_hires(
+        first, plan.passes[1], pixels, "tiny-x4", request_stages(stages), provenance
+    )
     assert request.pass_ == plan.passes[1]
     assert request.request_id.startswith(f"{_ID}.")
     assert request.request_id != first.request_id
@@ -152,7 +155,7 @@ async def test_images_of_a_second_pass_are_encoded_one_by_one(
     plan = _plan(small_catalogue, n=3, hires={"scale": 2})
     first, _ = await _prepare(stages, plan)
     pixels = np.zeros((3, 32, 64, 3), dtype=np.uint8)
-    await prepare_hires(first, plan.passes[1], pixels, None, stages, Provenance())
+    await prepare_hires(first, plan.passes[1], pixels, None, request_stages(stages), Provenance())
     encoded_pixels = [args[1] for args in stages.args_of("encode_latents")]
     assert [array.shape for array in encoded_pixels if isinstance(array, np.ndarray)] == [(1, 64, 128, 3)] * 3
 
@@ -160,7 +163,7 @@ async def test_images_of_a_second_pass_are_encoded_one_by_one(
 async def test_images_are_enlarged_by_the_upscaler_in_their_order(stages: RecordingStages) -> None:
     pixels = np.stack([np.asarray(noise(16, 8, seed=seed)) for seed in range(2)])
     size = Size(width=48, height=24)
-    upscaled = await upscale_images(pixels, size, "tiny-x4", "exact", stages)
+    upscaled = await upscale_images(pixels, size, "tiny-x4", "exact", request_stages(stages))
     calls = stages.args_of("upscale")
     assert [(upscaler, wanted, mode) for upscaler, _, wanted, mode in calls] == [("tiny-x4", size, "exact")] * 2
     for image, result in zip(pixels, upscaled, strict=True):

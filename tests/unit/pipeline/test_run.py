@@ -20,6 +20,7 @@ from atelier.pipeline.resolve import Plan, resolve
 from atelier.pipeline.results import Result
 from atelier.pipeline.run import run
 from tests.pictures import decoded, encoded, noise, pixels_of
+from tests.records import request_stages
 from tests.stages import RecordingStages
 
 _ID = RequestId("req_1")
@@ -33,7 +34,7 @@ def _plan(catalogue: Catalogue, **fields: object) -> Plan:
 
 async def _run(stages: RecordingStages, plan: Plan, reports: Reports | None = None) -> list[Event]:
     inputs = read_inputs(plan.params, plan.passes[0].size)
-    return [event async for event in run(_ID, plan, inputs, stages, reports or Reports())]
+    return [event async for event in run(_ID, plan, inputs, request_stages(stages), reports or Reports())]
 
 
 async def _result(stages: RecordingStages, plan: Plan) -> Result:
@@ -69,7 +70,9 @@ async def test_no_model_has_seen_a_request_that_is_only_planned(
     stages: RecordingStages, small_catalogue: Catalogue
 ) -> None:
     plan = _plan(small_catalogue)
-    async with aclosing(run(_ID, plan, read_inputs(plan.params, plan.passes[0].size), stages)) as events:
+    async with aclosing(
+        run(_ID, plan, read_inputs(plan.params, plan.passes[0].size), request_stages(stages))
+    ) as events:
         assert isinstance(await anext(events), Planned)
         assert stages.calls == []
 
@@ -231,7 +234,7 @@ async def test_closing_the_iterator_stops_the_work(
 ) -> None:
     plan = _plan(small_catalogue, num_inference_steps=150)
     inputs = read_inputs(plan.params, plan.passes[0].size)
-    async with aclosing(run(_ID, plan, inputs, stages, Reports(steps=True))) as events:
+    async with aclosing(run(_ID, plan, inputs, request_stages(stages), Reports(steps=True))) as events:
         while not isinstance(await anext(events), Step):
             pass
         assert not stages.ended.is_set()

@@ -1,0 +1,103 @@
+"""The stages as one request calls them: a call whose replica is lost is repeated, and the time of each is recorded.
+
+A call without state may go to any replica, so it is repeated twice. A denoising request is repeated once, from its
+first step. Nothing is repeated after the request's deadline, which ends all of its calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+from atelier.core.conditioning import Floats, Prompts
+from atelier.core.control import Annotation, ControlImage
+from atelier.core.denoising import Denoised, DenoiseRequest, Heartbeat, RequestId, StepEvent
+from atelier.core.errors import ReplicaLost
+from atelier.core.geometry import Size
+from atelier.core.sampling import Reproducibility
+from atelier.pipeline.deadline import Deadline
+from atelier.pipeline.record import RequestRecord, StageName
+from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
+
+logger = logging.getLogger(__name__)
+
+_MAX_CALLS, _MAX_DENOISE_CALLS = 3, 2
+
+T = TypeVar("T")
+
+
+class RequestStages:
+    """The calls of one request to the graph's stages. Methods raise what those of `Stages` raise."""
+
+    def __init__(self, stages: Stages, record: RequestRecord, deadline: Deadline) -> None:
+        """Call `stages`, and let the engine work on the request until the deadline at most."""
+        self._stages = stages
+        self._record = record
+        self._deadline = deadline
+
+    async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
+        return await self._call("encode_texts", lambda: self._stages.encode_texts(model, prompts, reproducibility))
+
+    async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
+        return await self._call("encode_latents", lambda: self._stages.encode_latents(model, pixels))
+
+    async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
+        return await self._call("annotate", lambda: self._stages.annotate(annotation, pixels))
+
+    async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
+        return await self._call("decode_latents", lambda: self._stages.decode_latents(model, latents))
+
+    async def upscale(
+        self, upscaler: str | None, pixels: Pixels, size: Size, reproducibility: Reproducibility
+    ) -> Upscaled:
+        return await self._call("upscale", lambda: self._stages.upscale(upscaler, pixels, size, reproducibility))
+
+    async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[StepEvent | Denoised]:
+        """Yield the request's events, `Denoised` last; closing the iterator stops the work before the next step.
+
+        Steps that are repeated after a loss are not reported again.
+        """
+        step = 0
+        with self._record.timed("denoise"):
+            for call in range(1, _MAX_DENOISE_CALLS + 1):
+                try:
+                    async with self._attempt(request, call) as events:
+                        async for event in events:
+                            if isinstance(event, Denoised):
+                                self._record.stage_s["queue"] += event.queue_s
+                                yield event
+                                return
+                            if isinstance(event, StepEvent) and event.step > step:
+                                step = event.step
+                                yield event
+                    raise ReplicaLost("The denoiser's stream ended without latents.")
+                except ReplicaLost as error:
+                    if call == _MAX_DENOISE_CALLS:
+                        raise
+                    self._repeat("denoise", error)
+
+    @asynccontextmanager
+    async def _attempt(
+        self, request: DenoiseRequest, call: int
+    ) -> AsyncIterator[AsyncIterator[StepEvent | Heartbeat | Denoised]]:
+        """Open a stream under an id of its own, because a lost replica may still be at work under the last one."""
+        request_id = RequestId(f"{request.request_id}.{call}")
+        limited = replace(request, request_id=request_id, time_limit_s=self._deadline.remaining_s)
+        async with self._stages.denoise(limited) as events:
+            yield events
+
+    async def _call(self, stage: StageName, make: Callable[[], Awaitable[T]]) -> T:
+        with self._record.timed(stage):
+            for _ in range(_MAX_CALLS - 1):
+                try:
+                    return await make()
+                except ReplicaLost as error:
+                    self._repeat(stage, error)
+            return await make()
+
+    def _repeat(self, stage: StageName, error: ReplicaLost) -> None:
+        self._record.num_repeats += 1
+        logger.warning("a replica was lost; repeating %s: %s", stage, error)

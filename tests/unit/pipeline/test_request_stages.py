@@ -1,0 +1,137 @@
+"""A request's calls to the stages, some of which lose their replica."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from atelier.core.control import Annotation
+from atelier.core.denoising import Denoised, DenoiseEvent, DenoiseRequest, Heartbeat, RequestId, StepEvent
+from atelier.core.errors import AtelierError, GenerationFailed, QueueFull, ReplicaLost
+from atelier.core.geometry import Size
+from atelier.core.origin import Origin
+from atelier.pipeline.request_stages import RequestStages
+from atelier.pipeline.stages import Stages
+from tests.records import new_record, request_stages
+from tests.unit.engine.requests import new_request
+
+_ANSWER = object()
+_LATENTS = Denoised(np.zeros((1, 4, 8, 8), np.float32), Origin("place", {}), queue_s=0.25)
+
+
+@dataclass
+class _Stages:
+    """Stages whose calls raise the given errors, one a call, and then succeed."""
+
+    errors: list[AtelierError] = field(default_factory=list)
+    #: Events of each stream, before its error or its end.
+    streams: list[list[DenoiseEvent]] = field(default_factory=list)
+    num_calls: int = 0
+    requests: list[DenoiseRequest] = field(default_factory=list)
+    num_closed: int = 0
+
+    async def _call(self, *_: object) -> object:
+        self.num_calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return _ANSWER
+
+    encode_texts = encode_latents = annotate = decode_latents = upscale = _call
+
+    @asynccontextmanager
+    async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
+        self.requests.append(request)
+        try:
+            yield self._stream(self.streams.pop(0))
+        finally:
+            self.num_closed += 1
+
+    async def _stream(self, events: list[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:
+        for event in events:
+            yield event
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def _called(stages: _Stages, **settings: Any) -> RequestStages:
+    return request_stages(cast(Stages, stages), **settings)
+
+
+_CALLS: dict[str, Callable[[RequestStages], Any]] = {
+    "encode_texts": lambda stages: stages.encode_texts("model", cast(Any, None), "fast"),
+    "encode_latents": lambda stages: stages.encode_latents("model", cast(Any, None)),
+    "annotate": lambda stages: stages.annotate(Annotation("canny"), cast(Any, None)),
+    "decode_latents": lambda stages: stages.decode_latents("model", cast(Any, None)),
+    "upscale": lambda stages: stages.upscale(None, cast(Any, None), Size(width=8, height=8), "fast"),
+}
+
+
+@pytest.mark.parametrize("stage", _CALLS)
+async def test_a_call_is_repeated_twice_if_its_replica_is_lost(stage: str) -> None:
+    record = new_record()
+    stages = _Stages(errors=[ReplicaLost(), ReplicaLost()])
+    assert await _CALLS[stage](_called(stages, record=record)) is _ANSWER
+    assert (stages.num_calls, record.num_repeats, list(record.stage_s)) == (3, 2, [stage])
+    stages = _Stages(errors=[ReplicaLost(), ReplicaLost(), ReplicaLost("the third")])
+    with pytest.raises(ReplicaLost, match="the third"):
+        await _CALLS[stage](_called(stages))
+
+
+@pytest.mark.parametrize("error", [QueueFull(), GenerationFailed()])
+async def test_a_call_that_fails_in_another_way_is_not_repeated(error: AtelierError) -> None:
+    stages = _Stages(errors=[error])
+    with pytest.raises(type(error)):
+        await _CALLS["annotate"](_called(stages))
+    assert stages.num_calls == 1
+
+
+async def test_a_lost_denoising_request_starts_again_and_reports_no_step_twice() -> None:
+    record = new_record()
+    steps: list[DenoiseEvent] = [StepEvent(index, 3) for index in (1, 2, 3)]
+    stages = _Stages(errors=[ReplicaLost()], streams=[steps[:2], [steps[0], Heartbeat(), *steps[1:], _LATENTS]])
+    called = _called(stages, record=record, deadline_s=60)
+    events = [event async for event in called.denoise(replace(new_request(), request_id=RequestId("req_1")))]
+    assert events == [*steps, _LATENTS]
+    assert [request.request_id for request in stages.requests] == ["req_1.1", "req_1.2"]
+    assert all(0 < (request.time_limit_s or 0) <= 60 for request in stages.requests)
+    assert (record.num_repeats, record.stage_s["queue"], stages.num_closed) == (1, 0.25, 2)
+
+
+async def test_a_denoising_request_is_repeated_once_only() -> None:
+    stages = _Stages(errors=[ReplicaLost(), ReplicaLost("again")], streams=[[], []])
+    with pytest.raises(ReplicaLost, match="again"):
+        [event async for event in _called(stages).denoise(new_request())]
+    assert (len(stages.requests), stages.num_closed) == (2, 2)
+
+
+async def test_a_denoising_request_that_fails_is_not_repeated() -> None:
+    stages = _Stages(errors=[GenerationFailed()], streams=[[]])
+    with pytest.raises(GenerationFailed):
+        [event async for event in _called(stages).denoise(new_request())]
+    assert len(stages.requests) == 1
+
+
+async def test_a_stream_that_ends_without_latents_is_lost() -> None:
+    stages = _Stages(streams=[[StepEvent(1, 2)], [_LATENTS]])
+    events = [event async for event in _called(stages).denoise(new_request())]
+    assert events == [StepEvent(1, 2), _LATENTS]
+
+
+async def test_a_request_without_deadline_has_no_time_limit() -> None:
+    stages = _Stages(streams=[[_LATENTS]])
+    assert [event async for event in _called(stages).denoise(new_request())]
+    assert stages.requests[0].time_limit_s == math.inf
+
+
+async def test_a_consumer_that_leaves_closes_the_stream() -> None:
+    stages = _Stages(streams=[[StepEvent(1, 2), _LATENTS]])
+    async with aclosing(_called(stages).denoise(new_request())) as events:
+        assert await anext(events) == StepEvent(1, 2)
+        assert stages.num_closed == 0
+    assert stages.num_closed == 1
