@@ -62,14 +62,14 @@ class RouterLimits(Options):
     stage_deadline_s: float = Field(
         90,
         gt=0,
-        description="Seconds in which a deployment other than the Denoiser must answer a call. After that the call "
-        "goes to another replica.",
+        description="Seconds in which a deployment must answer a call, or a Denoiser begin to, with the wait for a "
+        "replica. After that the call goes to another replica.",
     )
     stream_gap_s: float = Field(
         10,
         gt=2,
-        description="Longest silence of a Denoiser, in seconds; it sends a sign of life every 2 s. After that the "
-        "request goes to another replica.",
+        description="Longest silence of a Denoiser that has begun, in seconds; it sends a sign of life every 2 s. "
+        "After that the request goes to another replica.",
     )
 
     @property

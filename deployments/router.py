@@ -64,6 +64,7 @@ class Router:
         send_errors_as_fields()
         self._options = options
         self._limits = limits = RouterLimits()
+        handles.prefer_own_node()
         self._metrics = RouterMetrics()
         readiness = Readiness(serve.get_replica_context().app_name)
         self._stages = HandleStages(handles, readiness, limits.of_calls, own_metrics=self._metrics.text)

@@ -51,9 +51,9 @@ T = TypeVar("T")
 class CallLimits:
     """Time limits of single calls, in seconds; a replica that exceeds one counts as lost."""
 
-    #: Limit of a call, with its wait for a replica.
+    #: Limit of a call, and of the time before the first event of a stream, with the wait for a replica.
     stage_deadline_s: float
-    #: Limit of the time between two events of a stream, and of the time before the first.
+    #: Limit of the time between two events of a stream.
     stream_gap_s: float
 
 
@@ -69,10 +69,6 @@ class HandleStages:
         self._own_metrics = own_metrics
         #: They can be changed while calls are in progress.
         self.limits = limits
-        # Replicas of the same node need no copy of the arrays. Denoisers are left out: their work is what must be
-        # divided evenly.
-        for handle in (handles.text_encoder, handles.annotator, handles.autoencoder, handles.upscaler):
-            handle._init(_prefer_local_routing=True)
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         return await self._answer(self._handles.text_encoder.encode_texts.remote(model, prompts, reproducibility))
@@ -108,14 +104,16 @@ class HandleStages:
 
     async def _events(self, stream: AsyncIterator[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:
         """Yield a stream's events. Raises AtelierErrors only."""
+        limit_s = self.limits.stage_deadline_s
         while True:
             with _our_errors():
                 try:
-                    async with asyncio.timeout(self.limits.stream_gap_s):
+                    async with asyncio.timeout(limit_s):
                         event = await anext(stream)
                 except StopAsyncIteration:
                     return
             yield event
+            limit_s = self.limits.stream_gap_s
 
     async def metrics_text(self) -> str:
         """Return this process's metrics, with those of all Denoisers unless one does not answer within a second."""

@@ -1,54 +1,103 @@
-"""A replica dies: its requests end with an error that clients may retry, and Serve replaces the replica."""
+"""Replicas die or freeze during requests: the requests are repeated, or can be, and Serve replaces the replicas."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import base64
+import json
+from collections.abc import AsyncIterator
 
 import httpx2
+import numpy as np
 import pytest
-import ray
-from ray.util import list_named_actors
 
+from tests.integration.replicas import freeze, kill, until_replaced
 from tests.integration.steps import Steps
+from tests.pictures import encoded, noise, pixels_of
 
-_RECOVERY_S = 90
+_GENERATIONS = "/v1/images/generations"
+#: Serve notices a frozen replica after three health checks of 4 s, and then starts another one.
+_REPLACED_WITHIN_S = 20
+_EXACT = {
+    "prompt": "a red circle",
+    "seed": 3,
+    "num_inference_steps": 100,
+    "size": "160x160",
+    "reproducibility": "exact",
+}
 
 
-def _kill_replicas_of(deployment: str) -> None:
-    names = [actor["name"] for actor in list_named_actors(all_namespaces=True)]
-    replicas = [name for name in names if f"#{deployment}#" in name]
-    assert replicas, f"no replica of {deployment} among {names}"
-    for name in replicas:
-        ray.kill(ray.get_actor(name, namespace="serve"))
+@pytest.fixture
+async def http(address: str) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=address, timeout=120) as client:
+        yield client
+
+
+def _file(answer: httpx2.Response) -> bytes:
+    assert answer.status_code == 200, answer.text
+    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+
+
+async def _counter(http: httpx2.AsyncClient, name: str) -> float:
+    lines = (await http.get("/metrics")).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
 
 
 @pytest.mark.slow
-async def test_a_graph_with_a_lost_annotator_is_not_ready_until_it_is_replaced(address: str) -> None:
-    async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
-        assert (await client.get("/ready")).status_code == 200
-        _kill_replicas_of("Annotator")
-        deadline_s = time.monotonic() + _RECOVERY_S
+async def test_a_request_survives_the_loss_of_its_denoiser_with_the_same_bits(
+    http: httpx2.AsyncClient, steps: Steps
+) -> None:
+    expected = _file(await http.post(_GENERATIONS, json=_EXACT))
+    repeated, before = await _counter(http, "atelier_repeated_calls_total"), await steps.until_idle()
+    generation = asyncio.create_task(http.post(_GENERATIONS, json=_EXACT))
+    await steps.wait_for(before + 5)
+    lost = kill("Denoiser")
+    assert _file(await generation) == expected
+    assert await _counter(http, "atelier_repeated_calls_total") == repeated + 1
+    await until_replaced(lost, "Denoiser")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lose", [kill, freeze], ids=["dead", "frozen"])
+async def test_a_call_of_a_lost_stage_goes_to_its_replacement(http: httpx2.AsyncClient, lose: object) -> None:
+    files = {"image": encoded(noise(64, 64))}
+    expected = (await http.post("/v1/images/annotate", files=files, data={"kind": "canny"})).json()
+    lost = (kill if lose is kill else freeze)("Annotator")
+    drawing = asyncio.create_task(http.post("/v1/images/annotate", files=files, data={"kind": "canny"}))
+    took_s = await until_replaced(lost, "Annotator")
+    assert took_s < _REPLACED_WITHIN_S
+    answer = await drawing
+    assert (answer.status_code, answer.json()) == (200, expected)
+
+
+@pytest.mark.slow
+async def test_a_graph_with_a_lost_annotator_is_not_ready_until_it_is_replaced(http: httpx2.AsyncClient) -> None:
+    assert (await http.get("/ready")).status_code == 200
+    kill("Annotator")
+    async with asyncio.timeout(_REPLACED_WITHIN_S):
         for status in (503, 200):
-            while (await client.get("/ready")).status_code != status:
-                assert time.monotonic() < deadline_s, f"no {status} within {_RECOVERY_S} s"
+            while (await http.get("/ready")).status_code != status:
                 await asyncio.sleep(0.2)
 
 
 @pytest.mark.slow
-async def test_requests_of_a_lost_denoiser_end_with_503_and_the_denoiser_is_replaced(
-    address: str, steps: Steps
-) -> None:
-    long = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160"}
-    before = await steps.done()
-    async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
-        generation = asyncio.create_task(client.post("/v1/images/generations", json=long))
-        await steps.wait_for(before + 5)
-        _kill_replicas_of("Denoiser")
-        lost = await generation
-        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "replica_lost")
-        assert "x-should-retry" not in lost.headers
-        deadline_s = time.monotonic() + _RECOVERY_S
-        while (await client.post("/v1/images/generations", json={"prompt": "a red circle"})).status_code != 200:
-            assert time.monotonic() < deadline_s, f"not replaced within {_RECOVERY_S} s"
-            await asyncio.sleep(1)
+async def test_requests_of_a_lost_router_can_be_sent_again(http: httpx2.AsyncClient, steps: Steps) -> None:
+    long = {**_EXACT, "num_inference_steps": 150, "deadline_s": 60}
+    before = await steps.until_idle()
+    generation = asyncio.create_task(http.post(_GENERATIONS, json=long))
+    stream = asyncio.create_task(http.post(_GENERATIONS, json={**long, "stream": True, "progress": True}))
+    await steps.wait_for(before + 3)
+    lost = kill("Router")
+    answer = await generation
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "replica_lost")
+    assert "retry-after" in answer.headers
+    assert "x-should-retry" not in answer.headers
+    name, data = (await stream).text.strip().split("\n\n")[-1].split("\n")
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["error"]["code"] == "replica_lost"
+    await until_replaced(lost, "Router")
+    async with asyncio.timeout(_REPLACED_WITHIN_S):
+        while (await http.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.2)
+    image = pixels_of(_file(await http.post(_GENERATIONS, json={"prompt": "a red circle", "seed": 1})))
+    assert np.asarray(image).std() > 10

@@ -231,10 +231,19 @@ async def test_a_stream_ends_with_its_events_and_is_cancelled(handles: GraphHand
     assert stream.is_cancelled
 
 
-async def test_a_stream_that_falls_silent_is_lost_and_cancelled(handles: GraphHandles) -> None:
-    stream = _Stream(1, is_silent=True)
+@pytest.mark.parametrize(
+    ("stream", "limits"),
+    [
+        (_Stream(is_silent=True), CallLimits(stage_deadline_s=0.02, stream_gap_s=_LONG_S)),
+        (_Stream(1, is_silent=True), CallLimits(stage_deadline_s=_LONG_S, stream_gap_s=0.02)),
+    ],
+    ids=["before its first event", "after it"],
+)
+async def test_a_stream_that_is_silent_is_lost_and_cancelled(
+    handles: GraphHandles, stream: _Stream, limits: CallLimits
+) -> None:
     stages = _stages(replace(handles, denoiser=_Handle(lambda _: stream)))  # type: ignore[arg-type,return-value]
-    stages.limits = CallLimits(stage_deadline_s=_LONG_S, stream_gap_s=0.02)
+    stages.limits = limits
     with pytest.raises(ReplicaLost, match="in time"):
         async with stages.denoise(None) as events:  # type: ignore[arg-type]
             [event async for event in events]
@@ -261,6 +270,6 @@ async def test_a_call_that_is_not_answered_in_time_is_lost_and_cancelled(name: s
 
 
 def test_only_denoisers_are_chosen_without_regard_to_their_node(handles: GraphHandles) -> None:
-    _stages(handles)
+    handles.prefer_own_node()
     local = {field.name: getattr(handles, field.name).prefers_local_replicas for field in fields(GraphHandles)}
     assert local == {name: name != "denoiser" for name in local}
