@@ -31,6 +31,7 @@ from deployments.answers import (
 from deployments.calls import Sent, call_id, read_images_params, read_params, read_stream_params
 from deployments.errors import as_atelier_errors, send_errors_as_fields
 from deployments.handles import GraphHandles
+from deployments.one_node import check_one_node
 from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
@@ -48,7 +49,15 @@ class Router:
     plain data. It raises the AtelierError that HTTP would report.
     """
 
-    def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
+    # Serve awaits the constructor.
+    async def __init__(  # type: ignore[misc]
+        self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles
+    ) -> None:
+        """Start the pipeline and open the store of images.
+
+        Raises ValueError or RuntimeError if ATELIER_BLOBS_URL is wrong, cannot be used, or is a folder that a Router
+        on another node does not share.
+        """
         send_errors_as_fields()
         self._options = options
         self._pipeline = Pipeline(
@@ -59,6 +68,9 @@ class Router:
         )
         self._settings = Settings()
         self._blobs = BlobStore(self._settings.blobs_url, ttl=self._settings.blobs_ttl)
+        if self._blobs.folder is not None:
+            await check_one_node(self._settings.blobs_url)
+        await self._blobs.check()
         self._delivery = Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name))
         self._sweeping = asyncio.create_task(self._blobs.sweep())
 
