@@ -42,6 +42,7 @@ from deployments.handles import GraphHandles
 from deployments.limits import RouterLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import RouterMetrics
+from deployments.one_node import check_one_node
 from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
@@ -59,7 +60,15 @@ class Router:
     plain data. It raises the AtelierError that HTTP would report.
     """
 
-    def __init__(self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles) -> None:
+    # Serve awaits the constructor.
+    async def __init__(  # type: ignore[misc]
+        self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles
+    ) -> None:
+        """Start the pipeline and open the store of images.
+
+        Raises ValueError or RuntimeError if ATELIER_BLOBS_URL is wrong, cannot be used, or is a folder that a Router
+        on another node does not share.
+        """
         log_to_serve()
         send_errors_as_fields()
         self._options = options
@@ -71,6 +80,9 @@ class Router:
         self._pipeline = Pipeline(self._stages, catalogue, limits.of_pipeline, new_context=detached_context)
         self._settings = Settings()
         self._blobs = BlobStore(self._settings.blobs_url, ttl=self._settings.blobs_ttl)
+        if self._blobs.folder is not None:
+            await check_one_node(self._settings.blobs_url)
+        await self._blobs.check()
         self._delivery = Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name))
         self._sweeping = asyncio.create_task(self._blobs.sweep())
         self._app = self._new_app()

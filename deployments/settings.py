@@ -18,7 +18,8 @@ class Settings(BaseSettings):
 
     blobs_url: str = Field(
         default_factory=lambda: (Path(tempfile.gettempdir()) / f"atelier-blobs-{os.getuid()}").as_uri(),
-        description="Where images behind a URL are stored. Use s3://… for more than one node.",
+        description="Where images behind a URL are stored: file:///folder, which only Routers on one node share, "
+        "or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix.",
     )
     public_url: str | None = Field(
         None,
@@ -29,4 +30,8 @@ class Settings(BaseSettings):
         (),
         description="Web pages that may call the server, as a JSON list of origins, besides those on this machine.",
     )
-    blobs_ttl: timedelta = Field(timedelta(hours=1), description="Time after which images behind a URL are deleted.")
+    blobs_ttl: timedelta = Field(
+        timedelta(hours=1),
+        description="Time after which images behind a URL are no longer returned. From a folder they are deleted, "
+        "in a bucket lifecycle rules do that.",
+    )

@@ -18,6 +18,7 @@
     ├── GenerationFailed         500 server_error, the model's own failure
     ├── NotSupported             501 not_supported_error
     ├── ReplicaLost              503 server_error
+    ├── StoreUnavailable         503 server_error, images behind URLs
     ├── DeadlineExceeded         504 server_error
     └── ModelUnavailable         503 model_unavailable, raised while starting: a model's files cannot be read
 
@@ -165,6 +166,16 @@ class ReplicaLost(AtelierError):
     code = "replica_lost"
     is_retryable = True
     #: With two retries, a client without other replicas waits about as long as a new one needs to start.
+    retry_after_s = 5
+
+
+class StoreUnavailable(AtelierError):
+    """Images behind URLs cannot be stored or read now; try again, or ask for images in base64."""
+
+    status = 503
+    code = "store_unavailable"
+    is_retryable = True
+    #: A store that restarts or fails over needs some seconds.
     retry_after_s = 5
 
 

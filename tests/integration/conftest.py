@@ -1,31 +1,71 @@
-"""One Ray cluster for all integration tests, with one graph on it."""
+"""One Ray cluster for all integration tests, with one graph on it, deployed as `serve deploy` does."""
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import yaml
 from ray import serve
+from ray.serve.schema import ServeDeploySchema
 
-from graph import build_app
+from deployments.own_ray import deploy, status
+from deployments.progress import failure, is_running
 from tests.integration.steps import Steps
+
+_CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
+_WAIT_S = 120
+
+
+class Graph:
+    """A running graph whose config can be changed."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+        self._port = port
+        #: Limits by deployment, and arguments of the graph, that differ from serve_config.yaml.
+        self.user_configs: dict[str, dict[str, object]] = {"Router": {"max_body_bytes": 100_000}}
+        self.args: dict[str, Any] = {}
+
+    def deploy(self) -> None:
+        """Deploy the config; returns when every deployment runs."""
+        config = yaml.safe_load(_CONFIG.read_text())
+        config["http_options"]["port"] = self._port
+        [application] = config["applications"]
+        application["args"] |= self.args
+        for deployment in application["deployments"]:
+            deployment["user_config"] = self.user_configs.get(deployment["name"], {})
+        deploy(ServeDeploySchema.model_validate(config))
+        start_s = time.monotonic()
+        while not is_running(now := status()):
+            assert failure(now) is None
+            assert time.monotonic() - start_s < _WAIT_S, now
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """The HTTP address of a graph that runs until the session ends."""
+def graph() -> Iterator[Graph]:
+    """A graph that runs until the session ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ray.init(include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
-    limits = {"Router": {"max_body_bytes": 100_000}}
-    serve.run(build_app({"denoiser": {"num_threads": 2}}, user_configs=limits), name="atelier", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
+    graph = Graph(port)
+    graph.deploy()
+    yield graph
     serve.shutdown()
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def address(graph: Graph) -> str:
+    """The HTTP address of the graph."""
+    return graph.address
 
 
 @pytest.fixture

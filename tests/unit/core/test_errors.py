@@ -31,6 +31,7 @@ def _tree(kind: type[AtelierError]) -> list[type[AtelierError]]:
         ("GenerationFailed", errors.AtelierError, 500, "generation_failed", "server_error", False),
         ("NotSupported", errors.AtelierError, 501, "not_supported", "not_supported_error", False),
         ("ReplicaLost", errors.AtelierError, 503, "replica_lost", "server_error", True),
+        ("StoreUnavailable", errors.AtelierError, 503, "store_unavailable", "server_error", True),
         ("DeadlineExceeded", errors.AtelierError, 504, "deadline_exceeded", "server_error", False),
         ("ModelUnavailable", errors.AtelierError, 503, "model_unavailable", "server_error", False),
     ],

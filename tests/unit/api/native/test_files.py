@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from atelier.core.errors import StoreUnavailable
 from atelier.stores.blobs import BlobStore
 from tests.pictures import encoded, noise
 
@@ -70,3 +71,16 @@ async def test_other_ranges_are_answered_with_the_whole_file(
 ) -> None:
     answer = await http.get(path, headers=headers)
     assert (answer.status_code, answer.content) == (200, _DATA)
+
+
+async def test_a_file_is_asked_for_again_later_if_the_store_cannot_be_reached(
+    http: httpx2.AsyncClient, blobs: BlobStore, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(_: str) -> bytes:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(blobs, "get", unreachable)
+    answer = await http.get(path)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"]["code"] == "store_unavailable"
+    assert "x-should-retry" not in answer.headers

@@ -1,0 +1,96 @@
+"""`serve deploy` of a changed config onto a graph in use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests.integration.conftest import Graph
+from tests.integration.replicas import replicas_of
+from tests.integration.steps import Steps
+
+_GENERATIONS = "/v1/images/generations"
+_NAMES = ("Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler")
+_NUM_STREAMS = 8
+
+
+@pytest.fixture
+def changed(graph: Graph) -> Iterator[Graph]:
+    """The graph, whose config a test may change."""
+    args, user_configs = dict(graph.args), dict(graph.user_configs)
+    yield graph
+    graph.args, graph.user_configs = args, user_configs
+    graph.deploy()
+
+
+def _pids() -> dict[str, list[int]]:
+    return {name: sorted(replica.pid for replica in replicas_of(name)) for name in _NAMES}
+
+
+@pytest.mark.slow
+async def test_limits_change_in_the_running_replicas(changed: Graph) -> None:
+    small, large = (json.dumps({"prompt": "x", "negative_prompt": "y" * size}) for size in (1_000, 50_000))
+    headers = {"content-type": "application/json"}
+    before = _pids()
+    changed.user_configs = {
+        "Router": {"max_pixel_steps": 128 * 128 * 10, "max_body_bytes": 10_000},
+        "Denoiser": {"max_rows": 20, "stall_s": 60},
+        "Upscaler": {"stall_s": 60},
+    }
+    await asyncio.to_thread(changed.deploy)
+    assert _pids() == before
+    async with httpx2.AsyncClient(base_url=changed.address, timeout=60) as client:
+        large_body = await client.post(_GENERATIONS, content=large, headers=headers)
+        much_work = await client.post(_GENERATIONS, json={"prompt": "x", "num_inference_steps": 11})
+        allowed = await client.post(_GENERATIONS, json={"prompt": "x", "num_inference_steps": 10})
+        assert (await client.post(_GENERATIONS, content=small, headers=headers)).status_code == 400
+    assert (large_body.status_code, large_body.json()["error"]["code"]) == (413, "body_too_large")
+    assert (much_work.status_code, much_work.json()["error"]["code"]) == (400, "too_much_work")
+    assert allowed.status_code == 200
+
+
+@pytest.mark.slow
+async def test_a_mistake_in_a_limit_leaves_the_graph_as_it_is(changed: Graph) -> None:
+    before = _pids()
+    changed.user_configs = {"Router": {"max_pixel_steps": 0, "max_body_bytes": 10_000}, "Denoiser": {"max_rows": "x"}}
+    await asyncio.to_thread(changed.deploy)
+    assert _pids() == before
+    async with httpx2.AsyncClient(base_url=changed.address, timeout=60) as client:
+        body = json.dumps({"prompt": "x", "num_inference_steps": 4, "user": "y" * 20_000})
+        answer = await client.post(_GENERATIONS, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code != 413
+
+
+async def _stream(address: str) -> list[str]:
+    """The types of the events of a long generation, without its progress."""
+    body = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160", "stream": True, "progress": True}
+    async with (
+        httpx2.AsyncClient(base_url=address, timeout=300) as client,
+        client.stream("POST", _GENERATIONS, json=body) as answer,
+    ):
+        names = [line.removeprefix("event: ") async for line in answer.aiter_lines() if line.startswith("event: ")]
+    return [name for name in names if not name.endswith(".progress")]
+
+
+@pytest.mark.long
+async def test_a_change_of_the_models_loses_no_stream_and_no_request(changed: Graph, steps: Steps) -> None:
+    before, num_steps = _pids(), await steps.done()
+    streams = [asyncio.create_task(_stream(changed.address)) for _ in range(_NUM_STREAMS)]
+    await steps.wait_for(num_steps + 5)
+    changed.args = {"upscalers": []}
+    deploying = asyncio.create_task(asyncio.to_thread(changed.deploy))
+    statuses = []
+    async with httpx2.AsyncClient(base_url=changed.address, timeout=120) as client:
+        while not deploying.done():
+            answer = await client.post(_GENERATIONS, json={"prompt": "a blue ring", "num_inference_steps": 4})
+            statuses.append(answer.status_code)
+        await deploying
+        assert (await client.get("/")).json()["upscalers"] == []
+    assert await asyncio.gather(*streams) == [["image_generation.completed"]] * _NUM_STREAMS
+    assert set(statuses) == {200}
+    after = _pids()
+    assert all(not set(before[name]) & set(after[name]) for name in _NAMES)
