@@ -22,9 +22,10 @@ class GraphHandles:
     upscaler: DeploymentHandle
 
     def prefer_own_node(self) -> None:
-        """Prefer replicas on the caller's node, to which no arrays are copied; before the first call.
+        """Prefer replicas on the caller's node, to which no arrays are copied. Call it before the first call.
 
         Denoisers are left out: their work is what must be divided evenly over all nodes.
         """
         for handle in (self.text_encoder, self.annotator, self.autoencoder, self.upscaler):
-            handle._init(_prefer_local_routing=True)
+            if not handle.is_initialized:
+                handle._init(_prefer_local_routing=True)

@@ -60,7 +60,7 @@ class _Handle:
 
     def __init__(self, call: Callable[..., Awaitable[object]]) -> None:
         self._call = call
-        self.prefers_local_replicas = False
+        self.is_initialized = self.prefers_local_replicas = False
 
     def __getattr__(self, name: str) -> _Method:
         return _Method(self._call)
