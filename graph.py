@@ -4,12 +4,13 @@
 postponed in this module, because Serve converts `args` to a GraphArgs only if the signature holds the class itself.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from ray.serve import Application
 
-from atelier.catalogue.catalogue import Catalogue, read_catalogue
+from atelier.catalogue.catalogue import Catalogue
 from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
 from deployments.controlnet import ControlNet
@@ -24,7 +25,7 @@ from deployments.upscaler import Upscaler
 
 def build(args: GraphArgs) -> Application:
     """Bind the deployments. Raises CatalogueError for a wrong catalogue, ModelNotFound for an id that it lacks."""
-    catalogue = _catalogue(args)
+    catalogue = args.read(os.environ)
     text_encoder = node(TextEncoder, max_ongoing_requests=256, num_cpus=0.2)
     annotator = node(Annotator, max_ongoing_requests=64, num_cpus=0.05)
     autoencoder = node(Autoencoder, max_ongoing_requests=64, num_cpus=0.1)
@@ -58,11 +59,7 @@ def build_denoiser(
     `ray_actor_options`. Raises what `build_app` raises.
     """
     args = GraphArgs.model_validate(args)
-    return _denoiser(_catalogue(args), args, override_serve_options or {})
-
-
-def _catalogue(args: GraphArgs) -> Catalogue:
-    return read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
+    return _denoiser(args.read(os.environ), args, override_serve_options or {})
 
 
 def _denoiser(catalogue: Catalogue, args: GraphArgs, serve_options: Mapping[str, Any]) -> Application:
