@@ -5,23 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-#: The only commit of every repository.
+#: The only commit of every repository, unless another is given.
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
     """Serves `root`/OWNER/NAME/… as the repositories OWNER/NAME; `sent` lists the files that were downloaded."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, commits: Mapping[str, str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
+        self._commits = commits
         self.sent: list[str] = []
+
+    def commit(self, repository: str) -> str:
+        """Return the only commit of a repository."""
+        return self._commits.get(repository, COMMIT)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -31,9 +36,9 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def hub(root: Path) -> Iterator[Hub]:
-    """Serve the repositories below `root` while the context is open."""
-    with Hub(root) as server:
+def hub(root: Path, commits: Mapping[str, str] | None = None) -> Iterator[Hub]:
+    """Serve the repositories below `root`, some with commits of their own, while the context is open."""
+    with Hub(root, commits or {}) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -52,19 +57,21 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[:2] != ["api", "models"]:
             self._answer_file(with_body=True)
             return
-        folder = self.server.root / "/".join(parts[2:4])
+        repository = "/".join(parts[2:4])
+        folder = self.server.root / repository
         if not folder.is_dir():
             self._fail("RepoNotFound")
-        elif parts[5] not in ("main", COMMIT):
+        elif parts[5] not in ("main", self.server.commit(repository)):
             self._fail("RevisionNotFound")
         elif parts[4] == "tree":
             self._answer_json([_entry(file, folder) for file in sorted(folder.rglob("*")) if file.is_file()])
         else:
-            self._answer_json({"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": []})
+            self._answer_json({"id": repository, "sha": self.server.commit(repository), "siblings": []})
 
     def _answer_file(self, *, with_body: bool) -> None:
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if parts[2:4] != ["resolve", COMMIT]:
+        commit = self.server.commit("/".join(parts[:2]))
+        if parts[2:4] != ["resolve", commit]:
             self._fail("EntryNotFound")
             return
         owner, name, _, _, *path = parts
@@ -72,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", commit)
         self.end_headers()
         if with_body:
             self.server.sent.append("/".join(path))

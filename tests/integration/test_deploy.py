@@ -37,7 +37,7 @@ app = Postcards.bind()
 """
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -73,7 +73,7 @@ def cluster(installed: Path) -> Iterator[dict[str, str]]:
     The node's temporary folder has a short name, because paths of Unix sockets are limited in length.
     """
     ray_folder = Path(tempfile.mkdtemp(prefix="ray"))
-    gcs, dashboard, client = _free_port(), _free_port(), _free_port()
+    gcs, dashboard, client = free_port(), free_port(), free_port()
     environment = {
         "PYTHONPATH": f"{installed / 'site'}{os.pathsep}{installed}",
         "RAY_AUTH_MODE": "disabled",
@@ -102,7 +102,7 @@ def cluster(installed: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.long
 def test_the_wheel_is_deployed_from_another_directory(installed: Path, cluster: dict[str, str]) -> None:
-    port = _free_port()
+    port = free_port()
     config = yaml.safe_load((_ROOT / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
     config["applications"].append({"name": "postcards", "import_path": "postcards:app", "route_prefix": "/postcard"})
