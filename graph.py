@@ -4,12 +4,13 @@
 postponed in this module, because Serve converts `args` to a GraphArgs only if the signature holds the class itself.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from ray.serve import Application
 
-from atelier.catalogue.catalogue import Catalogue, read_catalogue
+from atelier.catalogue.catalogue import Catalogue
 from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
 from deployments.controlnet import ControlNet
@@ -34,7 +35,7 @@ def build_app(args: GraphArgs | Mapping[str, object], *, user_configs: UserConfi
     `{"Router": {"max_wait_s": 30}}`. Raises ValidationError if the args are wrong, and what `build` raises.
     """
     args = GraphArgs.model_validate(args)
-    catalogue, limits = _catalogue(args), user_configs or {}
+    catalogue, limits = args.read(os.environ), user_configs or {}
     text_encoder = node(TextEncoder, limits, max_ongoing_requests=256, num_cpus=0.2)
     annotator = node(Annotator, limits, max_ongoing_requests=64, num_cpus=0.05)
     autoencoder = node(Autoencoder, limits, max_ongoing_requests=64, num_cpus=0.1)
@@ -60,11 +61,7 @@ def build_denoiser(
     `ray_actor_options`. Raises what `build_app` raises.
     """
     args = GraphArgs.model_validate(args)
-    return _denoiser(_catalogue(args), args, {}, override_serve_options or {})
-
-
-def _catalogue(args: GraphArgs) -> Catalogue:
-    return read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
+    return _denoiser(args.read(os.environ), args, {}, override_serve_options or {})
 
 
 def _denoiser(

@@ -5,12 +5,11 @@ A change under `args:` restarts every replica. What may change while the graph r
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atelier.catalogue.catalogue import DEFAULT_CATALOGUE
+from atelier.catalogue.selection import Selection
 from atelier.core.control import TransportName
 from atelier.core.params.delivery import ResponseFormat
 
@@ -104,26 +103,9 @@ class RouterOptions(Options):
     )
 
 
-class GraphArgs(Options):
+class GraphArgs(Selection):
     """All arguments of `graph.build`."""
 
-    catalogue: Path = Field(DEFAULT_CATALOGUE, description="Path of the catalogue, a YAML file of models.")
-    models: tuple[str, ...] = Field(
-        ("tiny-sdxl",),
-        min_length=1,
-        description="Ids of the models to serve. The first one serves requests that name no model.",
-    )
-    controlnets: tuple[str, ...] | None = Field(
-        None,
-        description="Ids of the ControlNets to serve. By default, all ControlNets of the served models whose files "
-        "are on this machine.",
-    )
-    annotators: tuple[str, ...] = Field(
-        ("tiny-depth-anything",), description="Ids of the models that draw control maps; the first of a kind is used."
-    )
-    upscalers: tuple[str, ...] = Field(
-        ("tiny-x4",), description="Ids of the upscalers to serve. The first one serves requests that name none."
-    )
     text_encoder: TextEncoderOptions = Field(TextEncoderOptions(), description="Options of the TextEncoder.")
     annotator: AnnotatorOptions = Field(AnnotatorOptions(), description="Options of the Annotator.")
     denoiser: DenoiserOptions = Field(DenoiserOptions(), description="Options of the Denoiser.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -13,10 +14,16 @@ from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
 from atelier.catalogue.catalogue import CatalogueError
 from atelier.core.errors import AtelierError
+from atelier.models.files import absent
 from deployments.limits import LIMITS
+from deployments.options import GraphArgs
 
 #: Addresses that stand for all of a machine's, and one of them that a client on the machine can use.
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+#: The graph whose arguments name the models.
+_GRAPH = "graph:build"
 
 
 class CannotStart(Exception):
@@ -37,9 +44,10 @@ def read_config(file: Path) -> ServeDeploySchema:
 
 
 def check_arguments(config: ServeDeploySchema) -> None:
-    """Build the config's applications. Raises CannotStart if an argument is wrong, or what a catalogue says.
+    """Build the config's applications.
 
-    Limits are checked for the names of our deployments.
+    Raises CannotStart if an argument or a limit of our deployments is wrong, or what a catalogue says, or if files
+    of a model are not here.
     """
     for application in config.applications:
         for deployment in application.deployments:
@@ -51,6 +59,17 @@ def check_arguments(config: ServeDeploySchema) -> None:
             raise CannotStart(f"The arguments of {application.name} are wrong: {_mistakes(error)}") from error
         except (AtelierError, CatalogueError) as error:
             raise CannotStart(str(error)) from error
+        if application.import_path == _GRAPH:
+            _check_weights(GraphArgs.model_validate(application.args))
+
+
+def _check_weights(args: GraphArgs) -> None:
+    """Raise CannotStart if files of the graph's models are missing here, where its replicas will run.
+
+    On a cluster, replicas look for themselves: their nodes may have files that this one does not.
+    """
+    if args.require_weights and (messages := absent(args.read(os.environ))):
+        raise CannotStart("\n".join(messages))
 
 
 def _check_limits(deployment: DeploymentSchema) -> None:

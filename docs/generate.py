@@ -22,6 +22,7 @@ from atelier.api.openai.schemas import (
     ImagesParams,
     ImagesVariationRequest,
 )
+from atelier.catalogue.storage import MODELS_DIR_DESCRIPTION, MODELS_DIR_VARIABLE
 from atelier.core.control import CONTROL_KINDS
 from atelier.core.errors import AtelierError
 from atelier.core.params import (
@@ -140,7 +141,9 @@ def configuration_page() -> str:
             ("user_config of the other deployments", _summary(ReplicaLimits), field_table(ReplicaLimits)),
             (
                 "Environment",
-                "Each Router reads these environment variables when it starts.",
+                f"`{MODELS_DIR_VARIABLE}` is read when the graph is built, and by `python -m atelier.models.fetch`. "
+                "Each Router reads the others when it starts. Where to set them, and those of Serve and the hub, is "
+                "described in [clusters](cluster.md#the-environment).",
                 _environment_table(),
             ),
         ],
@@ -239,12 +242,13 @@ def _environment_table() -> str:
         name: default_in_words(field["default"]) if "default" in field else "a folder for temporary files"
         for name, field in schema.items()
     }
+    rows = [
+        (f"`{prefix}{name}`".upper(), defaults[name], field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
     return table(
         ("variable", "default", "description"),
-        (
-            (f"`{prefix}{name}`".upper(), defaults[name], field.description or "")
-            for name, field in Settings.model_fields.items()
-        ),
+        [(f"`{MODELS_DIR_VARIABLE}`", "—", MODELS_DIR_DESCRIPTION), *rows],
     )
 
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Entry, ModelEntry, UpscalerEntry
+from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelNotFound
 
 DEFAULT_CATALOGUE = Path(__file__).parent / "catalogue.yaml"
@@ -93,8 +94,8 @@ def _entry(entries: Sequence[E], entry_id: str, what: str, *, param: str = "mode
     raise ModelNotFound(f"Unknown {what} {entry_id!r}. Known {what}s: {known}.", param=param)
 
 
-def read_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
-    """Read and check a catalogue.
+def read_catalogue(file: Path = DEFAULT_CATALOGUE, storage: Storage | None = None) -> Catalogue:
+    """Read and check a catalogue; its entries remember `storage`, by default that of an empty environment.
 
     Raises:
         CatalogueError: the file is missing, is not YAML, or an entry is wrong.
@@ -106,7 +107,7 @@ def read_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
     except (OSError, yaml.YAMLError) as error:
         raise CatalogueError(f"{file}: {error}") from error
     try:
-        return Catalogue.model_validate(data, context={"folder": file.parent})
+        return Catalogue.model_validate(data, context={"folder": file.parent, "storage": storage})
     except ValidationError as error:
         raise CatalogueError("\n".join(_problems(error, file, root))) from error
 

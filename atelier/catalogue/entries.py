@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationInfo, model_validator
 
+from atelier.catalogue.storage import Storage
 from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
 from atelier.core.sampling import GuidanceScale, NumInferenceSteps
@@ -29,6 +30,12 @@ def _beside_the_catalogue(value: object, info: ValidationInfo) -> object:
     return (folder / value).resolve() if isinstance(value, str) else value
 
 
+def _storage(context: object) -> Storage:
+    """Return the storage in the context of a validation; the default one outside of `read_catalogue`."""
+    storage = context.get("storage") if isinstance(context, dict) else None
+    return storage if isinstance(storage, Storage) else Storage()
+
+
 class Files(Entry):
     """Location of a model's files: a local folder, or a repository on the Hugging Face hub."""
 
@@ -37,6 +44,10 @@ class Files(Entry):
     revision: str | None = None
     #: Suffix of the weight files to load, such as fp16.
     variant: str | None = None
+    _storage: Storage = PrivateAttr(default=Storage())
+
+    def model_post_init(self, context: object) -> None:
+        self._storage = _storage(context)
 
     @model_validator(mode="after")
     def _is_one_place(self) -> Files:
@@ -47,6 +58,11 @@ class Files(Entry):
     @property
     def source(self) -> str:
         return str(self.folder or self.repository)
+
+    @property
+    def storage(self) -> Storage:
+        """Where files of the hub lie on this machine, and whether they must be there."""
+        return self._storage
 
 
 class Sides(Entry):
@@ -127,16 +143,34 @@ class ControlNetEntry(Entry):
 
 
 class UpscalerEntry(Entry):
-    """A Real-ESRGAN network in one safetensors file; without the file, images are resized bicubically."""
+    """A Real-ESRGAN network in one safetensors file."""
 
     id: str
     description: str
     licence: str
+    #: If the entry names none, the file is that of `Storage.upscaler_file`.
     file: Annotated[Path, BeforeValidator(_beside_the_catalogue)]
+    _storage: Storage = PrivateAttr(default=Storage())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_file(cls, fields: Any, info: ValidationInfo) -> Any:
+        if not isinstance(fields, dict) or "file" in fields or "id" not in fields:
+            return fields
+        return {**fields, "file": _storage(info.context).upscaler_file(str(fields["id"]))}
+
+    def model_post_init(self, context: object) -> None:
+        self._storage = _storage(context)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether an Upscaler without the file does not start, instead of resizing bicubically."""
+        return self._storage.require_weights
 
     @property
     def has_weights(self) -> bool:
-        return self.file.is_file()
+        """Whether replicas upscale by the network; the file of a required one is there wherever they run."""
+        return self.is_required or self.file.is_file()
 
 
 class AnnotatorEntry(Entry):

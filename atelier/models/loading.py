@@ -1,8 +1,8 @@
 """Load modules from the files of catalogue entries.
 
 Weights are read from safetensors only, never from pickles. Every function raises ModelUnavailable if a file is
-missing or corrupt. Functions import diffusers and transformers, which take seconds, only if they need them: most
-replicas need one of the two or neither.
+missing or corrupt; unless weights are required, those of the hub are downloaded first. Functions import diffusers and
+transformers, which take seconds, only if they need them: most replicas need one of the two or neither.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,6 +21,8 @@ from safetensors.torch import load_file
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.models.esrgan import Network, network_from
+from atelier.models.files import FETCH, Source, absent_upscaler
+from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
@@ -59,13 +62,11 @@ def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
     """Load a model's UNet."""
     from diffusers import UNet2DConditionModel
 
-    files = entry.files
-    with _explained_errors(entry.id, files):
+    with _folder(entry.id, entry.files, UNET) as folder:
         unet = UNet2DConditionModel.from_pretrained(
-            files.source,
+            folder,
             subfolder="unet",
-            revision=files.revision,
-            variant=files.variant,
+            variant=entry.files.variant,
             dtype=placement.dtype,
             use_safetensors=True,
         )
@@ -76,14 +77,9 @@ def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetM
     """Load a ControlNet."""
     from diffusers import ControlNetModel
 
-    files = entry.files
-    with _explained_errors(entry.id, files):
+    with _folder(entry.id, entry.files, CONTROLNET) as folder:
         controlnet = ControlNetModel.from_pretrained(
-            files.source,
-            revision=files.revision,
-            variant=files.variant,
-            dtype=placement.dtype,
-            use_safetensors=True,
+            folder, variant=entry.files.variant, dtype=placement.dtype, use_safetensors=True
         )
     return controlnet.to(placement.device).eval()
 
@@ -92,22 +88,19 @@ def load_depth_estimator(entry: AnnotatorEntry, placement: Placement) -> tuple[B
     """Load the image processor and the model of a depth estimator."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-    files = entry.files
-    with _explained_errors(entry.id, files):
-        processor = AutoImageProcessor.from_pretrained(files.source, revision=files.revision)
+    with _folder(entry.id, entry.files, DEPTH_ESTIMATOR) as folder:
+        processor = AutoImageProcessor.from_pretrained(folder)
         model: PreTrainedModel = AutoModelForDepthEstimation.from_pretrained(
-            files.source,
-            revision=files.revision,
-            variant=files.variant,
-            dtype=placement.dtype,
-            use_safetensors=True,
+            folder, variant=entry.files.variant, dtype=placement.dtype, use_safetensors=True
         )
     return processor, model.to(placement.device).eval()
 
 
 def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
-    """Load an upscaling network; return None if its file does not exist."""
-    if not entry.has_weights:
+    """Load an upscaling network; return None if its file does not exist and is not required."""
+    if not entry.file.is_file():
+        if entry.is_required:
+            raise ModelUnavailable(absent_upscaler(entry))
         return None
     try:
         network = network_from(load_file(entry.file))
@@ -120,10 +113,8 @@ def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
     """Load a model's scheduler config into diffusers' Euler scheduler, which SDXL's published config names."""
     from diffusers import EulerDiscreteScheduler
 
-    with _explained_errors(entry.id, entry.files):
-        scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(
-            entry.files.source, subfolder="scheduler", revision=entry.files.revision
-        )
+    with _folder(entry.id, entry.files, SCHEDULER) as folder:
+        scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     return scheduler
 
 
@@ -132,11 +123,10 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     files = entry.vae or entry.files
-    with _explained_errors(entry.id, files):
+    with _folder(entry.id, files, SEPARATE_VAE if entry.vae else VAE) as folder:
         vae = AutoencoderKL.from_pretrained(
-            files.source,
+            folder,
             subfolder=None if entry.vae else "vae",
-            revision=files.revision,
             variant=files.variant,
             dtype=placement.dtype,
             use_safetensors=True,
@@ -148,14 +138,12 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
     """Load a model's two text encoders and tokenizers."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    files = entry.files
-    with _explained_errors(entry.id, files):
+    with _folder(entry.id, entry.files, *TEXT_ENCODERS) as folder:
         encoder, encoder_2 = (
             kind.from_pretrained(
-                files.source,
+                folder,
                 subfolder=subfolder,
-                revision=files.revision,
-                variant=files.variant,
+                variant=entry.files.variant,
                 dtype=placement.dtype,
                 use_safetensors=True,
             )
@@ -165,8 +153,7 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
             )
         )
         tokenizer, tokenizer_2 = (
-            CLIPTokenizer.from_pretrained(files.source, subfolder=subfolder, revision=files.revision)
-            for subfolder in ("tokenizer", "tokenizer_2")
+            CLIPTokenizer.from_pretrained(folder, subfolder=subfolder) for subfolder in ("tokenizer", "tokenizer_2")
         )
     return TextEncoderModules(
         tokenizers=(tokenizer, tokenizer_2),
@@ -176,20 +163,24 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
 
 
 @contextmanager
-def _explained_errors(model: str, files: Files) -> Iterator[None]:
-    """Turn errors of the loading libraries into ModelUnavailable, with advice."""
-    if files.folder is not None and not files.folder.is_dir():
-        raise ModelUnavailable(
-            f"Model {model!r}: the folder {files.folder} does not exist. Correct `files.folder` in the "
-            "catalogue; models of the zoo are made by `make zoo`."
-        )
+def _folder(model: str, files: Files, *parts: Part) -> Iterator[str]:
+    """Yield the folder on this machine that has the parts; they are downloaded first unless they are required.
+
+    Errors of the loading libraries are turned into ModelUnavailable, with advice.
+    """
+    source = Source(entry=f"Model {model!r}", files=files, parts=parts)
     try:
-        yield
+        yield str(_available(source))
     except (OSError, ValueError, HfHubHTTPError, SafetensorError) as error:
         advice = (
             "Check that the folder holds a diffusers model in safetensors."
             if files.folder is not None
-            else f"Check the network and HF_TOKEN, or fetch it once with `hf download {files.repository}` and "
-            "start with HF_HUB_OFFLINE=1."
+            else f"Check the network and HF_TOKEN, or fetch it once by `{FETCH}`."
         )
-        raise ModelUnavailable(f"Model {model!r}: cannot load {files.source}. {advice} ({error})") from error
+        raise ModelUnavailable(f"Model {model!r}: cannot load {source.place}. {advice} ({error})") from error
+
+
+def _available(source: Source) -> Path:
+    if source.files.folder is None and not source.files.storage.require_weights:
+        return source.download()
+    return source.local_folder()

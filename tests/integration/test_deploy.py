@@ -1,8 +1,10 @@
-"""`serve deploy` of the wheel onto a cluster started with `ray start --head`, away from the repository."""
+"""docs/cluster.md on plain machines: Ray is started and the wheel deployed by the commands of the page."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -22,6 +24,18 @@ _ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
 _WAIT_S = 90
 
+#: The last step on the page. The second machine is left out, and the config is one for this machine.
+_STEP = (
+    (_ROOT / "docs" / "cluster.md")
+    .read_text()
+    .partition("**Start Ray and deploy.**")[2]
+    .partition("## On Kubernetes")[0]
+)
+_EXPORT, _HEAD, _, _DEPLOY, _STATUS = (
+    shlex.split(line, comments=True)
+    for line in re.findall(r"```console\n(.*?) *```", _STEP, re.DOTALL)[0].splitlines()
+)
+
 _SECOND_APP = """
 from ray import serve
 
@@ -37,7 +51,7 @@ app = Postcards.bind()
 """
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -73,10 +87,12 @@ def cluster(installed: Path) -> Iterator[dict[str, str]]:
     The node's temporary folder has a short name, because paths of Unix sockets are limited in length.
     """
     ray_folder = Path(tempfile.mkdtemp(prefix="ray"))
-    gcs, dashboard, client = _free_port(), _free_port(), _free_port()
+    gcs, dashboard, client = free_port(), free_port(), free_port()
     environment = {
         "PYTHONPATH": f"{installed / 'site'}{os.pathsep}{installed}",
         "RAY_AUTH_MODE": "disabled",
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        **dict([_EXPORT[1].split("=")]),
         "RAY_ADDRESS": f"127.0.0.1:{gcs}",
         "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard}",
     }
@@ -87,7 +103,7 @@ def cluster(installed: Path) -> Iterator[dict[str, str]]:
         f"--temp-dir={ray_folder}",
     )
     head = subprocess.Popen(
-        [str(_BIN / "ray"), "start", "--head", "--block", "--dashboard-host=127.0.0.1", *options],
+        [str(_BIN / _HEAD[0]), *_HEAD[1:], "--block", "--dashboard-host=127.0.0.1", *options],
         cwd=installed,
         env={**{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}, **environment},
         stdout=subprocess.DEVNULL,
@@ -102,16 +118,16 @@ def cluster(installed: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.long
 def test_the_wheel_is_deployed_from_another_directory(installed: Path, cluster: dict[str, str]) -> None:
-    port = _free_port()
+    port = free_port()
     config = yaml.safe_load((_ROOT / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
     config["applications"].append({"name": "postcards", "import_path": "postcards:app", "route_prefix": "/postcard"})
     (installed / "config.yaml").write_text(yaml.safe_dump(config))
-    _until(lambda: bool(_run(["serve", "status"], installed, **cluster)))
-    _run(["serve", "deploy", "config.yaml"], installed, **cluster)
+    _until(lambda: bool(_run(_STATUS, installed, **cluster)))
+    _run([*_DEPLOY[:2], "config.yaml"], installed, **cluster)
 
     def statuses() -> dict[str, str]:
-        status = yaml.safe_load(_run(["serve", "status"], installed, **cluster))
+        status = yaml.safe_load(_run(_STATUS, installed, **cluster))
         return {
             f"{app}.{name}": deployment["status"]
             for app, application in status["applications"].items()

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pickle
+import re
 from pathlib import Path
 
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue, CatalogueError, read_catalogue
+from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelNotFound
 from atelier.core.geometry import Size
 
@@ -36,6 +39,19 @@ def _write(folder: Path, text: str) -> Path:
 @pytest.fixture(scope="module")
 def shipped() -> Catalogue:
     return read_catalogue()
+
+
+def test_entries_remember_where_a_machine_keeps_models(tmp_path: Path) -> None:
+    storage = Storage(models_dir=tmp_path / "models", require_weights=True)
+    catalogue: Catalogue = pickle.loads(
+        pickle.dumps(read_catalogue(storage=storage).only([_SDXL], [], [], ["RealESRGAN_x4plus"]))
+    )
+    model = catalogue.model(None)
+    assert model.vae is not None
+    assert model.files.storage == model.vae.storage == storage
+    [upscaler] = catalogue.upscalers
+    assert upscaler.file == tmp_path / "models" / "upscalers" / "RealESRGAN_x4plus.safetensors"
+    assert upscaler.is_required
 
 
 def test_the_catalogue_has_the_zoo_and_sdxl(shipped: Catalogue) -> None:
@@ -76,6 +92,16 @@ def test_the_shipped_controlnets_have_their_scales(shipped: Catalogue) -> None:
         ("diffusers/controlnet-canny-sdxl-1.0", _SDXL, "canny", 0.5),
         ("diffusers/controlnet-depth-sdxl-1.0", _SDXL, "depth", 0.5),
     ]
+
+
+def test_every_repository_of_the_hub_is_pinned_to_a_commit(shipped: Catalogue) -> None:
+    places = [entry.files for entry in shipped.models] + [entry.files for entry in shipped.controlnets]
+    places += [entry.files for entry in shipped.annotators]
+    places += [entry.vae for entry in shipped.models if entry.vae is not None]
+    pinned = {files.repository: files.revision for files in places if files.repository is not None}
+    assert len(pinned) == 5
+    for repository, revision in pinned.items():
+        assert re.fullmatch("[0-9a-f]{40}", revision or ""), repository
 
 
 def test_the_weights_of_the_zoo_are_there(shipped: Catalogue) -> None:

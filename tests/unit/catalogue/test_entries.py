@@ -16,6 +16,7 @@ from atelier.catalogue.entries import (
     Sides,
     UpscalerEntry,
 )
+from atelier.catalogue.storage import Storage
 from atelier.core.geometry import Size
 
 _SIDES = Sides(min=32, max=96)
@@ -158,6 +159,19 @@ def test_an_upscaler_has_weights_if_its_file_is_there(tmp_path: Path) -> None:
     for name, has_weights in (("here", True), ("nowhere", False), (".", False)):
         entry = UpscalerEntry(id="u", description="", licence="MIT", file=tmp_path / name)
         assert entry.has_weights is has_weights
+
+
+def test_a_required_upscaler_has_weights_wherever_it_is_described(tmp_path: Path) -> None:
+    fields = {"id": "u", "description": "", "licence": "MIT", "file": tmp_path / "nowhere"}
+    storage = Storage(require_weights=True)
+    assert UpscalerEntry.model_validate(fields, context={"storage": storage}).has_weights
+
+
+def test_an_upscaler_that_names_no_file_lies_in_the_folder_of_models() -> None:
+    entry = UpscalerEntry.model_validate({"id": "u", "description": "", "licence": "MIT"})
+    assert entry.file == Path.home() / ".cache" / "atelier" / "upscalers" / "u.safetensors"
+    with pytest.raises(ValidationError, match="id"):
+        UpscalerEntry.model_validate({"description": "", "licence": "MIT"})
 
 
 def test_entries_are_frozen_and_take_no_unknown_names() -> None:

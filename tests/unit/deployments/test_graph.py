@@ -18,7 +18,6 @@ from ray.serve import Application
 from ray.serve._private.build_app import build_app as built_by_serve
 from ray.serve.schema import ServeDeploySchema
 
-from atelier.catalogue.catalogue import read_catalogue
 from atelier.core.control import TransportName
 from atelier.core.errors import ModelNotFound
 from deployments.options import DenoiserOptions, GraphArgs
@@ -42,17 +41,17 @@ def test_the_graph_is_built_without_model_libraries() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=_ROOT)
 
 
-@pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.gpu.yaml"])
+@pytest.mark.parametrize("name", ["serve_config.yaml", "configs/sdxl-80gb.yaml"])
 def test_configs_are_complete(name: str) -> None:
     [application] = _config(name).applications
     args = GraphArgs.model_validate(application.args)
     assert application.import_path == "graph:build"
     assert {deployment.name for deployment in application.deployments} <= _NODES
-    read_catalogue(args.catalogue).only(args.models, args.controlnets, args.annotators, args.upscalers)
+    args.read({})
 
 
 def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:
-    [application] = _config("serve_config.gpu.yaml").applications
+    [application] = _config("configs/sdxl-80gb.yaml").applications
     fractions = {
         deployment.name: deployment.ray_actor_options.num_gpus
         for deployment in application.deployments

@@ -111,3 +111,22 @@ def test_right_limits_and_those_of_other_deployments_pass(tmp_path: Path) -> Non
     config = _config(tmp_path)
     config.write_text(config.read_text().replace("}]", f", deployments: [{ours}, {others}, {{name: Router}}]}}]"))
     check_arguments(read_config(config))
+
+
+def _with_upscaler(folder: Path, *, require_weights: str) -> Path:
+    """A config with an upscaler of the catalogue that is not part of this repository."""
+    file = _config(folder)
+    arguments = f"{{upscalers: [RealESRGAN_x4plus], require_weights: {require_weights}}}"
+    file.write_text(file.read_text().replace("}]", f", args: {arguments}}}]"))
+    return file
+
+
+def test_missing_weights_are_named_before_ray_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_MODELS_DIR", str(tmp_path))
+    place = tmp_path / "upscalers" / "RealESRGAN_x4plus.safetensors"
+    with pytest.raises(CannotStart, match=f"Upscaler 'RealESRGAN_x4plus': the file {place} does not exist"):
+        check_arguments(read_config(_with_upscaler(tmp_path, require_weights="true")))
+    check_arguments(read_config(_with_upscaler(tmp_path, require_weights="false")))
+    place.parent.mkdir()
+    place.touch()
+    check_arguments(read_config(_with_upscaler(tmp_path, require_weights="true")))

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import Files, ModelEntry
+from atelier.catalogue.entries import Files, ModelEntry, UpscalerEntry
+from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelUnavailable
 from atelier.models.loading import (
     Placement,
@@ -19,8 +20,10 @@ from atelier.models.loading import (
     load_depth_estimator,
     load_text_encoder_modules,
     load_unet,
+    load_upscaler,
     load_vae,
 )
+from tests.hub import COMMIT
 from tests.small_models import CPU
 
 Load = Callable[[ModelEntry, Placement], object]
@@ -67,8 +70,64 @@ def test_unreachable_hub_is_explained(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     entry = _with_files(small_catalogue, Files(repository="nobody/nothing"))
-    with pytest.raises(ModelUnavailable, match="hf download nobody/nothing"):
+    with pytest.raises(ModelUnavailable, match=r"cannot load nobody/nothing\. Check the network .*models\.fetch"):
         load(entry, CPU)
+
+
+def _required(small_catalogue: Catalogue, models_dir: Path) -> ModelEntry:
+    """An entry of the hub whose files must be in `models_dir` when it is loaded."""
+    storage = Storage(models_dir=models_dir, require_weights=True)
+    files = Files.model_validate({"repository": "me/model", "revision": COMMIT}, context={"storage": storage})
+    return _with_files(small_catalogue, files)
+
+
+@pytest.mark.parametrize("load", _LOADERS)
+def test_required_files_are_not_downloaded(small_catalogue: Catalogue, tmp_path: Path, load: Load) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        load(_required(small_catalogue, tmp_path), CPU)
+    assert str(caught.value) == (
+        f"Model 'small-sdxl': its files are not in {tmp_path}/hub, for the repository me/model at {COMMIT}. "
+        "Fetch it on this machine by `python -m atelier.models.fetch CONFIG`, with the same ATELIER_MODELS_DIR, or "
+        "set `require_weights: false`."
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "load", "name"),
+    [
+        ("unet", load_unet, "unet/diffusion_pytorch_model.safetensors"),
+        ("vae", load_vae, "vae/diffusion_pytorch_model.safetensors"),
+        ("text_encoder_2", load_text_encoder_modules, "text_encoder_2/model.safetensors"),
+        ("tokenizer", load_text_encoder_modules, "tokenizer/tokenizer_config.json"),
+    ],
+)
+def test_missing_file_of_a_required_repository_is_named(
+    small_catalogue: Catalogue, tmp_path: Path, part: str, load: Load, name: str
+) -> None:
+    snapshot = tmp_path / "hub" / "models--me--model" / "snapshots" / COMMIT
+    shutil.copytree(_folder(small_catalogue.model(None).files), snapshot)
+    entry = _required(small_catalogue, tmp_path)
+    load(entry, CPU)
+    shutil.rmtree(snapshot / part)
+    shutil.copytree(
+        _folder(small_catalogue.model(None).files) / part,
+        snapshot / part,
+        ignore=shutil.ignore_patterns(Path(name).name),
+    )
+    with pytest.raises(ModelUnavailable, match=rf"{name} is not in {tmp_path}/hub"):
+        load(entry, CPU)
+
+
+def test_required_upscaler_without_its_file_is_an_error(tmp_path: Path) -> None:
+    fields = {"id": "x4", "description": "", "licence": "MIT"}
+    for is_required in (True, False):
+        storage = Storage(models_dir=tmp_path, require_weights=is_required)
+        entry = UpscalerEntry.model_validate(fields, context={"storage": storage})
+        if is_required:
+            with pytest.raises(ModelUnavailable, match=rf"'x4': the file {entry.file} does not exist\. Convert"):
+                load_upscaler(entry, CPU)
+        else:
+            assert load_upscaler(entry, CPU) is None
 
 
 @pytest.mark.parametrize(

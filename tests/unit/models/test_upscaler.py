@@ -16,7 +16,7 @@ from atelier.catalogue.entries import UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.core.geometry import Size
 from atelier.imaging.tiles import tiles
-from atelier.models.convert_upscaler import convert
+from atelier.models.convert_upscaler import convert, local_copy, main
 from atelier.models.esrgan import Network, RRDBNet, SRVGGNetCompact, network_from
 from atelier.models.thread import result_of
 from atelier.models.upscaler import Upscaler, Upscalers, UpscaleTask, is_small
@@ -72,6 +72,25 @@ def test_published_layouts_are_recognised_by_their_keys(
     assert all(torch.equal(network.state_dict()[key], weight) for key, weight in weights.items())
     with torch.inference_mode():
         assert network(torch.rand(1, 3, 8, 12)).shape == (1, 3, 8 * scale, 12 * scale)
+
+
+def test_a_published_file_behind_a_url_is_converted_into_a_new_folder(tmp_path: Path) -> None:
+    weights = {key: torch.zeros(shape) for key, shape in _compact_file(num_convolutions=1).items()}
+    torch.save(weights, tmp_path / "published.pth")
+    target = tmp_path / "upscalers" / "x4.safetensors"
+    with local_copy((tmp_path / "published.pth").as_uri()) as copy:
+        assert copy.parent != tmp_path
+        convert(copy, target)
+    assert load_file(target).keys() == weights.keys()
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_file_that_is_converted_already_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x4.safetensors").write_text("converted before")
+    arguments = ["convert_upscaler", "https://example.invalid/x4.pth", str(tmp_path / "x4.safetensors")]
+    monkeypatch.setattr("sys.argv", arguments)
+    main()
+    assert (tmp_path / "x4.safetensors").read_text() == "converted before"
 
 
 def test_other_files_are_rejected(tmp_path: Path) -> None:
