@@ -12,6 +12,9 @@ from typing import cast
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ReplicaState, ServeInstanceDetails
 
+#: The deployments behind the Router.
+STAGES = ("TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler")
+
 _WAIT_S = 90
 
 

@@ -20,6 +20,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from atelier.core.control import TransportName
 from atelier.core.errors import ModelNotFound
+from deployments.limits import LIMITS, RouterLimits
 from deployments.options import DenoiserOptions, GraphArgs
 from graph import build, build_app, build_denoiser
 
@@ -41,17 +42,24 @@ def test_the_graph_is_built_without_model_libraries() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=_ROOT)
 
 
-@pytest.mark.parametrize("name", ["serve_config.yaml", "configs/sdxl-80gb.yaml"])
+_GPU_CONFIGS = ["configs/sdxl-80gb.yaml", "configs/high-availability.yaml"]
+
+
+@pytest.mark.parametrize("name", ["serve_config.yaml", *_GPU_CONFIGS])
 def test_configs_are_complete(name: str) -> None:
     [application] = _config(name).applications
     args = GraphArgs.model_validate(application.args)
     assert application.import_path == "graph:build"
     assert {deployment.name for deployment in application.deployments} <= _NODES
     args.read({})
+    for deployment in application.deployments:
+        if isinstance(deployment.user_config, dict):
+            LIMITS[deployment.name].model_validate(deployment.user_config)
 
 
-def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:
-    [application] = _config("configs/sdxl-80gb.yaml").applications
+@pytest.mark.parametrize("name", _GPU_CONFIGS)
+def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one(name: str) -> None:
+    [application] = _config(name).applications
     fractions = {
         deployment.name: deployment.ray_actor_options.num_gpus
         for deployment in application.deployments
@@ -63,6 +71,19 @@ def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one() -> None:
     args = GraphArgs.model_validate(application.args)
     replicas = (args.text_encoder, args.annotator, args.denoiser, args.autoencoder, args.upscaler)
     assert {options.device for options in replicas} == {"cuda"}
+
+
+def test_with_high_availability_a_node_has_one_of_two_replicas_and_a_bucket() -> None:
+    [application] = _config("configs/high-availability.yaml").applications
+    assert {deployment.name for deployment in application.deployments} == _NODES
+    assert {(one.num_replicas, one.max_replicas_per_node) for one in application.deployments} == {(2, 1)}
+    assert application.runtime_env["env_vars"]["ATELIER_BLOBS_URL"].startswith("s3://")
+
+
+@pytest.mark.parametrize("name", ["serve_config.yaml", *_GPU_CONFIGS])
+def test_the_proxy_waits_longer_than_the_router(name: str) -> None:
+    config = _config(name)
+    assert config.http_options.request_timeout_s > RouterLimits().default_deadline_s
 
 
 def test_half_precision_is_never_on_the_cpu_by_default() -> None:
