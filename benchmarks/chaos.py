@@ -27,7 +27,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks.chaos_requests import DEADLINE_S, Answers, requests
+from benchmarks.mixed_requests import DEADLINE_S, Answers, requests
 from benchmarks.results import record
 from deployments.environment import ENVIRONMENT
 from deployments.own_ray import deploy, status

@@ -37,6 +37,7 @@ def deploy(config: ServeDeploySchema) -> None:
         http_options=config.http_options.model_dump(),
         proxy_location=config.proxy_location,
         grpc_options=config.grpc_options.model_dump(),
+        global_logging_config=config.logging_config,
         controller_options=config.controller_options,
     )
     client.deploy_apps(config, _blocking=False)

@@ -7,14 +7,14 @@ first step. Nothing is repeated after the request's deadline, which ends all of 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import Denoised, DenoiseRequest, Heartbeat, RequestId, StepEvent
+from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
@@ -64,30 +64,42 @@ class RequestStages:
         with self._record.timed("denoise"):
             for call in range(1, _MAX_DENOISE_CALLS + 1):
                 try:
-                    async with self._attempt(request, call) as events:
+                    async with aclosing(self._attempt(request, call)) as events:
                         async for event in events:
                             if isinstance(event, Denoised):
-                                self._record.stage_s["queue"] += event.queue_s
                                 yield event
-                                return
-                            if isinstance(event, StepEvent) and event.step > step:
+                            elif event.step > step:
                                 step = event.step
                                 yield event
-                    raise ReplicaLost("The denoiser's stream ended without latents.")
+                    return
                 except ReplicaLost as error:
                     if call == _MAX_DENOISE_CALLS:
                         raise
                     self._repeat("denoise", error)
 
-    @asynccontextmanager
-    async def _attempt(
-        self, request: DenoiseRequest, call: int
-    ) -> AsyncIterator[AsyncIterator[StepEvent | Heartbeat | Denoised]]:
-        """Open a stream under an id of its own, because a lost replica may still be at work under the last one."""
+    async def _attempt(self, request: DenoiseRequest, call: int) -> AsyncGenerator[StepEvent | Denoised]:
+        """Yield the events of one stream. Raises ReplicaLost if it ends without latents.
+
+        The engine knows the request by an id of its own, because a lost replica may still be at work under the last.
+        """
         request_id = RequestId(f"{request.request_id}.{call}")
         limited = replace(request, request_id=request_id, time_limit_s=self._deadline.remaining_s)
-        async with self._stages.denoise(limited) as events:
-            yield events
+        latents: Denoised | None = None
+        try:
+            async with self._stages.denoise(limited) as events:
+                # To its end, also after the latents: the replica would log a call that is left as cancelled.
+                async for event in events:
+                    if isinstance(event, Denoised):
+                        latents = event
+                    elif isinstance(event, StepEvent):
+                        yield event
+        except ReplicaLost:
+            if latents is None:
+                raise
+        if latents is None:
+            raise ReplicaLost("The denoiser's stream ended without latents.")
+        self._record.stage_s["queue"] += latents.queue_s
+        yield latents
 
     async def _call(self, stage: StageName, make: Callable[[], Awaitable[T]]) -> T:
         with self._record.timed(stage):

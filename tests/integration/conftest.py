@@ -19,7 +19,13 @@ from deployments.progress import failure, is_running
 from tests.integration.steps import Steps
 
 _CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
-_WAIT_S = 120
+_WAIT_S = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Graph:
@@ -36,6 +42,7 @@ class Graph:
         """Deploy the config; returns when every deployment runs."""
         config = yaml.safe_load(_CONFIG.read_text())
         config["http_options"]["port"] = self._port
+        config["logging_config"] = {"encoding": "JSON", "enable_access_log": True}
         [application] = config["applications"]
         application["args"] |= self.args
         for deployment in application["deployments"]:
@@ -51,11 +58,8 @@ class Graph:
 @pytest.fixture(scope="session")
 def graph() -> Iterator[Graph]:
     """A graph that runs until the session ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     ray.init(include_dashboard=False, log_to_driver=False)
-    graph = Graph(port)
+    graph = Graph(free_port())
     graph.deploy()
     yield graph
     serve.shutdown()

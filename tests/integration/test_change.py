@@ -67,7 +67,7 @@ async def test_a_mistake_in_a_limit_leaves_the_graph_as_it_is(changed: Graph) ->
 
 async def _stream(address: str) -> list[str]:
     """The types of the events of a long generation, without its progress."""
-    body = {"prompt": "a red circle", "num_inference_steps": 150, "size": "160x160", "stream": True, "progress": True}
+    body = {"prompt": "a red circle", "num_inference_steps": 100, "size": "128x128", "stream": True, "progress": True}
     async with (
         httpx2.AsyncClient(base_url=address, timeout=300) as client,
         client.stream("POST", _GENERATIONS, json=body) as answer,

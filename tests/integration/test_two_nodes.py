@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ import httpx2
 import pytest
 from PIL import Image
 
+from tests.integration.conftest import free_port
 from tests.integration.two_nodes import Routers, TwoNodes, two_nodes
 from tests.s3 import S3Server, s3_server
 
@@ -22,12 +22,6 @@ pytestmark = pytest.mark.slow
 
 _WAIT_S = 60
 _ADVICE = "Set ATELIER_BLOBS_URL=s3://bucket/prefix for all Routers"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Cluster:
@@ -94,7 +88,7 @@ def _make_image(http: httpx2.Client) -> str:
 def nodes() -> Iterator[Cluster]:
     # A short name, because paths of Unix sockets are limited in length.
     folder = Path(tempfile.mkdtemp(prefix="ray"))
-    first_port, second_port = _free_port(), _free_port()
+    first_port, second_port = free_port(), free_port()
     with two_nodes(folder, second_port) as nodes:
         cluster = Cluster(nodes, first_port, second_port)
         with cluster.first, cluster.second:

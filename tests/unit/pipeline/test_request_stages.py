@@ -135,3 +135,10 @@ async def test_a_consumer_that_leaves_closes_the_stream() -> None:
         assert await anext(events) == StepEvent(1, 2)
         assert stages.num_closed == 0
     assert stages.num_closed == 1
+
+
+async def test_a_replica_that_is_lost_after_the_latents_is_no_loss() -> None:
+    record = new_record()
+    stages = _Stages(errors=[ReplicaLost()], streams=[[_LATENTS]])
+    assert [event async for event in _called(stages, record=record).denoise(new_request())] == [_LATENTS]
+    assert (record.num_repeats, len(stages.requests), stages.errors) == (0, 1, [])

@@ -1,4 +1,4 @@
-"""The requests of `benchmarks.chaos`, and how their answers are judged."""
+"""Mixed requests, which use every stage, and how their answers are judged."""
 
 from __future__ import annotations
 
@@ -73,20 +73,28 @@ class Answers:
         assert isinstance(files, list), f"{request.path}: {files}"
         self._expected[request.key] = files
 
+    async def kind(self, request: Request) -> str:
+        """Send a request. Returns `files`, `retryable error`, `hung`, or what else came."""
+        answer = await self._answer(request)
+        return answer if isinstance(answer, str) else "files"
+
     async def judge(self, request: Request) -> str:
-        """Send a request. Returns `right`, `wrong image`, `retryable error`, `hung`, or what else came."""
-        try:
-            files = await self._send(request)
-        except TimeoutError:
-            return "hung"
-        except aiohttp.ClientError as error:
-            return type(error).__name__
+        """Like `kind`, but returns `right` or `wrong image` for files, compared with those that came first."""
+        files = await self._answer(request)
         if isinstance(files, str):
             return files
         is_exact = request.body.get("reproducibility") == "exact"
         pairs = zip(files, self._expected[request.key], strict=True)
         is_right = all(ours == theirs if is_exact else _decibels(ours, theirs) > _MIN_DB for ours, theirs in pairs)
         return "right" if is_right else "wrong image"
+
+    async def _answer(self, request: Request) -> list[bytes] | str:
+        try:
+            return await self._send(request)
+        except TimeoutError:
+            return "hung"
+        except aiohttp.ClientError as error:
+            return type(error).__name__
 
     async def _send(self, request: Request) -> list[bytes] | str:
         """Return the files of the answer, or what kind of error it is."""
