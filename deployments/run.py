@@ -1,6 +1,6 @@
 """`python -m deployments.run CONFIG`: run a graph on a Ray of its own, which only this machine reaches.
 
-It prints a line when a deployment is ready and an example request when all are. What Ray and Serve print goes to a
+It prints what the graph serves and needs, a line when a deployment is ready, and an example request when all are. What Ray and Serve print goes to a
 file. Ctrl-C or SIGTERM stops the graph; a second one does not wait for requests to end.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployments.doctor import report
 from deployments.own_output import output_in_file
 from deployments.own_ray import deploy, own_ray, status
 from deployments.progress import deployments, failure, is_running
@@ -49,6 +50,7 @@ def main() -> int:
         config = read_config(parser.parse_args().config)
         check_port(config)
         check_arguments(config)
+        sys.stdout.write(report(config))
         _run(config)
     except CannotStart as error:
         sys.stderr.write(f"{error}\n")

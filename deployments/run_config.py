@@ -23,7 +23,7 @@ _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 #: The graph whose arguments name the models.
-_GRAPH = "graph:build"
+GRAPH = "graph:build"
 
 
 class CannotStart(Exception):
@@ -59,7 +59,7 @@ def check_arguments(config: ServeDeploySchema) -> None:
             raise CannotStart(f"The arguments of {application.name} are wrong: {_mistakes(error)}") from error
         except (AtelierError, CatalogueError) as error:
             raise CannotStart(str(error)) from error
-        if application.import_path == _GRAPH:
+        if application.import_path == GRAPH:
             _check_weights(GraphArgs.model_validate(application.args))
 
 

@@ -98,7 +98,9 @@ def test_a_graph_says_what_is_ready_listens_on_the_loopback_and_stops(config: Pa
         assert psutil.wait_procs(processes, 10)[1] == []
     assert len(listening) > len(_DEPLOYMENTS)
     assert [one for one in listening if not _is_loopback(one[1])] == []
-    first, *rest = lines
+    beginning = next(index for index, line in enumerate(lines) if line.startswith("Starting Ray"))
+    assert "Model 'tiny-sdxl': " in "\n".join(lines[:beginning])
+    first, *rest = lines[beginning:]
     file = re.fullmatch(r"Starting Ray on this machine\. What it prints is in (.+)", first)
     assert file is not None
     assert "ServeController" in Path(file[1]).read_text()
