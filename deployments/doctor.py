@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
+from ray._common.utils import import_attr
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 from ray.serve._private.build_app import build_app
 from ray.serve.config import AutoscalingConfig
@@ -23,9 +24,9 @@ from atelier.models.files import Source, sources
 from deployments.options import GraphArgs, ReplicaOptions
 from deployments.run_config import GRAPH, CannotStart, check_arguments, read_config
 from deployments.settings import Settings
-from graph import build
 
 _MB, _GIB = 1e6, 2**30
+_ABSENT = "not on this machine"
 _NOTHING_MISSING = "Nothing is missing.\n"
 
 #: A heading, and what stands beside it, a line each.
@@ -68,7 +69,7 @@ def _graphs(config: ServeDeploySchema) -> Iterator[list[Section]]:
 
 def _graph(args: GraphArgs, overrides: Mapping[str, DeploymentSchema], app: str) -> list[Section]:
     catalogue = args.read(os.environ)
-    bound = build_app(build(args), name=app).deployments
+    bound = build_app(import_attr(GRAPH)(args), name=app).deployments
     replicas = [_replicas(one.name, overrides.get(one.name), one.ray_actor_options or {}, args) for one in bound]
     return [("serves", [*_files(catalogue)]), ("replicas", replicas)]
 
@@ -79,10 +80,8 @@ def _files(catalogue: Catalogue) -> Iterator[str]:
         repository = "" if source.files.repository is None else f", repository {source.files.repository}"
         yield f"{source.entry}{repository}: {_size(source)}"
     for upscaler in catalogue.upscalers:
-        is_here = upscaler.file.is_file()
-        size = (
-            f"{upscaler.file.stat().st_size / _MB:,.1f} MB in {upscaler.file}" if is_here else "not on this machine"
-        )
+        file = upscaler.file
+        size = f"{file.stat().st_size / _MB:,.1f} MB in {file}" if file.is_file() else _ABSENT
         yield f"Upscaler {upscaler.id!r}: {size}"
 
 
@@ -90,14 +89,14 @@ def _size(source: Source) -> str:
     try:
         folder = source.local_folder()
     except ModelUnavailable:
-        return "not on this machine"
+        return _ABSENT
     patterns = (pattern for part in source.parts for pattern in part.patterns(source.files.variant))
     files = {file for pattern in patterns for file in folder.glob(pattern)}
     return f"{sum(file.stat().st_size for file in files) / _MB:,.1f} MB in {folder}"
 
 
 def _replicas(name: str, override: DeploymentSchema | None, options: Mapping[str, object], args: GraphArgs) -> str:
-    """Return a deployment's number of replicas, and what each needs; a config's options replace those of the graph."""
+    """Return a deployment's number of replicas, and what each needs; a config's options replace the graph's."""
     number = "1"
     if override is not None:
         given = override.ray_actor_options

@@ -1,7 +1,8 @@
 """`python -m deployments.run CONFIG`: run a graph on a Ray of its own, which only this machine reaches.
 
-It prints what the graph serves and needs, a line when a deployment is ready, and an example request when all are. What Ray and Serve print goes to a
-file. Ctrl-C or SIGTERM stops the graph; a second one does not wait for requests to end.
+It prints what the graph serves and needs, a line when a deployment is ready, and an example request when all are.
+What Ray and Serve print goes to a file. Ctrl-C or SIGTERM stops the graph; a second one does not wait for requests to
+end.
 """
 
 from __future__ import annotations

@@ -39,9 +39,7 @@ def test_a_graph_that_can_start_is_described(
     assert lines[-1] == "Nothing is missing."
 
 
-def test_the_needs_of_a_config_are_those_that_it_sets(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_needs_of_a_config_are_those_that_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "snapshot_download", lambda *_, **__: str(_ROOT))
     out = doctor.report(read_config(_ROOT / "configs" / "sdxl-80gb.yaml"))
     lines = [line.strip() for line in out.splitlines()]
