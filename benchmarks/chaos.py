@@ -29,8 +29,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from benchmarks.mixed_requests import DEADLINE_S, Answers, requests
 from benchmarks.results import record
+from deployments.deploy import deploy, status
 from deployments.environment import ENVIRONMENT
-from deployments.own_ray import deploy, status
 from deployments.progress import failure, is_running
 from tests.integration.replicas import STAGES, Replica, freeze, kill, replicas_of
 from tests.s3 import s3_server

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployments.deploy import deploy, status
 from deployments.doctor import report
 from deployments.own_output import output_in_file
-from deployments.own_ray import deploy, own_ray, status
+from deployments.own_ray import own_ray
 from deployments.progress import deployments, failure, is_running
 from deployments.run_config import CannotStart, address_of, check_arguments, check_port, read_config
 

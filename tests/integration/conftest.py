@@ -14,7 +14,7 @@ import yaml
 from ray import serve
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.own_ray import deploy, status
+from deployments.deploy import deploy, status
 from deployments.progress import failure, is_running
 from tests.integration.steps import Steps
 

@@ -27,9 +27,9 @@ from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import Pixels, Upscaled
+from deployments.deploy import deploy
 from deployments.handles import GraphHandles
 from deployments.options import RouterOptions
-from deployments.own_ray import deploy
 from deployments.router import Router
 from deployments.serving import node
 
