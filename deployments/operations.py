@@ -1,7 +1,7 @@
 """The operations that other Ray applications call on the Router by handle.
 
-Each takes the fields of its HTTP route, as a mapping or as an object of `atelier.core.params`, and returns plain data.
-It raises the AtelierError that HTTP would report.
+Each takes the fields of its HTTP route, as a mapping or as an object of `atelier.core.params`. It returns plain data,
+or raises the AtelierError that HTTP would report.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A Ray of this process with Serve on it, which only this machine reaches."""
+"""A Ray of this process with Serve on it, which only this machine reaches.
+
+Import this module before any other that imports Ray.
+"""
 
 from __future__ import annotations
 

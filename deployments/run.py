@@ -18,6 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployments import loopback  # noqa: F401 before Ray
+
+# isort: split
 from deployments.deploy import deploy, status
 from deployments.doctor import report
 from deployments.own_output import output_in_file
