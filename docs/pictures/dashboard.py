@@ -49,7 +49,7 @@ _COLORS = (
 _STATE_COLORS = {"healthy": "#56a64b", "updating": "#f2cc0c", "upscaling": "#3274d9", "downscaling": "#3274d9"}
 
 #: Units that stand beside the title, not at every value.
-_LONG_UNITS = {"reqps": "requests/s", "suffix: images/s": "images/s", "suffix: steps/s": "steps/s"}
+_LONG_UNITS = {"reqps": "requests/s", "suffix: images/s": "images/s", "suffix: steps/s": "steps/s", "bytes": "GiB"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _with_unit(value: float, unit: str) -> str:
         case "s":
             return f"{value * 1000:.3g} ms" if 0 < value < 1 else f"{value:.3g} s"
         case "bytes":
-            return f"{value / 2**30:.3g} GiB"
+            return f"{value / 2**30:.2g}"
         case "mbytes":
             return f"{value:.3g} MiB"
     return f"{value:.3g}"

@@ -17,7 +17,7 @@ _DOCS = _ROOT / "docs"
 _PAGES = sorted(
     [*_ROOT.glob("*.md"), *_DOCS.rglob("*.md"), _ROOT / "zoo" / "README.md"], key=lambda page: page.as_posix()
 )
-_GENERATED = ("configuration.md", "errors.md", "parameters.md")
+_GENERATED = ("configuration.md", "errors.md", "metrics.md", "parameters.md")
 
 
 def _check(folder: Path) -> subprocess.CompletedProcess[str]:
