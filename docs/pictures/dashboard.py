@@ -109,8 +109,8 @@ def _draw(shown: Sequence[tuple[Panel, Sequence[Series]]]) -> None:
             top = 1 - (row["gridPos"]["y"] + 0.65) / num_rows
             figure.text(0.006, top, row["title"], size=12, weight="bold", color=_INK, va="center")
     for panel, series in shown:
-        left, bottom = panel.x / 24 + 0.038, 1 - (panel.y + panel.height - 1.9) / num_rows
-        axes = figure.add_axes((left, bottom, panel.width / 24 - 0.05, (panel.height - 3.1) / num_rows))
+        left, bottom = panel.x / 24 + 0.042, 1 - (panel.y + panel.height - 1.9) / num_rows
+        axes = figure.add_axes((left, bottom, panel.width / 24 - 0.054, (panel.height - 3.1) / num_rows))
         _draw_panel(axes, panel, series)
     file = io.BytesIO()
     figure.savefig(file)
@@ -129,7 +129,7 @@ def _draw_panel(axes: Axes, panel: Panel, series: Sequence[Series]) -> None:
         _draw_states(axes, panel, series)
     else:
         _draw_lines(axes, panel, series)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{datetime.fromtimestamp(at):%H:%M:%S}"))
 
 

@@ -77,7 +77,14 @@ def test_variables_are_read_from_series_that_exist() -> None:
         assert matched[2] in check(concrete(matched[1]), all_series())
 
 
-def test_every_panel_reads_the_chosen_data_source() -> None:
-    shown = [panel for panel in read_dashboard()["panels"] if panel["type"] != "row"]
-    chosen = {"type": "prometheus", "uid": "${datasource}"}
-    assert all(reader["datasource"] == chosen for panel in shown for reader in (panel, *panel["targets"]))
+def test_panels_and_variables_read_the_chosen_data_source() -> None:
+    dashboard = read_dashboard()
+    shown = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    readers = [
+        *shown,
+        *(target for panel in shown for target in panel["targets"]),
+        *dashboard["templating"]["list"][1:],
+    ]
+    assert {tuple(reader["datasource"].items()) for reader in readers} == {
+        (("type", "prometheus"), ("uid", "${datasource}"))
+    }
