@@ -27,7 +27,7 @@ class Declaration:
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     text: str
-    #: Labels besides SERVE_LABELS, in the order in which values are given.
+    #: Labels besides SERVE_LABELS.
     labels: tuple[str, ...] = ()
     #: Upper bounds of a histogram's buckets, ascending and without infinity; empty for the other kinds.
     bounds: tuple[float, ...] = ()
@@ -56,7 +56,7 @@ class Counter:
     def add(self, amount: float, **labels: str) -> None:
         """Add to the counter; Ray's exporter shows a counter from its first amount above zero."""
         if amount:
-            self._own.labels(self._replica, *labels.values()).inc(amount)
+            self._own.labels(replica=self._replica, **labels).inc(amount)
             self._ray.inc(amount, tags=labels)
 
 
@@ -87,5 +87,5 @@ class Histogram:
 
     def observe(self, value: float, **labels: str) -> None:
         """Count a value in its bucket."""
-        self._own.labels(self._replica, *labels.values()).observe(value)
+        self._own.labels(replica=self._replica, **labels).observe(value)
         self._ray.observe(value, tags=labels)

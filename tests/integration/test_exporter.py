@@ -22,14 +22,14 @@ _RARE = re.compile("ray_atelier_(repeated_calls|denoiser_padding_rows|denoiser_c
 
 
 async def _generate(address: str) -> None:
-    async with httpx2.AsyncClient(base_url=address) as client:
+    async with httpx2.AsyncClient(base_url=address, timeout=_WAIT_S) as client:
         answer = await client.post("/v1/images/generations", json={"prompt": "a red circle", "size": "64x64"})
     answer.raise_for_status()
 
 
 async def _exported() -> str:
     [node] = ray.nodes()
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=_WAIT_S) as client:
         return (await client.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")).text
 
 
@@ -67,7 +67,7 @@ async def test_the_memory_of_a_replica_is_found_by_its_deployment(address: str) 
 
 async def test_a_router_returns_every_declared_metric(address: str) -> None:
     await _generate(address)
-    async with httpx2.AsyncClient(base_url=address) as client:
+    async with httpx2.AsyncClient(base_url=address, timeout=_WAIT_S) as client:
         text = (await client.get("/metrics")).text
     kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     created = {f"{name.removesuffix('_total')}_created" for name in _DECLARED}
