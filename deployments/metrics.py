@@ -6,104 +6,107 @@ Each metric is exported twice: by Ray's own exporter on every node, as `ray_atel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client import Counter as OwnCounter
 from prometheus_client import Gauge as OwnGauge
-from prometheus_client import Histogram as OwnHistogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from ray import serve
-from ray.serve import metrics as ray_metrics
 
 from atelier.core.control import TransportName
+from deployments.exported import Counter, Declaration, Gauge, Histogram, Registry
 
 if TYPE_CHECKING:
     from atelier.engine.engine import EngineStatus, StepReport
     from atelier.pipeline.record import RequestRecord
 
-_REQUESTS = (*range(1, 17), 20, 24, 32, 48, 64)
-_ROWS = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64)
-_STEP_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-_STAGE_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
-_REQUEST_S = (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
-_GAP_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_NUM_REQUESTS = (*range(1, 17), 20, 24, 32, 48, 64)
+_NUM_ROWS = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64)
+_STEP_BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_STAGE_BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+_REQUEST_BOUNDS_S = (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
+_GAP_BOUNDS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
+_REQUESTS = Declaration(
+    "atelier_requests_total",
+    "counter",
+    "Requests by endpoint, HTTP status and error code (`ok` if there was none).",
+    labels=("endpoint", "status", "code"),
+)
+_REQUEST_S = Declaration(
+    "atelier_request_seconds",
+    "histogram",
+    "Time from a request's arrival to the end of its answer.",
+    labels=("endpoint",),
+    bounds=_REQUEST_BOUNDS_S,
+)
+_STAGE_S = Declaration(
+    "atelier_stage_seconds",
+    "histogram",
+    "Time that a request spent in a stage; `queue` is its wait for the Denoiser's batch.",
+    labels=("stage",),
+    bounds=_STAGE_BOUNDS_S,
+)
+_IMAGES = Declaration("atelier_images_total", "counter", "Images that were generated.")
+_REPEATS = Declaration(
+    "atelier_repeated_calls_total", "counter", "Calls that were repeated because a replica was lost."
+)
 
-class _Registry:
-    """Prometheus registry of one replica, whose id labels all of its time series."""
+#: Metrics of every Router replica.
+ROUTER_METRICS = (_REQUESTS, _REQUEST_S, _STAGE_S, _IMAGES, _REPEATS)
 
-    def __init__(self) -> None:
-        self.own = CollectorRegistry()
-        self.replica = serve.get_replica_context().replica_id.unique_id
+_STEPS = Declaration("atelier_denoiser_steps_total", "counter", "UNet steps.")
+_PADDING = Declaration("atelier_denoiser_padding_rows_total", "counter", "Padding rows in calls of exact requests.")
+_STEP_REQUESTS = Declaration(
+    "atelier_denoiser_step_requests", "histogram", "Number of requests that shared a step.", bounds=_NUM_REQUESTS
+)
+_STEP_ROWS = Declaration("atelier_denoiser_step_rows", "histogram", "Number of rows in a step.", bounds=_NUM_ROWS)
+_STEP_S = Declaration(
+    "atelier_denoiser_step_seconds", "histogram", "Duration of a step in seconds.", bounds=_STEP_BOUNDS_S
+)
+_GAP_S = Declaration(
+    "atelier_denoiser_step_gap_seconds",
+    "histogram",
+    "Time between the end of a step and the start of the next.",
+    bounds=_GAP_BOUNDS_S,
+)
+_CONTROL_FAILURES = {
+    name: Declaration(
+        f"atelier_denoiser_control_{name}_failures_total",
+        "counter",
+        f"Steps in which the transport {name} failed.",
+    )
+    for name in get_args(TransportName)
+    if name != "in_process"
+}
+_WAITING = Declaration("atelier_denoiser_waiting_requests", "gauge", "Requests that wait for the batch.")
+_ACTIVE = Declaration("atelier_denoiser_active_requests", "gauge", "Requests in the batch.")
 
-
-class _Counter:
-    def __init__(self, registry: _Registry, name: str, text: str, labels: Sequence[str] = ()) -> None:
-        self._own = OwnCounter(name, text, ["replica", *labels], registry=registry.own)
-        self._ray = ray_metrics.Counter(name, description=text, tag_keys=tuple(labels))
-        self._replica = registry.replica
-
-    def add(self, amount: float, **labels: str) -> None:
-        if amount:
-            self._own.labels(self._replica, *labels.values()).inc(amount)
-            self._ray.inc(amount, tags=labels)
-
-
-class _Gauge:
-    def __init__(self, registry: _Registry, name: str, text: str) -> None:
-        self._own = OwnGauge(name, text, ["replica"], registry=registry.own).labels(registry.replica)
-        self._ray = ray_metrics.Gauge(name, description=text)
-
-    def set(self, value: float) -> None:
-        self._own.set(value)
-        self._ray.set(value)
-
-
-class _Histogram:
-    def __init__(
-        self, registry: _Registry, name: str, text: str, bounds: Sequence[float], labels: Sequence[str] = ()
-    ) -> None:
-        self._own = OwnHistogram(name, text, ["replica", *labels], registry=registry.own, buckets=bounds)
-        self._ray = ray_metrics.Histogram(name, description=text, boundaries=list(bounds), tag_keys=tuple(labels))
-        self._replica = registry.replica
-
-    def observe(self, value: float, **labels: str) -> None:
-        self._own.labels(self._replica, *labels.values()).observe(value)
-        self._ray.observe(value, tags=labels)
+#: Metrics of every Denoiser replica.
+DENOISER_METRICS = (
+    _STEPS,
+    _PADDING,
+    _STEP_REQUESTS,
+    _STEP_ROWS,
+    _STEP_S,
+    _GAP_S,
+    *_CONTROL_FAILURES.values(),
+    _WAITING,
+    _ACTIVE,
+)
 
 
 class RouterMetrics:
     """The metrics of a Router replica's requests."""
 
     def __init__(self) -> None:
-        self._registry = registry = _Registry()
-        self._requests = _Counter(
-            registry,
-            "atelier_requests_total",
-            "Requests by endpoint, HTTP status and error code (`ok` if there was none).",
-            ["endpoint", "status", "code"],
-        )
-        self._request_s = _Histogram(
-            registry,
-            "atelier_request_seconds",
-            "Time from a request's arrival to the end of its answer.",
-            _REQUEST_S,
-            ["endpoint"],
-        )
-        self._stage_s = _Histogram(
-            registry,
-            "atelier_stage_seconds",
-            "Time that a request spent in a stage; `queue` is its wait for the Denoiser's batch.",
-            _STAGE_S,
-            ["stage"],
-        )
-        self._images = _Counter(registry, "atelier_images_total", "Images that were generated.")
-        self._repeats = _Counter(
-            registry, "atelier_repeated_calls_total", "Calls that were repeated because a replica was lost."
-        )
+        self._registry = registry = Registry()
+        self._requests = Counter(registry, _REQUESTS)
+        self._request_s = Histogram(registry, _REQUEST_S)
+        self._stage_s = Histogram(registry, _STAGE_S)
+        self._images = Counter(registry, _IMAGES)
+        self._repeats = Counter(registry, _REPEATS)
 
     def observe(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -118,42 +121,23 @@ class RouterMetrics:
 
     def text(self) -> str:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry.own).decode()
+        return self._registry.text()
 
 
 class DenoiserMetrics:
     """The metrics of a Denoiser replica's step loop."""
 
     def __init__(self) -> None:
-        self._registry = registry = _Registry()
-        self._steps = _Counter(registry, "atelier_denoiser_steps_total", "UNet steps.")
-        self._padding = _Counter(
-            registry, "atelier_denoiser_padding_rows_total", "Padding rows in calls of exact requests."
-        )
-        self._requests = _Histogram(
-            registry, "atelier_denoiser_step_requests", "Number of requests that shared a step.", _REQUESTS
-        )
-        self._rows = _Histogram(registry, "atelier_denoiser_step_rows", "Number of rows in a step.", _ROWS)
-        self._step_s = _Histogram(
-            registry, "atelier_denoiser_step_seconds", "Duration of a step in seconds.", _STEP_S
-        )
-        self._gap_s = _Histogram(
-            registry,
-            "atelier_denoiser_step_gap_seconds",
-            "Time between the end of a step and the start of the next.",
-            _GAP_S,
-        )
-        self._control_failures = {
-            name: _Counter(
-                registry,
-                f"atelier_denoiser_control_{name}_failures_total",
-                f"Steps in which the transport {name} failed.",
-            )
-            for name in get_args(TransportName)
-            if name != "in_process"
-        }
-        self._waiting = _Gauge(registry, "atelier_denoiser_waiting_requests", "Requests that wait for the batch.")
-        self._running = _Gauge(registry, "atelier_denoiser_active_requests", "Requests in the batch.")
+        self._registry = registry = Registry()
+        self._steps = Counter(registry, _STEPS)
+        self._padding = Counter(registry, _PADDING)
+        self._requests = Histogram(registry, _STEP_REQUESTS)
+        self._rows = Histogram(registry, _STEP_ROWS)
+        self._step_s = Histogram(registry, _STEP_S)
+        self._gap_s = Histogram(registry, _GAP_S)
+        self._control_failures = {name: Counter(registry, metric) for name, metric in _CONTROL_FAILURES.items()}
+        self._waiting = Gauge(registry, _WAITING)
+        self._running = Gauge(registry, _ACTIVE)
 
     def observe(self, report: StepReport) -> None:
         """Record a step; the step loop calls it after every step."""
@@ -175,7 +159,7 @@ class DenoiserMetrics:
         """Return all metrics in Prometheus' text format; `status` has the numbers of waiting and running requests."""
         self._waiting.set(status.num_waiting)
         self._running.set(status.num_running)
-        return generate_latest(self._registry.own).decode()
+        return self._registry.text()
 
 
 class _Merged:

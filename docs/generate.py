@@ -1,7 +1,7 @@
 """`python -m docs.generate` writes the reference pages (`PAGES`) in docs/; `--check` only compares them.
 
-The pages are made from the classes of parameters, options and errors, so that each field is described in one place.
-A test runs `--check`. All other pages are written by hand.
+The pages are made from the classes of parameters, options and errors and from the declarations of metrics, so that
+each is described in one place. A test runs `--check`. All other pages are written by hand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from atelier.core.params import (
     UpscaleStep,
 )
 from atelier.core.sampling import SAMPLERS
+from deployments.exported import Declaration
 from deployments.limits import DenoiserLimits, ReplicaLimits, RouterLimits
+from deployments.metrics import DENOISER_METRICS, ROUTER_METRICS
 from deployments.options import GraphArgs
 from deployments.settings import Settings
 from docs.tables import default_in_words, field_table, table
@@ -169,11 +171,29 @@ def errors_page() -> str:
     )
 
 
+def metrics_page() -> str:
+    """Return the text of metrics.md: every metric of the graph."""
+    return _page(
+        "Metrics",
+        "Ray's exporter on each node has these as `ray_atelier_…`, some seconds late, with the labels `application`, "
+        "`deployment`, `replica` and those below. `GET /metrics` of a Router has them under the names below, with "
+        "`replica` and those below: that Router's own, and every Denoiser's, with `atelier_metrics_complete` 0 if a "
+        "Denoiser did not answer. With several Routers only Ray's exporters are complete. Ray's exporter shows a "
+        "counter from its first event on. A histogram has the series `…_bucket`, with the label `le`, `…_sum` and "
+        "`…_count`. How to watch a server by them is described in [watching](watching.md).",
+        [
+            ("Router", "Requests that have ended, over HTTP and by handle.", _metric_table(ROUTER_METRICS)),
+            ("Denoiser", "The steps of the engine.", _metric_table(DENOISER_METRICS)),
+        ],
+    )
+
+
 #: The functions that make the pages, by the pages' file names.
 PAGES: Mapping[str, Callable[[], str]] = {
     "parameters.md": parameters_page,
     "configuration.md": configuration_page,
     "errors.md": errors_page,
+    "metrics.md": metrics_page,
 }
 
 
@@ -249,6 +269,16 @@ def _environment_table() -> str:
     return table(
         ("variable", "default", "description"),
         [(f"`{MODELS_DIR_VARIABLE}`", "—", MODELS_DIR_DESCRIPTION), *rows],
+    )
+
+
+def _metric_table(metrics: Iterable[Declaration]) -> str:
+    return table(
+        ("metric", "kind", "labels", "meaning"),
+        (
+            (f"`{metric.name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels) or "—", metric.text)
+            for metric in metrics
+        ),
     )
 
 

@@ -6,18 +6,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from atelier.core.denoising import RequestId
 from atelier.core.errors import NotSupported
+from atelier.core.geometry import Size
 from atelier.core.params import GenerateParams, parse
+from atelier.pipeline.record import RequestRecord, StageName
 
 _ROOT = Path(__file__).parents[3]
 _DOCS = _ROOT / "docs"
 _PAGES = sorted(
     [*_ROOT.glob("*.md"), *_DOCS.rglob("*.md"), _ROOT / "zoo" / "README.md"], key=lambda page: page.as_posix()
 )
-_GENERATED = ("configuration.md", "errors.md", "parameters.md")
+_GENERATED = ("configuration.md", "errors.md", "metrics.md", "parameters.md")
 
 
 def _check(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -97,3 +101,21 @@ def test_fields_that_are_not_built_are_those_of_the_page() -> None:
     for name in re.findall(r"`(\w+)`", listed[1]):
         with pytest.raises(NotSupported):
             parse(GenerateParams, {"prompt": "a red circle", name: ["something"]})
+
+
+def test_fields_of_a_request_in_the_log_are_those_of_the_page() -> None:
+    record = RequestRecord(
+        request_id=RequestId("a"),
+        endpoint="handle generate",
+        code="busy",
+        model="tiny-sdxl",
+        size=Size(width=64, height=64),
+        num_images=1,
+        num_steps=20,
+        num_repeats=1,
+        shared_with=RequestId("b"),
+    )
+    record.stage_s.update(dict.fromkeys(get_args(StageName), 1.0))
+    page = (_DOCS / "watching.md").read_text().partition("| field | meaning |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.+?) \|", page, flags=re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(record.fields())
