@@ -149,7 +149,7 @@ class DenoiserMetrics:
         if report.gap_s is not None:
             self._gap_s.observe(report.gap_s)
         self._waiting.set(report.num_waiting)
-        self._running.set(report.num_requests)
+        self._running.set(report.num_running)
 
     def control_failed(self, transport: TransportName) -> None:
         """Count a step in which the given transport to ControlNets failed."""

@@ -51,6 +51,8 @@ class StepReport:
     #: Number of copied rows that padded a UNet call of `exact` requests to its fixed width; 0 for `fast` requests.
     num_padding_rows: int
     num_waiting: int
+    #: Number of requests in all batches that have further steps to do.
+    num_running: int
     step_s: float
     #: Time from the end of the previous step to the start of this one; None at the first step or after an idle pause.
     gap_s: float | None
@@ -282,6 +284,7 @@ class Engine:
             num_rows=num_rows,
             num_padding_rows=num_padding_rows,
             num_waiting=len(self._waiting),
+            num_running=len(self._running) - sum(request.is_finished for request in batch.requests),
             step_s=end_s - start_s,
             gap_s=None if self._last_end_s is None else start_s - self._last_end_s,
         )

@@ -361,8 +361,16 @@ def test_reports_measure_steps_and_the_gaps_between_them(
     assert ended.wait(_WAIT_S)
     gaps_s = [None, 0.25, 0.25]
     assert reports == [
-        StepReport(num_requests=1, num_rows=4, num_padding_rows=0, num_waiting=0, step_s=2.0, gap_s=gap_s)
-        for gap_s in gaps_s
+        StepReport(
+            num_requests=1,
+            num_rows=4,
+            num_padding_rows=0,
+            num_waiting=0,
+            num_running=num_running,
+            step_s=2.0,
+            gap_s=gap_s,
+        )
+        for gap_s, num_running in zip(gaps_s, [1, 1, 0], strict=True)
     ]
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import cache
 from typing import Any
@@ -23,10 +25,12 @@ from atelier.core.errors import (
     TooMuchWork,
 )
 from atelier.core.params import AnnotateParams, GenerateParams, OutputFormat, UpscaleParams, parse
+from atelier.local.stages import LocalStages
 from atelier.pipeline.events import Planned, Preview, Step
 from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.pipeline.record import RequestRecord
 from atelier.pipeline.results import Result
+from atelier.pipeline.stages import Annotated, EncodedTexts, Upscaled
 from tests.pictures import decoded, encoded, noise, pixels_of
 from tests.records import new_record
 from tests.stages import RecordingStages
@@ -407,3 +411,74 @@ async def test_control_maps_do_not_wait_for_enlargements(stages: RecordingStages
     await pipeline.upscale(_new(), upscale)
     upscaled, drawn = await asyncio.gather(pipeline.upscale(_new(), upscale), pipeline.annotate(_new(), annotate))
     assert (upscaled.upscaler, drawn.kind) == ("tiny-x4", "canny")
+
+
+async def test_limits_change_for_the_requests_that_arrive_later(
+    stages: RecordingStages, small_catalogue: Catalogue
+) -> None:
+    pipeline = Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=64 * 32 * 2))
+    assert (await pipeline.generate(_new(), _params())).pictures
+    pipeline.set_limits(PipelineLimits(max_pixel_steps=64 * 32 * 2 - 1))
+    with pytest.raises(TooMuchWork):
+        await pipeline.generate(_new(), _params())
+    pipeline.set_limits(PipelineLimits(max_pixel_steps=10**6, max_wait_s=1e-6))
+    stages.may_denoise.clear()
+    running = asyncio.create_task(pipeline.generate(_new(), _params()))
+    await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
+    with pytest.raises(QueueFull):
+        await pipeline.generate(_new(), _params())
+    stages.may_denoise.set()
+    assert (await running).pictures
+
+
+@pytest.mark.parametrize("operation", ["generate", "upscale", "annotate"])
+async def test_a_request_without_deadline_ends_at_the_default(
+    small_stages: LocalStages, small_catalogue: Catalogue, operation: str
+) -> None:
+    pipeline = Pipeline(
+        _HangingStages(small_stages), small_catalogue, PipelineLimits(max_pixel_steps=10**6, default_deadline_s=0.2)
+    )
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "generate": lambda: pipeline.generate(_new(), _params()),
+        "upscale": lambda: pipeline.upscale(_new(), parse(UpscaleParams, {"image": _IMAGE, "scale": 2})),
+        "annotate": lambda: pipeline.annotate(_new(), parse(AnnotateParams, {"image": _IMAGE, "kind": "canny"})),
+    }
+    with pytest.raises(DeadlineExceeded, match=r"within the 0\.2 s that this server allows"):
+        await calls[operation]()
+
+
+class _HangingStages(RecordingStages):
+    """Stages that never answer."""
+
+    async def encode_texts(self, *_: object) -> EncodedTexts:
+        return await asyncio.Future()
+
+    async def upscale(self, *_: object) -> Upscaled:
+        return await asyncio.Future()
+
+    async def annotate(self, *_: object) -> Annotated:
+        return await asyncio.Future()
+
+
+async def test_a_shared_generation_runs_in_a_context_of_its_own(
+    stages: RecordingStages, small_catalogue: Catalogue
+) -> None:
+    seen: list[str] = []
+    marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="empty")
+
+    def new_context() -> contextvars.Context:
+        context = contextvars.Context()
+        context.run(marker.set, f"made in {marker.get()}")
+        return context
+
+    class Watched(RecordingStages):
+        async def encode_texts(self, *args: Any) -> EncodedTexts:
+            seen.append(marker.get())
+            return await super().encode_texts(*args)
+
+    pipeline = Pipeline(
+        Watched(stages), small_catalogue, PipelineLimits(max_pixel_steps=10**6), new_context=new_context
+    )
+    marker.set("the caller's")
+    await pipeline.generate(_new(), _params(seed=3))
+    assert seen == ["made in the caller's"]
