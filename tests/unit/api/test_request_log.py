@@ -110,13 +110,16 @@ async def test_an_unforeseen_error_is_recorded(
     assert [(record.status, record.code) for record in records] == [(500, "internal_error")]
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(GenerationFailed(), "generation_failed"), (RuntimeError("broken"), "internal_error")]
+)
 async def test_a_stream_that_fails_has_the_errors_code(
-    observed: ASGIApp, records: list[RequestRecord], stages: RecordingStages
+    observed: ASGIApp, records: list[RequestRecord], stages: RecordingStages, error: Exception, code: str
 ) -> None:
-    stages.failures["denoise"] = GenerationFailed()
+    stages.failures["denoise"] = error
     async with _client(observed) as client:
         await client.post(_PATH, json={**_QUICK, "stream": True})
-    assert [(record.status, record.code) for record in records] == [(200, "generation_failed")]
+    assert [(record.status, record.code) for record in records] == [(200, code)]
 
 
 async def test_a_client_that_leaves_is_recorded(

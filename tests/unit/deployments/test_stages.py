@@ -245,7 +245,7 @@ async def test_a_stream_that_is_silent_is_lost_and_cancelled(
     stages = _stages(replace(handles, denoiser=_Handle(lambda _: stream)))  # type: ignore[arg-type,return-value]
     stages.limits = limits
     with pytest.raises(ReplicaLost, match="in time"):
-        async with stages.denoise(None) as events:  # type: ignore[arg-type]
+        async with asyncio.timeout(_LONG_S / 2), stages.denoise(None) as events:  # type: ignore[arg-type]
             [event async for event in events]
     assert stream.is_cancelled
 
