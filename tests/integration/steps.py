@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 _SHARED, _RUNNING = "atelier_denoiser_step_requests_bucket", "atelier_denoiser_active_requests"
+_ROWS = "atelier_denoiser_step_rows_bucket"
 _WAIT_S = 120
 
 
@@ -30,6 +31,11 @@ class Steps:
         """Number of steps in which at most `num_requests` requests shared the UNet call."""
         samples = [sample for sample in await self._samples(_SHARED) if float(sample.labels["le"]) == num_requests]
         return sum(int(sample.value) for sample in samples)
+
+    async def wider_than(self, num_rows: int) -> int:
+        """Number of steps with more than `num_rows` rows, a bound of the histogram."""
+        samples = {float(sample.labels["le"]): sample.value for sample in await self._samples(_ROWS)}
+        return int(samples[float("inf")] - samples[num_rows])
 
     async def wait_for(self, num_steps: int) -> int:
         """Wait until at least `num_steps` steps have run since the replica started; return their number."""

@@ -38,8 +38,7 @@ async def test_limits_change_in_the_running_replicas(changed: Graph) -> None:
     before = _pids()
     changed.user_configs = {
         "Router": {"max_pixel_steps": 128 * 128 * 10, "max_body_bytes": 10_000},
-        "Denoiser": {"max_rows": 20, "stall_s": 60},
-        "Upscaler": {"stall_s": 60},
+        **{name: {"stall_s": 60} for name in _NAMES[1:]},
     }
     await asyncio.to_thread(changed.deploy)
     assert _pids() == before
@@ -51,6 +50,24 @@ async def test_limits_change_in_the_running_replicas(changed: Graph) -> None:
     assert (large_body.status_code, large_body.json()["error"]["code"]) == (413, "body_too_large")
     assert (much_work.status_code, much_work.json()["error"]["code"]) == (400, "too_much_work")
     assert allowed.status_code == 200
+
+
+@pytest.mark.slow
+async def test_a_smaller_batch_is_kept_by_the_running_engine(changed: Graph, steps: Steps) -> None:
+    """Three requests of ten rows share a call at first, and two at most afterwards."""
+    body = {"prompt": "x", "n": 5, "size": "64x64", "num_inference_steps": 40}
+
+    async def wide_steps() -> int:
+        async with httpx2.AsyncClient(base_url=changed.address, timeout=120) as client:
+            before = await steps.wider_than(20)
+            answers = await asyncio.gather(*(client.post(_GENERATIONS, json=body) for _ in range(3)))
+            assert {answer.status_code for answer in answers} == {200}
+            return await steps.wider_than(20) - before
+
+    assert await wide_steps() > 0
+    changed.user_configs = {**changed.user_configs, "Denoiser": {"max_rows": 20}}
+    await asyncio.to_thread(changed.deploy)
+    assert await wide_steps() == 0
 
 
 @pytest.mark.slow
