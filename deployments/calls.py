@@ -12,6 +12,7 @@ from contextvars import Context
 from dataclasses import replace
 from typing import TypeVar
 
+from opentelemetry.propagate import get_global_textmap, set_global_textmap
 from ray.serve._private.tracing_utils import get_trace_context, set_trace_context
 from ray.serve._private.utils import generate_request_id
 from ray.serve.context import _get_serve_request_context, _serve_request_context
@@ -22,6 +23,10 @@ from atelier.core.denoising import RequestId
 from atelier.core.errors import AtelierError, InvalidParameter, MalformedBody
 from atelier.core.params import Params, parse
 from atelier.pipeline.record import LEFT, Observe, RequestRecord
+from deployments.tracing import ServeFirst
+
+# Here, because every process of a Router imports this module before its first request.
+set_global_textmap(ServeFirst([get_global_textmap()]))
 
 #: What a caller sends.
 Sent = Mapping[str, object] | Params
