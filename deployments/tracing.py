@@ -129,7 +129,7 @@ class _Times:
                 "atelier.last_step": group.last,
                 "atelier.running_requests": group.num_requests,
             }
-            _make_span(f"steps {group.first}–{group.last}", parent, start_ns, group.end_ns, attributes)
+            _make_span(f"steps {group.first}-{group.last}", parent, start_ns, group.end_ns, attributes)
 
 
 def _make_span(name: str, parent: Context, start_ns: int, end_ns: int, attributes: dict[str, int]) -> None:

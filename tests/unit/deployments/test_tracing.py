@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from opentelemetry import propagate
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -37,6 +34,7 @@ from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Sampling
 from deployments.tracing import otlp, traced_stream
+from tests.collector import collector
 
 _LATENTS = np.zeros((2, 4, 12, 16), np.float32)
 _DENOISED = Denoised(_LATENTS, Origin("place"), queue_s=1e-6)
@@ -126,7 +124,7 @@ async def test_a_sampled_request_has_spans_of_its_wait_and_of_every_ten_steps(
 ) -> None:
     await traces.denoise(request_, _Engine([*_steps(23), _DENOISED]))
     spans = traces.spans()
-    assert list(spans) == ["queue", "steps 1–10", "steps 11–20", "steps 21–23", "serve"]
+    assert list(spans) == ["queue", "steps 1-10", "steps 11-20", "steps 21-23", "serve"]
     *own, serve = spans.values()
     assert all(span.parent == serve.context for span in own)
     (submitted, admitted), *steps = (_times_of(span) for span in own)
@@ -166,7 +164,7 @@ async def test_the_most_requests_at_once_are_counted(traces: _Traces, request_: 
     with traces.provider.get_tracer("serve").start_as_current_span("serve"):
         async with traced_stream(request_, engine.open_stream, iter([2, 5, 0]).__next__) as events:
             assert [event async for event in events][-1] == _DENOISED
-    assert (traces.spans()["steps 1–3"].attributes or {})["atelier.running_requests"] == 5
+    assert (traces.spans()["steps 1-3"].attributes or {})["atelier.running_requests"] == 5
 
 
 async def test_a_client_gets_the_steps_it_asked_for_and_otherwise_signs_of_life(
@@ -195,7 +193,7 @@ async def test_the_engine_reports_no_steps_for_a_request_that_is_not_sampled(
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "names"), [(0, ["queue"]), (12, ["queue", "steps 1–10", "steps 11–12"])], ids=["first", "later"]
+    ("num_steps", "names"), [(0, ["queue"]), (12, ["queue", "steps 1-10", "steps 11-12"])], ids=["first", "later"]
 )
 async def test_a_request_that_fails_has_spans_up_to_its_last_step(
     traces: _Traces, request_: DenoiseRequest, num_steps: int, names: list[str]
@@ -214,44 +212,21 @@ async def test_leaving_the_stream_makes_the_spans(traces: _Traces, request_: Den
         async with traced_stream(request_, engine.open_stream, lambda: 1) as events:
             await anext(events)
             await anext(events)
-    assert list(traces.spans()) == ["queue", "steps 1–2", "serve"]
+    assert list(traces.spans()) == ["queue", "steps 1-2", "serve"]
 
 
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]]:
-    """The path and the body of each request to a server, which the variables of OpenTelemetry name."""
-    received: list[tuple[str, bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        yield received
-        server.shutdown()
-        thread.join()
-
-
-async def test_spans_are_sent_to_a_collector(
-    collector: list[tuple[str, bytes]], traces: _Traces, request_: DenoiseRequest
+async def test_spans_are_sent_to_a_collector_in_one_message(
+    monkeypatch: pytest.MonkeyPatch, traces: _Traces, request_: DenoiseRequest
 ) -> None:
-    [processor] = _load_span_processors("deployments.tracing:otlp", "")
-    traces.provider.add_span_processor(processor)
-    await traces.denoise(request_, _Engine([*_steps(10), _DENOISED]))
-    traces.provider.shutdown()
-    [(path, body)] = collector
-    assert path == "/v1/traces"
-    [resource] = ExportTraceServiceRequest.FromString(body).resource_spans
-    spans = [span for scope in resource.scope_spans for span in scope.spans]
-    assert {span.name for span in spans} == {"serve", "queue", "steps 1–10"}
+    with collector() as server:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.address)
+        [processor] = _load_span_processors("deployments.tracing:otlp", "")
+        traces.provider.add_span_processor(processor)
+        await traces.denoise(request_, _Engine([*_steps(10), _DENOISED]))
+        traces.provider.shutdown()
+        assert server.num_messages == 1
+        spans = server.spans()
+    assert {span.name for span in spans} == {"serve", "queue", "steps 1-10"}
     assert len({span.trace_id for span in spans}) == 1
 
 
