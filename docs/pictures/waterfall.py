@@ -1,6 +1,7 @@
-"""The picture of a trace: one row per span, from a folder of files that Serve's default exporter has written.
+"""Picture of a request's trace, one row per span, from the files that Serve's default exporter has written.
 
-`python -m docs.pictures.waterfall FOLDER` draws the trace with the most spans and writes `trace.png`.
+`python -m docs.pictures.waterfall FOLDER REQUEST_ID FILE` reads the files in a folder and writes a PNG. The request's
+id is the `x-request-id` of its answer.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-_FILE = Path(__file__).parent / "trace.png"
 #: Height of a row, width of the names and of the bars, margin, all in pixels.
 _ROW_PX, _NAMES_PX, _BARS_PX, _MARGIN_PX = 24, 440, 620, 16
 _INK, _GREY, _LINE, _PAPER = "#1a1a1a", "#5c5c5c", "#e4e4e4", "#ffffff"
@@ -46,17 +45,27 @@ class Span:
 
 
 def main() -> None:
-    """Draw the largest trace of a folder."""
+    """Draw the trace of one request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="such as /tmp/ray/session_latest/logs/serve/spans")
-    spans = read_spans(parser.parse_args().folder)
-    [(largest, _)] = Counter(span.trace_id for span in spans).most_common(1)
-    draw(span for span in spans if span.trace_id == largest).quantize(64).save(_FILE, optimize=True)
+    parser.add_argument("request_id")
+    parser.add_argument("file", type=Path, help="the PNG to write")
+    options = parser.parse_args()
+    spans = trace_of(options.request_id, read_spans(options.folder))
+    if not spans:
+        parser.error(f"no span in {options.folder} has the request_id {options.request_id}")
+    draw(spans).quantize(64).save(options.file, optimize=True)
 
 
 def read_spans(folder: Path) -> list[Span]:
     """Read the spans of all files in a folder; a file has one object of JSON after the other."""
     return [_span(fields) for file in sorted(folder.iterdir()) for fields in _objects(file.read_text())]
+
+
+def trace_of(request_id: str, spans: list[Span]) -> list[Span]:
+    """Return the spans of the traces that a request is in."""
+    traces = {span.trace_id for span in spans if span.attributes.get("request_id") == request_id}
+    return [span for span in spans if span.trace_id in traces]
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
@@ -83,9 +92,9 @@ def _ms(time: str) -> float:
     return 1000 * datetime.fromisoformat(time).timestamp()
 
 
-def draw(spans: Iterable[Span]) -> Image.Image:
-    """Return the picture of one trace."""
-    rows = list(_in_order(list(spans)))
+def draw(spans: list[Span]) -> Image.Image:
+    """Return the picture of one trace, whose root span is as wide as the axis."""
+    rows = list(_in_order(spans))
     start_ms, total_ms = rows[0][1].start_ms, rows[0][1].end_ms - rows[0][1].start_ms
     height = (len(rows) + 1) * _ROW_PX + 2 * _MARGIN_PX
     picture = Image.new("RGB", (_NAMES_PX + _BARS_PX + 6 * _MARGIN_PX, height), _PAPER)

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 _ROOT = Path(__file__).parents[2]
-_WAIT_S = 120
+_WAIT_S = 240
 _DEPLOYMENTS = {"Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
 
-from docs.pictures.waterfall import Span, read_spans
+from docs.pictures.waterfall import Span, read_spans, trace_of
 from tests.collector import collector
 from tests.integration.test_deploy import free_port
 from tests.integration.test_run import running, until
@@ -51,10 +51,11 @@ def _graph(folder: Path, tracing: Mapping[str, object], variables: dict[str, str
 
 
 def _generate(client: httpx2.Client, **headers: str) -> httpx2.Response:
-    """Generate an image by every stage, in 22 steps."""
+    """Generate an image by every stage, in 22 steps; as it has a seed, equal requests would share it."""
     image = as_base64(noise(128, 128))
     fields: dict[str, Any] = {
         "prompt": _PROMPT,
+        "seed": 1,
         "init_image": image,
         "strength": 0.9,
         "num_inference_steps": 25,
@@ -88,9 +89,7 @@ def trace(tmp_path: Path, ray_folder: Path) -> Iterator[tuple[str, list[Span], s
         [folder] = ray_folder.glob("ray/session_2*/logs/serve/spans")
 
         def of_request() -> list[Span]:
-            spans = read_spans(folder)
-            of_router = {span.trace_id for span in spans if span.attributes.get("request_id") == request_id}
-            return [span for span in spans if span.trace_id in of_router]
+            return trace_of(request_id, read_spans(folder))
 
         _wait_for(lambda: {_ROOT, *_CALLS} <= {span.name for span in of_request()})
         yield request_id, of_request(), "".join(file.read_text() for file in folder.iterdir())

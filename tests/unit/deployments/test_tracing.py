@@ -159,12 +159,15 @@ async def test_an_id_of_another_graph_is_kept(traces: _Traces, request_: Denoise
     assert (attributes["atelier.request_id"], attributes["atelier.attempt"]) == ("theirs.7", 1)
 
 
-async def test_the_most_requests_at_once_are_counted(traces: _Traces, request_: DenoiseRequest) -> None:
+@pytest.mark.parametrize(("counts", "most"), [([2, 5, 0], 5), ([0, 0, 0], 1)], ids=["shared", "alone"])
+async def test_the_most_requests_at_once_are_counted(
+    traces: _Traces, request_: DenoiseRequest, counts: list[int], most: int
+) -> None:
     engine = _Engine([*_steps(3), _DENOISED])
     with traces.provider.get_tracer("serve").start_as_current_span("serve"):
-        async with traced_stream(request_, engine.open_stream, iter([2, 5, 0]).__next__) as events:
+        async with traced_stream(request_, engine.open_stream, iter(counts).__next__) as events:
             assert [event async for event in events][-1] == _DENOISED
-    assert (traces.spans()["steps 1-3"].attributes or {})["atelier.running_requests"] == 5
+    assert (traces.spans()["steps 1-3"].attributes or {})["atelier.running_requests"] == most
 
 
 async def test_a_client_gets_the_steps_it_asked_for_and_otherwise_signs_of_life(
