@@ -54,7 +54,7 @@ def main() -> None:
     spans = trace_of(options.request_id, read_spans(options.folder))
     if not spans:
         parser.error(f"no span in {options.folder} has the request_id {options.request_id}")
-    draw(spans).quantize(64).save(options.file, optimize=True)
+    draw(spans).save(options.file, optimize=True)
 
 
 def read_spans(folder: Path) -> list[Span]:
