@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from ray.serve.handle import DeploymentHandle
 
@@ -12,6 +13,7 @@ from deployments.limits import DenoiserLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import DenoiserMetrics
 from deployments.options import DenoiserOptions
+from deployments.tracing import traced_stream
 
 
 class Denoiser:
@@ -53,7 +55,8 @@ class Denoiser:
         """Yield the request's events, `Denoised` last; cancelling the stream stops the work before the next step."""
         from atelier.local.denoising import event_stream
 
-        async with event_stream(self._engine, request) as events:
+        open_stream = partial(event_stream, self._engine)
+        async with traced_stream(request, open_stream, lambda: self._engine.status().num_running) as events:
             async for event in events:
                 yield event
 

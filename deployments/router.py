@@ -25,6 +25,7 @@ from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
+from deployments.tracing import stay_in_serves_trace
 
 #: Path of a stored file below the route prefix. Handle calls return the path alone, without a server's address.
 _FILE_PATH = "/v1/images/files/{name}"
@@ -44,6 +45,7 @@ class Router(Operations):
         on another node does not share.
         """
         log_to_serve()
+        stay_in_serves_trace()
         send_errors_as_fields()
         handles.prefer_own_node()
         self._options = options

@@ -89,12 +89,16 @@ async def _stream(address: str) -> list[str]:
         httpx2.AsyncClient(base_url=address, timeout=300) as client,
         client.stream("POST", _GENERATIONS, json=body) as answer,
     ):
+        assert answer.status_code == 200
         names = [line.removeprefix("event: ") async for line in answer.aiter_lines() if line.startswith("event: ")]
     return [name for name in names if not name.endswith(".progress")]
 
 
 @pytest.mark.long
 async def test_a_change_of_the_models_loses_no_stream_and_no_request(changed: Graph, steps: Steps) -> None:
+    # On a slow machine eight streams wait longer than the default allows.
+    changed.user_configs = {"Router": {"max_wait_s": 600}}
+    await asyncio.to_thread(changed.deploy)
     before, num_steps = _pids(), await steps.done()
     streams = [asyncio.create_task(_stream(changed.address)) for _ in range(_NUM_STREAMS)]
     await steps.wait_for(num_steps + 5)

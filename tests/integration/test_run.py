@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 _ROOT = Path(__file__).parents[2]
-_WAIT_S = 120
+_WAIT_S = 240
 _DEPLOYMENTS = {"Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
 
 
@@ -37,11 +37,13 @@ def config(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def _running(config: Path) -> Iterator[subprocess.Popen[str]]:
+def running(config: Path, variables: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run the program with further environment variables, until the context is left."""
     # Ray's own folder leaves `session_latest` to the cluster of the other tests. Its name is short, because paths of
     # Unix sockets are limited in length.
     ray_folder = tempfile.mkdtemp(prefix="ray")
     environment = {**os.environ, "RAY_TMPDIR": ray_folder, "RAY_ADDRESS": "127.0.0.1:1", "PYTHONUNBUFFERED": "1"}
+    environment |= variables or {}
     with subprocess.Popen(
         [sys.executable, "-m", "deployments.run", str(config)],
         cwd=_ROOT,
@@ -61,7 +63,7 @@ def _running(config: Path) -> Iterator[subprocess.Popen[str]]:
             shutil.rmtree(ray_folder, ignore_errors=True)
 
 
-def _until(process: subprocess.Popen[str], end: str) -> list[str]:
+def until(process: subprocess.Popen[str], end: str) -> list[str]:
     """The lines of a process to the one with this end."""
     assert process.stdout is not None
     lines = []
@@ -89,8 +91,8 @@ def _is_loopback(address: str) -> bool:
 
 @pytest.mark.long
 def test_a_graph_says_what_is_ready_listens_on_the_loopback_and_stops(config: Path) -> None:
-    with _running(config) as process:
-        lines = _until(process, "Ctrl-C stops the graph.")
+    with running(config) as process:
+        lines = until(process, "Ctrl-C stops the graph.")
         processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         listening = _listening(processes)
         process.send_signal(signal.SIGTERM)
@@ -114,7 +116,7 @@ def test_a_graph_says_what_is_ready_listens_on_the_loopback_and_stops(config: Pa
 
 def test_a_graph_that_cannot_be_built_ends_with_the_reason(config: Path) -> None:
     config.write_text(config.read_text().replace("tiny-sdxl", "other"))
-    with _running(config) as process:
+    with running(config) as process:
         output, _ = process.communicate(timeout=_WAIT_S)
     assert process.returncode == 1
     assert output.startswith("Unknown model 'other'. Known models: tiny-sdxl")

@@ -26,6 +26,7 @@ _MODULES = {
     "router": _ROUTER_COLUMN,
     "models": _MODEL_COLUMN,
     "serve": {"deployments", "atelier.local", *_ROUTER_COLUMN, *_MODEL_COLUMN},
+    "tracing": {"deployments"},
     "zoo": {"zoo", *_MODEL_COLUMN},
 }
 #: Imported packages that need no requirement of their own, because the package named here requires them.
