@@ -37,6 +37,7 @@ class Graph:
         #: Limits by deployment, and arguments of the graph, that differ from serve_config.yaml.
         self.user_configs: dict[str, dict[str, object]] = {"Router": {"max_body_bytes": 100_000}}
         self.args: dict[str, Any] = {}
+        self.num_denoisers = 1
 
     def deploy(self) -> None:
         """Deploy the config; returns when every deployment runs."""
@@ -47,6 +48,7 @@ class Graph:
         application["args"] |= self.args
         for deployment in application["deployments"]:
             deployment["user_config"] = self.user_configs.get(deployment["name"], {})
+            deployment["num_replicas"] = self.num_denoisers if deployment["name"] == "Denoiser" else 1
         deploy(ServeDeploySchema.model_validate(config))
         start_s = time.monotonic()
         while not is_running(now := status()):
@@ -56,7 +58,7 @@ class Graph:
 
 
 @pytest.fixture(scope="session")
-def graph() -> Iterator[Graph]:
+def deployed() -> Iterator[Graph]:
     """A graph that runs until the session ends."""
     ray.init(include_dashboard=False, log_to_driver=False)
     graph = Graph(free_port())
@@ -67,9 +69,9 @@ def graph() -> Iterator[Graph]:
 
 
 @pytest.fixture(scope="session")
-def address(graph: Graph) -> str:
+def address(deployed: Graph) -> str:
     """The HTTP address of the graph."""
-    return graph.address
+    return deployed.address
 
 
 @pytest.fixture

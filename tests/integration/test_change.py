@@ -19,12 +19,12 @@ _NUM_STREAMS = 8
 
 
 @pytest.fixture
-def changed(graph: Graph) -> Iterator[Graph]:
+def changed(deployed: Graph) -> Iterator[Graph]:
     """The graph, whose config a test may change."""
-    args, user_configs = dict(graph.args), dict(graph.user_configs)
-    yield graph
-    graph.args, graph.user_configs = args, user_configs
-    graph.deploy()
+    args, user_configs = dict(deployed.args), dict(deployed.user_configs)
+    yield deployed
+    deployed.args, deployed.user_configs = args, user_configs
+    deployed.deploy()
 
 
 def _pids() -> dict[str, list[int]]:
