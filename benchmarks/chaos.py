@@ -45,18 +45,24 @@ _MAX_RECOVERY_S = 240
 
 
 def main() -> None:
+    record("chaos", {"clients": _NUM_CLIENTS, "deadline_s": DEADLINE_S, **measured()})
+
+
+def measured() -> dict[str, float | int]:
+    """Run the graph and lose its parts. Returns the numbers of all losses, each named by its loss."""
     os.environ |= {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}
     with tempfile.TemporaryDirectory(prefix="ray") as folder, s3_server(Path(folder)) as s3:
         s3.make_bucket("images")
         with _running(Path(folder), {**s3.environment, "ATELIER_BLOBS_URL": "s3://images"}) as lose_node:
-            asyncio.run(_measure(lose_node))
+            return asyncio.run(_measure(lose_node))
 
 
-async def _measure(lose_node: Callable[[], list[Replica]]) -> None:
+async def _measure(lose_node: Callable[[], list[Replica]]) -> dict[str, float | int]:
     losses: dict[str, Callable[[], list[Replica]]] = {
         "dead_stages": lambda: [kill(stage) for stage in STAGES],
         "frozen_stages": lambda: [freeze(stage) for stage in STAGES],
-        "dead_router": lambda: [kill("Router")],
+        # The proxy, which is on this process's node, prefers the Router there.
+        "dead_router": lambda: [kill("Router", ray.get_runtime_context().get_node_id())],
         "dead_node": lose_node,
     }
     numbers: dict[str, float | int] = {}
@@ -74,7 +80,7 @@ async def _measure(lose_node: Callable[[], list[Replica]]) -> None:
                 f"{name}_recovery_s": round(recovery_s, 1),
             }
             print(name, dict(counts), f"{right:.2%} right, slowest {slowest_s:.1f} s, whole after {recovery_s:.1f} s")
-    record("chaos", {"clients": _NUM_CLIENTS, "deadline_s": DEADLINE_S, **numbers})
+    return numbers
 
 
 async def _answers_during(lose: Callable[[], list[Replica]], answers: Answers) -> tuple[Counter[str], float, float]:

@@ -37,9 +37,9 @@ def replicas_of(deployment: str, app: str = "atelier") -> list[Replica]:
     ]
 
 
-def kill(deployment: str) -> Replica:
-    """Kill one replica of a deployment."""
-    return _signal(deployment, signal.SIGKILL)
+def kill(deployment: str, node_id: str | None = None) -> Replica:
+    """Kill one replica of a deployment, on the given node if there is one."""
+    return _signal(deployment, signal.SIGKILL, node_id)
 
 
 def freeze(deployment: str) -> Replica:
@@ -47,8 +47,8 @@ def freeze(deployment: str) -> Replica:
     return _signal(deployment, signal.SIGSTOP)
 
 
-def _signal(deployment: str, number: signal.Signals) -> Replica:
-    replica = replicas_of(deployment)[0]
+def _signal(deployment: str, number: signal.Signals, node_id: str | None = None) -> Replica:
+    replica = min(replicas_of(deployment), key=lambda one: one.node_id != node_id)
     os.kill(replica.pid, number)
     return replica
 

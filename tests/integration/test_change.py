@@ -23,7 +23,7 @@ def changed(deployed: Graph) -> Iterator[Graph]:
     """The graph, whose config a test may change."""
     args, user_configs = dict(deployed.args), dict(deployed.user_configs)
     yield deployed
-    deployed.args, deployed.user_configs = args, user_configs
+    deployed.args, deployed.user_configs, deployed.num_denoisers = args, user_configs, 1
     deployed.deploy()
 
 
@@ -115,3 +115,17 @@ async def test_a_change_of_the_models_loses_no_stream_and_no_request(changed: Gr
     assert set(statuses) == {200}
     after = _pids()
     assert all(not set(before[name]) & set(after[name]) for name in _NAMES)
+
+
+@pytest.mark.long
+async def test_a_denoiser_that_is_taken_away_finishes_its_streams(changed: Graph, steps: Steps) -> None:
+    changed.user_configs, changed.num_denoisers = {"Router": {"max_wait_s": 600}}, 2
+    await asyncio.to_thread(changed.deploy)
+    num_steps = await steps.done()
+    streams = [asyncio.create_task(_stream(changed.address)) for _ in range(_NUM_STREAMS)]
+    await steps.wait_for(num_steps + 5)
+    before = replicas_of("Denoiser")
+    changed.num_denoisers = 1
+    await asyncio.to_thread(changed.deploy)
+    assert await asyncio.gather(*streams) == [["image_generation.completed"]] * _NUM_STREAMS
+    assert (len(before), len(replicas_of("Denoiser"))) == (2, 1)
