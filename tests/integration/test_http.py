@@ -13,6 +13,7 @@ import httpx2
 import openai
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 
 from atelier.core.errors import InvalidParameter
@@ -94,6 +95,36 @@ def test_errors_have_openais_shape(address: str) -> None:
     ).stdout
     error = json.loads(answer[:-3])["error"]
     assert (answer[-3:], error["param"], error["type"]) == (b"400", "n", "invalid_request_error")
+
+
+def _numbers(address: str) -> dict[tuple[str, str, str], float]:
+    """The value of each series of `GET /metrics`, by its name, its code, or its stage, and its endpoint."""
+    samples = [
+        sample
+        for family in text_string_to_metric_families(httpx2.get(f"{address}/metrics").text)
+        for sample in family.samples
+    ]
+    return {
+        (one.name, one.labels.get("code", one.labels.get("stage", "")), one.labels.get("endpoint", "")): one.value
+        for one in samples
+        if "le" not in one.labels
+    }
+
+
+def test_requests_are_counted_by_endpoint_and_code_with_the_time_of_each_stage(address: str) -> None:
+    before = _numbers(address)
+    client, endpoint = openai.OpenAI(base_url=f"{address}/v1", api_key="none"), "POST /v1/images/generations"
+    client.images.generate(prompt=_PROMPT, n=2, size="128x128")
+    with pytest.raises(openai.BadRequestError):
+        client.images.generate(prompt=_PROMPT, n=0)
+    added = {series: value - before.get(series, 0) for series, value in _numbers(address).items()}
+    assert added["atelier_requests_total", "ok", endpoint] == 1
+    assert added["atelier_requests_total", "invalid_value", endpoint] == 1
+    assert added["atelier_request_seconds_count", "", endpoint] == 2
+    assert added["atelier_images_total", "", ""] == 2
+    for stage in ("encode_texts", "queue", "denoise", "decode_latents"):
+        assert added["atelier_stage_seconds_count", stage, ""] == 1
+    assert added["atelier_stage_seconds_sum", "denoise", ""] > added["atelier_stage_seconds_sum", "queue", ""] >= 0
 
 
 def test_no_prompt_is_in_any_log(address: str) -> None:

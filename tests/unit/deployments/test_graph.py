@@ -132,6 +132,13 @@ def test_an_app_is_built_from_a_mapping_or_from_typed_args() -> None:
         build_app({"denoiser": {"num_thread": 2}})
 
 
+def test_limits_of_an_app_are_user_configs_of_its_deployments() -> None:
+    app = build_app({}, user_configs={"Router": {"max_wait_s": 30}, "Denoiser": {"max_rows": 64}})
+    deployments = built_by_serve(app, name="atelier").deployments
+    given = {one.name: one._deployment_config.user_config for one in deployments}
+    assert given == {**dict.fromkeys(_NODES), "Router": {"max_wait_s": 30}, "Denoiser": {"max_rows": 64}}
+
+
 def test_an_app_is_bound_in_one_of_others() -> None:
     class Studio:
         pass
