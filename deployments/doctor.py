@@ -22,7 +22,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.errors import ModelUnavailable
 from atelier.models.files import Source, sources
 from deployments.options import GraphArgs, ReplicaOptions
-from deployments.run_config import GRAPH, CannotStart, check_arguments, read_config
+from deployments.run_config import GRAPH, CannotStart, check_arguments, check_weights, read_config
 from deployments.settings import Settings
 
 _MB, _GIB = 1e6, 2**30
@@ -39,8 +39,9 @@ def main() -> int:
     parser.add_argument("config", type=Path, help="a Serve config, such as serve_config.yaml")
     try:
         config = read_config(parser.parse_args().config)
-        sys.stdout.write(report(config))
         check_arguments(config)
+        sys.stdout.write(report(config))
+        check_weights(config)
         sys.stdout.write(_NOTHING_MISSING)
     except CannotStart as error:
         sys.stderr.write(f"{error}\n")
@@ -49,7 +50,7 @@ def main() -> int:
 
 
 def report(config: ServeDeploySchema) -> str:
-    """Return the report on the config's graphs, for people to read. Raises CannotStart if an argument is wrong."""
+    """Return the report on the graphs of a config that `check_arguments` has accepted, for people to read."""
     sections = [section for graph in _graphs(config) for section in graph]
     sections += [("this machine", [_machine()]), ("images", [_images(Settings())])]
     width = max(len(heading) for heading, _ in sections)

@@ -26,7 +26,7 @@ from deployments.doctor import report
 from deployments.own_output import output_in_file
 from deployments.own_ray import own_ray
 from deployments.progress import deployments, failure, is_running
-from deployments.run_config import CannotStart, address_of, check_arguments, check_port, read_config
+from deployments.run_config import CannotStart, address_of, check_arguments, check_port, check_weights, read_config
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
@@ -55,6 +55,7 @@ def main() -> int:
         config = read_config(parser.parse_args().config)
         check_port(config)
         check_arguments(config)
+        check_weights(config)
         sys.stdout.write(report(config))
         _run(config)
     except CannotStart as error:

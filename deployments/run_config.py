@@ -46,8 +46,7 @@ def read_config(file: Path) -> ServeDeploySchema:
 def check_arguments(config: ServeDeploySchema) -> None:
     """Build the config's applications.
 
-    Raises CannotStart if an argument or a limit of our deployments is wrong, or what a catalogue says, or if files
-    of a model are not here.
+    Raises CannotStart if an argument or a limit of our deployments is wrong, or what a catalogue says.
     """
     for application in config.applications:
         for deployment in application.deployments:
@@ -59,17 +58,18 @@ def check_arguments(config: ServeDeploySchema) -> None:
             raise CannotStart(f"The arguments of {application.name} are wrong: {_mistakes(error)}") from error
         except (AtelierError, CatalogueError) as error:
             raise CannotStart(str(error)) from error
-        if application.import_path == GRAPH:
-            _check_weights(GraphArgs.model_validate(application.args))
 
 
-def _check_weights(args: GraphArgs) -> None:
-    """Raise CannotStart if files of the graph's models are missing here, where its replicas will run.
+def check_weights(config: ServeDeploySchema) -> None:
+    """Raise CannotStart if files of a graph's models are missing on this machine.
 
     On a cluster, replicas look for themselves: their nodes may have files that this one does not.
     """
-    if args.require_weights and (messages := absent(args.read(os.environ))):
-        raise CannotStart("\n".join(messages))
+    for application in config.applications:
+        if application.import_path == GRAPH:
+            args = GraphArgs.model_validate(application.args)
+            if args.require_weights and (messages := absent(args.read(os.environ))):
+                raise CannotStart("\n".join(messages))
 
 
 def _check_limits(deployment: DeploymentSchema) -> None:

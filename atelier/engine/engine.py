@@ -221,7 +221,7 @@ class Engine:
             self._remove(request_id)
 
     def _end_expired(self) -> None:
-        """End the requests whose time limit is reached."""
+        """End the requests that have reached their time limit."""
         now_s = self._now_s()
         with self._changed:
             expired = [submitted for submitted in self._waiting if submitted.end_s <= now_s]

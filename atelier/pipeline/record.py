@@ -19,7 +19,7 @@ from atelier.pipeline.resolve import Plan
 
 logger = logging.getLogger(__name__)
 
-#: Parts of a request whose time is recorded; `queue` is the part of `denoise` before the first step.
+#: Names under which a request's times are recorded. The time in `queue` is also part of that in `denoise`.
 StageName = Literal["encode_texts", "encode_latents", "annotate", "queue", "denoise", "decode_latents", "upscale"]
 
 

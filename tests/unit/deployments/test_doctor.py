@@ -61,6 +61,25 @@ def test_what_is_missing_is_named_with_what_to_do(
     assert f"the file {tmp_path}/upscalers/RealESRGAN_x4plus.safetensors does not exist. Convert" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"model": "tiny-sdxl"}, "model: Extra inputs"), ({"models": ["other"]}, "Unknown model")],
+)
+def test_a_wrong_argument_is_explained(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: dict[str, object],
+    message: str,
+) -> None:
+    config = yaml.safe_load((_ROOT / "serve_config.yaml").read_text())
+    config["applications"][0]["args"] = arguments
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    status, _, err = _run(tmp_path / "config.yaml", capsys, monkeypatch)
+    assert status == 1
+    assert message in err
+
+
 @pytest.mark.slow
 def test_the_report_is_printed_by_its_module() -> None:
     command = [sys.executable, "-m", "deployments.doctor", "serve_config.yaml"]

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from deployments.run_config import CannotStart, address_of, check_arguments, check_port, read_config
+from deployments.run_config import (
+    CannotStart,
+    address_of,
+    check_arguments,
+    check_port,
+    check_weights,
+    read_config,
+)
 
 _CONFIG = """
 http_options: {{host: "{host}", port: {port}}}
@@ -125,8 +132,8 @@ def test_missing_weights_are_named_before_ray_is_started(tmp_path: Path, monkeyp
     monkeypatch.setenv("ATELIER_MODELS_DIR", str(tmp_path))
     place = tmp_path / "upscalers" / "RealESRGAN_x4plus.safetensors"
     with pytest.raises(CannotStart, match=f"Upscaler 'RealESRGAN_x4plus': the file {place} does not exist"):
-        check_arguments(read_config(_with_upscaler(tmp_path, require_weights="true")))
-    check_arguments(read_config(_with_upscaler(tmp_path, require_weights="false")))
+        check_weights(read_config(_with_upscaler(tmp_path, require_weights="true")))
+    check_weights(read_config(_with_upscaler(tmp_path, require_weights="false")))
     place.parent.mkdir()
     place.touch()
-    check_arguments(read_config(_with_upscaler(tmp_path, require_weights="true")))
+    check_weights(read_config(_with_upscaler(tmp_path, require_weights="true")))
