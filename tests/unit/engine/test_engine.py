@@ -39,16 +39,6 @@ def embeds(catalogue: Catalogue) -> TextEmbeds:
 
 
 @pytest.fixture
-def reports() -> list[StepReport]:
-    return []
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def engine(catalogue: Catalogue, reports: list[StepReport], clock: Clock) -> Iterator[Engine]:
     engine = new_engine(catalogue, max_waiting=3, observe=reports.append, now_s=clock)
     yield engine

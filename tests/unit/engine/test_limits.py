@@ -9,36 +9,16 @@ from dataclasses import replace
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.conditioning import Conditioning, Text
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import DeadlineExceeded, QueueFull
 from atelier.engine.engine import Engine, StepReport
 from atelier.engine.request import Event
-from atelier.families.sdxl.text import TextEncoders
 from tests.engines import WAIT_S, Clock, held_at_first_step, new_engine
-from tests.small_models import CPU
-from tests.unit.engine.requests import new_request
 
 
 @pytest.fixture(scope="module")
 def catalogue(small_catalogue: Catalogue) -> Catalogue:
     return small_catalogue.only(["small-sdxl"])
-
-
-@pytest.fixture(scope="module")
-def request_(catalogue: Catalogue) -> DenoiseRequest:
-    embeds = TextEncoders(catalogue.model(None), CPU).encode([Text("a red circle", "a red circle")])[0]
-    return replace(new_request(), conditioning=Conditioning(positive=embeds, negative=None))
-
-
-@pytest.fixture
-def reports() -> list[StepReport]:
-    return []
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -9,17 +9,13 @@ from dataclasses import replace
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.conditioning import Conditioning, Text
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import GenerationFailed, ReplicaLost
 from atelier.engine import engine as engine_module
 from atelier.engine.engine import Engine, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import Runner
-from atelier.families.sdxl.text import TextEncoders
 from tests.engines import WAIT_S, new_engine
-from tests.small_models import CPU
-from tests.unit.engine.requests import new_request
 
 
 def _refuse_report(_: StepReport) -> None:
@@ -29,12 +25,6 @@ def _refuse_report(_: StepReport) -> None:
 @pytest.fixture(scope="module")
 def catalogue(small_catalogue: Catalogue) -> Catalogue:
     return small_catalogue.only(["small-sdxl"])
-
-
-@pytest.fixture(scope="module")
-def request_(catalogue: Catalogue) -> DenoiseRequest:
-    embeds = TextEncoders(catalogue.model(None), CPU).encode([Text("a red circle", "a red circle")])[0]
-    return replace(new_request(), conditioning=Conditioning(positive=embeds, negative=None))
 
 
 @pytest.fixture
