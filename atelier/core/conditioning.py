@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from atelier.core.adapters import Lora
+
 Floats = npt.NDArray[np.float32]
 
 #: Positive prompts steer an image towards their text, negative ones away from it (classifier-free guidance).
@@ -32,6 +34,8 @@ class Prompts:
     positive: Text
     #: None where there is no negative prompt: guidance then runs against embeddings of zeros.
     negative: Text | None
+    #: The LoRAs that act, in their order. They change the embeddings if they have parts for the text encoders.
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

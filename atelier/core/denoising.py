@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NewType
 
+from atelier.core.adapters import Lora, in_order
 from atelier.core.conditioning import Conditioning, Floats, Role, TextEmbeds
 from atelier.core.control import Control
 from atelier.core.geometry import Size
@@ -29,6 +30,8 @@ class Pass:
     #: Blend factor, 0 … 1: 0 keeps the guided prediction, 1 rescales it to the standard deviation of the positive
     #: prediction.
     guidance_rescale: float = 0.0
+    #: The LoRAs that act, each once, in the order of `in_order`.
+    loras: tuple[Lora, ...] = ()
     #: `exact` gives the same bits for an equal exactness key, whatever else is in the batch.
     reproducibility: Reproducibility = "fast"
 
@@ -37,6 +40,8 @@ class Pass:
             raise ValueError("a pass makes at least one image, so it needs at least one seed")
         if not self.size.is_whole_latents:
             raise ValueError(f"{self.size} is not a whole number of latents")
+        if self.loras != in_order(self.loras) or len({lora.id for lora in self.loras}) < len(self.loras):
+            raise ValueError(f"the LoRAs {self.loras} are not in their order, or one acts twice")
 
     @property
     def is_guided(self) -> bool:
