@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
+import torch
+
+from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.denoising import RequestId
-from atelier.engine.packing import Packed, pack
+from atelier.engine.packing import Packed, Row, Width, pack
 from atelier.engine.request import BatchKey, RunningRequest
-from atelier.families.family import Family
+from atelier.families.family import Conditions, Family, PromptConditions
 
 
 class Batch:
-    """The running requests of one `BatchKey`. Their packed rows are cached until a request joins or leaves."""
+    """The running requests of one `BatchKey`, and the slots that hold the conditions of their rows.
 
-    def __init__(self, key: BatchKey, family: Family, *, exact_width: int) -> None:
+    Rows are packed when a request has joined or left, before the next step. Until then a slot may be empty.
+    """
+
+    def __init__(self, key: BatchKey, family: Family, *, exact_width: int, max_width: int) -> None:
+        """`exact_width` is the number of rows in every call of `exact` requests, `max_width` the most of others."""
         self.key = key
         self.requests: list[RunningRequest] = []
-        self._family = family
-        self._width = None if key.exact_chunks is None else exact_width
+        is_exact = key.exact_chunks is not None
+        self._width = Width(exact_width if is_exact else max_width, is_fixed=is_exact)
+        self._conditions = family.new_slots()
+        #: The row in each slot; None if its request has left.
+        self._slots: list[Row | None] = []
         self._packed: Packed | None = None
 
     @property
@@ -27,27 +37,59 @@ class Batch:
     @property
     def num_padding_rows(self) -> int:
         """Number of copied rows that pad a step's last UNet call to its fixed width; 0 for `fast` requests."""
-        return -self.num_rows % self._width if self._width else 0
+        return self._width.padded(self.num_rows) - self.num_rows
 
     @property
     def packed(self) -> Packed:
         if self._packed is None:
-            self._packed = self.pack(self.requests)
+            self._fill_empty_slots()
+            rows = [row for row in self._slots if row is not None]
+            for slot in range(len(rows), self._width.padded(len(rows))):
+                self._conditions.copy(len(rows) - 1, slot)
+            self._packed = pack(self.requests, rows, self._read, self._width)
         return self._packed
 
-    def pack(self, requests: Sequence[RunningRequest]) -> Packed:
-        """Pack the rows of `requests` (all of the batch or some) into UNet calls of the batch's width."""
-        return pack(requests, self._family, width=self._width)
+    def pack_alone(self, request: RunningRequest) -> Packed:
+        """Pack the rows of one request into UNet calls of the batch's width."""
+        taken = {slot: row for slot, row in enumerate(self._slots) if row is not None and row.request is request}
+        slots = list(taken)
+        slots += slots[-1:] * (self._width.padded(len(slots)) - len(slots))
+        index = torch.tensor(slots, device=request.latents.device)
+        return pack([request], list(taken.values()), lambda part: self._read(index[part]), self._width)
 
-    def join(self, request: RunningRequest) -> None:
-        """Add a request; it takes part from the batch's next step on."""
+    def join(self, request: RunningRequest, prompts: Mapping[Role, PromptConditions]) -> None:
+        """Add a request with its prompts; it takes part from the batch's next step on."""
+        empty = [slot for slot, row in enumerate(self._slots) if row is None]
+        behind = range(len(self._slots), len(self._slots) + request.num_rows)
+        free = iter([*empty, *behind])
+        slots = {role: [next(free) for _ in range(request.num_images)] for role in prompts}
+        for role, prompt in prompts.items():
+            self._conditions.write(slots[role], prompt, self.key.size)
         self.requests.append(request)
         self._packed = None
+        self._slots += [None] * request.num_rows
+        for role, taken in slots.items():
+            for image, slot in enumerate(taken):
+                self._slots[slot] = Row(request, role, image)
 
-    def leave(self, request_id: RequestId) -> bool:
-        """Remove a request; returns whether it was in this batch."""
+    def leave(self, request_id: RequestId) -> None:
+        """Remove a request if it is in this batch."""
         staying = [request for request in self.requests if request.submitted.request_id != request_id]
-        if len(staying) == len(self.requests):
-            return False
-        self.requests, self._packed = staying, None
-        return True
+        if len(staying) < len(self.requests):
+            self.requests, self._packed = staying, None
+            self._slots = [row if row is not None and row.request in staying else None for row in self._slots]
+
+    def _fill_empty_slots(self) -> None:
+        """Move the last rows into the empty slots before them."""
+        slots = list(self._slots)
+        while None in slots:
+            last = slots.pop()
+            if last is not None:
+                target = slots.index(None)
+                self._conditions.copy(len(slots), target)
+                slots[target] = last
+        self._slots = slots
+
+    def _read(self, slots: slice | torch.Tensor) -> Conditions:
+        num_chunks = max(request.num_chunks for request in self.requests)
+        return self._conditions.read(slots, num_tokens=num_chunks * TOKENS_PER_CHUNK)

@@ -249,14 +249,14 @@ class Engine:
             self._running.update(submitted.request_id for submitted in admitted)
         for submitted in admitted:
             with self._isolated(submitted):
-                request = self._runners[submitted.key.model].admit(submitted)
+                request, prompts = self._runners[submitted.key.model].admit(submitted)
                 request.queue_s = self._now_s() - submitted.submitted_s
-                self._batch_of(submitted.key).join(request)
+                self._batch_of(submitted.key).join(request, prompts)
 
     def _batch_of(self, key: BatchKey) -> Batch:
         if key not in self._batches:
-            family = self._runners[key.model].family
-            self._batches[key] = Batch(key, family, exact_width=self._settings.exact_width)
+            runner = self._runners[key.model]
+            self._batches[key] = runner.new_batch(key, exact_width=self._settings.exact_width)
             self._last_step[key] = self._num_steps - 1
         return self._batches[key]
 
@@ -274,7 +274,7 @@ class Engine:
             logger.exception("step failed; retrying its requests one at a time", extra={"key": batch.key})
             for request in list(batch.requests):
                 with self._isolated(request.submitted):
-                    runner.step([request], batch.pack([request]))
+                    runner.step([request], batch.pack_alone(request))
         end_s = self._now_s()
         self._num_steps += 1
         if batch.key in self._last_step:
@@ -330,5 +330,6 @@ class Engine:
         with self._changed:
             self._running.discard(request_id)
         for key, batch in list(self._batches.items()):
-            if batch.leave(request_id) and not batch.requests:
+            batch.leave(request_id)
+            if not batch.requests:
                 del self._batches[key], self._last_step[key]

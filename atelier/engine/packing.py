@@ -1,4 +1,4 @@
-"""Packs requests that share UNet calls into tensors that stay constant from step to step.
+"""Packs the rows of running requests into UNet calls, which stay constant until a request joins or leaves.
 
 The first axis of every tensor is images or rows. A row is one image with one of its prompts, as the UNet reads it; an
 image with guidance has two rows, one per prompt role (positive, negative).
@@ -6,14 +6,25 @@ image with guidance has two rows, one per prompt role (positive, negative).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from atelier.core.conditioning import Role
 from atelier.engine.request import RunningRequest
-from atelier.families.family import Conditions, Family
+from atelier.families.family import Conditions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One image of a running request, with one of its prompts."""
+
+    request: RunningRequest
+    role: Role
+    #: Index of the image in its request.
+    image: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,73 +64,54 @@ class Packed:
     width: int | None
 
 
-def pack(requests: Sequence[RunningRequest], family: Family, *, width: int | None) -> Packed:
-    """Pack the rows (one per image and prompt role) of the requests into UNet calls.
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Number of rows in a UNet call."""
 
-    With a `width` every call has that many rows, padded with copies of its last row; without, one call has all rows.
+    rows: int
+    #: Whether every call has exactly this number, padded with copies of the last row, instead of at most this number.
+    is_fixed: bool
+
+    def padded(self, num_rows: int) -> int:
+        """Return the number of rows of all calls together."""
+        return num_rows + (-num_rows % self.rows if self.is_fixed else 0)
+
+
+def pack(
+    requests: Sequence[RunningRequest], rows: Sequence[Row], read: Callable[[slice], Conditions], width: Width
+) -> Packed:
+    """Pack `rows`, which are all rows of the requests in any order, into UNet calls.
+
+    `read` returns the conditions of some rows by their positions; those behind the last row are copies of it.
     """
-    layout = _layout(requests)
     device = requests[0].latents.device
     passes = [request.request.pass_ for request in requests for _ in range(request.num_images)]
-    scales = [image_pass.guidance_scale for image_pass in passes]
+    row_of = {(id(row.request), row.image, row.role): index for index, row in enumerate(rows)}
+    images = [(id(request), image) for request in requests for image in range(request.num_images)]
+    positive_row = [row_of[*image, "positive"] for image in images]
+    negative_row = [row_of.get((*image, "negative"), row) for image, row in zip(images, positive_row, strict=True)]
     return Packed(
-        calls=_calls(requests, layout, family, width=width),
-        positive_row=torch.tensor(layout.positive_row, device=device),
-        negative_row=torch.tensor(layout.negative_row, device=device),
-        guidance_scale=torch.tensor(scales, device=device).view(-1, 1, 1, 1),
+        calls=_calls(requests, rows, read, width),
+        positive_row=torch.tensor(positive_row, device=device),
+        negative_row=torch.tensor(negative_row, device=device),
+        guidance_scale=torch.tensor([of.guidance_scale for of in passes], device=device).view(-1, 1, 1, 1),
         guidance_rescale={
-            image: image_pass.guidance_rescale
-            for image, image_pass in enumerate(passes)
-            if image_pass.is_guided and image_pass.guidance_rescale > 0
+            image: of.guidance_rescale for image, of in enumerate(passes) if of.is_guided and of.guidance_rescale > 0
         },
-        width=width,
+        width=width.rows if width.is_fixed else None,
     )
 
 
-@dataclass(slots=True)
-class _Layout:
-    """Lists of indices: from each row to its request, prompt and image, and from each image to its rows."""
-
-    ref_of_row: list[RowRef] = field(default_factory=list)
-    prompt_of_row: list[int] = field(default_factory=list)
-    image_of_row: list[int] = field(default_factory=list)
-    positive_row: list[int] = field(default_factory=list)
-    negative_row: list[int] = field(default_factory=list)
-
-
-def _layout(requests: Sequence[RunningRequest]) -> _Layout:
-    """Return the order of the UNet's rows: by request, then by prompt, then by image."""
-    layout = _Layout()
-    num_prompts = num_images = 0
-    for request_index, request in enumerate(requests):
-        rows: dict[Role, range] = {}
-        for role in request.prompts:
-            first_row = len(layout.ref_of_row)
-            rows[role] = range(first_row, first_row + request.num_images)
-            layout.ref_of_row += [RowRef(request_index, role)] * request.num_images
-            layout.prompt_of_row += [num_prompts] * request.num_images
-            layout.image_of_row += range(num_images, num_images + request.num_images)
-            num_prompts += 1
-        layout.positive_row += rows["positive"]
-        layout.negative_row += rows.get("negative", rows["positive"])
-        num_images += request.num_images
-    return layout
-
-
 def _calls(
-    requests: Sequence[RunningRequest], layout: _Layout, family: Family, *, width: int | None
+    requests: Sequence[RunningRequest], rows: Sequence[Row], read: Callable[[slice], Conditions], width: Width
 ) -> tuple[Call, ...]:
-    prompts = [prompt for request in requests for prompt in request.prompts.values()]
-    sizes = [request.request.pass_.size for request in requests for _ in request.prompts]
-    stacked, device = family.stack(prompts, sizes), requests[0].latents.device
-    num_rows = len(layout.ref_of_row)
-    width = width or num_rows
-    rows = [*range(num_rows), *[num_rows - 1] * (-num_rows % width)]
-    calls = []
-    for start in range(0, len(rows), width):
-        call_rows = rows[start : start + width]
-        prompt_index = torch.tensor([layout.prompt_of_row[row] for row in call_rows], device=device)
-        image_index = torch.tensor([layout.image_of_row[row] for row in call_rows], device=device)
-        refs = tuple(layout.ref_of_row[start : start + width])
-        calls.append(Call(stacked.select(prompt_index), image_index, refs))
-    return tuple(calls)
+    device = requests[0].latents.device
+    index_of = {id(request): index for index, request in enumerate(requests)}
+    num_images = [request.num_images for request in requests]
+    first_image = dict(zip(index_of, itertools.accumulate(num_images, initial=0), strict=False))
+    refs = [RowRef(index_of[id(row.request)], row.role) for row in rows]
+    images = [first_image[id(row.request)] + row.image for row in rows]
+    total = width.padded(len(rows))
+    images += images[-1:] * (total - len(rows))
+    parts = [slice(start, min(start + width.rows, total)) for start in range(0, total, width.rows)]
+    return tuple(Call(read(part), torch.tensor(images[part], device=device), tuple(refs[part])) for part in parts)

@@ -6,18 +6,16 @@ The key of a request decides with which others it may share UNet calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from atelier.control.calls import ControlContext
-from atelier.core.conditioning import Role
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.geometry import Size
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
-from atelier.families.family import PromptConditions
 
 #: One event of a request: a `StepEvent`, or, as the last event, `Denoised` or an error.
 Event = StepEvent | Denoised | AtelierError
@@ -77,16 +75,30 @@ class InpaintState:
     mask: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepState:
+    """What a step computes for a request."""
+
+    #: The latents after the step and the prediction of x₀ in it, [images, 4, h, w] each.
+    latents: torch.Tensor
+    denoised: torch.Tensor
+    #: Whether the latents hold neither infinities nor NaN.
+    is_finite: bool
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class RunningRequest:
     """A request in the batch, from admission to its last step: its constants, and its state at a step boundary."""
 
     submitted: Submitted
     schedule: Schedule
-    #: One prompt per role; with guidance the negative one is first.
-    prompts: Mapping[Role, PromptConditions]
-    #: One generator per image. The next numbers that it draws are the noise of the next step.
+    #: Number of rows (one per image and prompt role), and of 77-token chunks of the longest prompt.
+    num_rows: int
+    num_chunks: int
+    #: One generator per image. The numbers that follow those of `noise` are the noise of the step after the next.
     generators: tuple[torch.Generator, ...]
+    #: Noise for the next step, [4, h, w] per image, as far as it is drawn.
+    noise: list[torch.Tensor] = field(default_factory=list)
     #: The noisy latents at the current step, [images, 4, h, w], float32.
     latents: torch.Tensor
     #: Predictions of x₀ in the last step and in the step before it, [images, 4, h, w]; zeros if there was none.
@@ -113,10 +125,6 @@ class RunningRequest:
         return len(self.generators)
 
     @property
-    def num_rows(self) -> int:
-        return self.num_images * len(self.prompts)
-
-    @property
     def is_finished(self) -> bool:
         return self.step_index == len(self.schedule.steps)
 
@@ -128,24 +136,36 @@ class RunningRequest:
             return StepEvent(self.step_index, total, self.denoised_1.cpu().contiguous().numpy())
         return StepEvent(self.step_index, total) if request.report_steps else None
 
-    def restore_kept_part(self) -> None:
-        """Overwrite what the mask keeps with the init image at the current noise level, if there is a mask."""
-        if self.inpaint is None:
-            return
-        alpha, sigma = (
-            (1.0, 0.0) if self.is_finished else self.schedule.steps[self.step_index, [ALPHA, SIGMA]].tolist()
-        )
-        kept = alpha * self.inpaint.x0 + sigma * self.inpaint.noise
-        self.latents = torch.where(self.inpaint.mask > 0, self.latents, kept)
-
     def draw_noise(self) -> torch.Tensor:
-        """Draw standard normal noise for the next step, [images, 4, h, w].
+        """Return standard normal noise for the next step, [images, 4, h, w], on the CPU; zeros if it adds no noise.
 
-        Returns zeros, without drawing, if the step adds no noise.
+        The noise is kept until the step is done, so that a step that is taken again has the same noise.
         """
         if self.schedule.steps[self.step_index, S] == 0:
-            return torch.zeros_like(self.latents)
-        return draw_noise(self.generators, self.latents.shape[1:]).to(self.latents.device)
+            return torch.zeros(self.latents.shape)
+        for generator in self.generators[len(self.noise) :]:
+            self.noise.append(torch.randn(self.latents.shape[1:], generator=generator))
+        return torch.stack(self.noise)
+
+    def restored(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the latents after the next step with what the mask keeps overwritten, if there is a mask.
+
+        The kept part is the init image at the noise level after the step.
+        """
+        if self.inpaint is None:
+            return latents
+        next_step = self.step_index + 1
+        is_last = next_step == len(self.schedule.steps)
+        alpha, sigma = (1.0, 0.0) if is_last else self.schedule.steps[next_step, [ALPHA, SIGMA]].tolist()
+        kept = alpha * self.inpaint.x0 + sigma * self.inpaint.noise
+        return torch.where(self.inpaint.mask > 0, latents, kept)
+
+    def commit(self, state: StepState) -> None:
+        """Complete the step that led to `state`. Only assigns, so that it cannot fail halfway."""
+        self.latents, self.denoised_1, self.denoised_2 = state.latents, state.denoised, self.denoised_1
+        self.is_finite = state.is_finite
+        self.noise = []
+        self.step_index += 1
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> torch.Tensor:

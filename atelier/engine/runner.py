@@ -6,27 +6,29 @@ float32 throughout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.entries import ModelEntry
 from atelier.control.transports import InOrder, Transport
-from atelier.core.conditioning import Conditioning
+from atelier.core.conditioning import Conditioning, Role
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
 from atelier.core.errors import ModelUnavailable
 from atelier.core.sampling import Sampling
+from atelier.engine.batch import Batch
 from atelier.engine.control import StepControl, control_contexts
-from atelier.engine.packing import Packed, pack
-from atelier.engine.request import InpaintState, RunningRequest, Submitted, draw_noise
+from atelier.engine.packing import Packed
+from atelier.engine.request import BatchKey, InpaintState, RunningRequest, Submitted, draw_noise
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.step import advance, guide, numbers_of_step
-from atelier.families.family import family_of
+from atelier.families.family import PromptConditions, family_of
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
 
+_MAX_WIDTH = 64
 _NO_CONTROLNETS = InOrder({})
 
 
@@ -72,8 +74,8 @@ class Runner:
         self._warm_up()
 
     @torch.inference_mode()
-    def admit(self, submitted: Submitted) -> RunningRequest:
-        """Draw the initial noise of a request and move its conditioning to the device.
+    def admit(self, submitted: Submitted) -> tuple[RunningRequest, Mapping[Role, PromptConditions]]:
+        """Draw the initial noise of a request, and compute the conditions of its prompts.
 
         Raises ValueError if the conditioning does not have the model's widths.
         """
@@ -86,10 +88,11 @@ class Runner:
                 role: self.family.prompt_conditions(unet, embeds, self._placement)
                 for role, embeds in request.embeds.items()
             }
-        return RunningRequest(
+        running = RunningRequest(
             submitted=submitted,
             schedule=schedule,
-            prompts=prompts,
+            num_rows=len(generators) * len(prompts),
+            num_chunks=request.num_chunks,
             generators=generators,
             latents=latents,
             inpaint=inpaint,
@@ -98,14 +101,21 @@ class Runner:
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )
+        return running, prompts
+
+    def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
+        """Return an empty batch for requests with this key."""
+        return Batch(key, self.family, exact_width=exact_width, max_width=_MAX_WIDTH)
 
     @torch.inference_mode()
     def step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
-        """Take the next step of every request, each at its own timestep."""
+        """Take the next step of every request, each at its own timestep. If it fails, no request has taken it."""
         numbers = numbers_of_step(requests)
         latents = torch.cat([request.latents for request in requests])
         noise_pred = self._predict(requests, packed, numbers[C_IN] * latents, numbers[TIMESTEP].flatten())
-        advance(requests, numbers, latents, guide(noise_pred, packed))
+        states = advance(requests, numbers, latents, guide(noise_pred, packed))
+        for request, state in zip(requests, states, strict=True):
+            request.commit(state)
 
     def _predict(
         self,
@@ -180,7 +190,8 @@ class Runner:
             ),
             conditioning=Conditioning(positive=positive, negative=None),
         )
-        running = [self.admit(Submitted(request, emit=lambda _: None))]
-        packed = pack(running, self.family, width=None)
+        submitted = Submitted(request, emit=lambda _: None)
+        batch = self.new_batch(submitted.key, exact_width=1)
+        batch.join(*self.admit(submitted))
         for _ in range(2):
-            self.step(running, packed)
+            self.step(batch.requests, batch.packed)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from atelier.engine.packing import Packed
-from atelier.engine.request import RunningRequest
+from atelier.engine.request import RunningRequest, StepState
 from atelier.engine.schedules import B0, B1, B2, C_OUT, C_SKIP, A, S
 
 
@@ -47,14 +47,14 @@ def _rescale(guided: torch.Tensor, noise_pred_text: torch.Tensor, guidance_resca
 
 def advance(
     requests: Sequence[RunningRequest], numbers: torch.Tensor, latents: torch.Tensor, noise_pred: torch.Tensor
-) -> None:
-    """Compute the next latents of all images by the formula of `samplers`, and store every request's new state.
+) -> list[StepState]:
+    """Compute the next latents of all images by the formula of `samplers`, and return one state per request.
 
     `numbers` come from `numbers_of_step`; `latents` and the guided `noise_pred` are [images, 4, h, w].
     """
     denoised_1 = torch.cat([request.denoised_1 for request in requests])
     denoised_2 = torch.cat([request.denoised_2 for request in requests])
-    noise = torch.cat([request.draw_noise() for request in requests])
+    noise = torch.cat([request.draw_noise() for request in requests]).to(latents.device)
     denoised = numbers[C_SKIP] * latents + numbers[C_OUT] * noise_pred
     latents = (
         numbers[A] * latents
@@ -64,12 +64,15 @@ def advance(
         + numbers[S] * noise
     )
     is_finite = torch.isfinite(latents).flatten(1).all(1).tolist()
-    first = 0
+    states, first = [], 0
     for request in requests:
         images = slice(first, first + request.num_images)
-        request.denoised_2 = request.denoised_1
-        request.latents, request.denoised_1 = latents[images], denoised[images]
-        request.is_finite = all(is_finite[images])
-        request.step_index += 1
-        request.restore_kept_part()
+        states.append(
+            StepState(
+                latents=request.restored(latents[images]),
+                denoised=denoised[images],
+                is_finite=all(is_finite[images]),
+            )
+        )
         first = images.stop
+    return states

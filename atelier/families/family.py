@@ -1,7 +1,7 @@
 """The interface that a family (an architecture of diffusion models) implements, and the table of all families.
 
 The engine and the TextEncoder reach an architecture only through `Family`, so a new one needs only its own folder and
-a line in `_FAMILIES`. `Conditions`, `PromptConditions` and `Encoded` are SDXL's dataclasses; they become type
+a line in `_FAMILIES`. `Conditions`, `PromptConditions`, `ConditionSlots` and `Encoded` are SDXL's; they become type
 parameters when a family needs different ones. Importing a family does not import diffusers, because the TextEncoder
 needs none of it and it takes seconds.
 """
@@ -18,6 +18,7 @@ from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.geometry import Size
 from atelier.families import sdxl
 from atelier.families.sdxl.conditions import Conditions, PromptConditions
+from atelier.families.sdxl.slots import ConditionSlots
 from atelier.families.sdxl.unet import Encoded
 from atelier.models.loading import Placement
 
@@ -73,6 +74,10 @@ class Family(Protocol):
         self, prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tokens: int | None = None
     ) -> Conditions:
         """Stack prompts into conditions with one row per prompt; row i belongs to an image of `sizes[i]`."""
+        ...
+
+    def new_slots(self) -> ConditionSlots:
+        """Return buffers for the conditions of a batch's rows, without any slot."""
         ...
 
     def encode_rows(

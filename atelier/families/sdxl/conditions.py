@@ -24,10 +24,6 @@ class KeysValues:
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
 
-    def select(self, rows: torch.Tensor) -> KeysValues:
-        """Return the keys and values at the indices `rows`, in the order of the indices."""
-        return KeysValues(tuple(keys[rows] for keys in self.keys), tuple(values[rows] for values in self.values))
-
 
 @dataclass(frozen=True, slots=True)
 class PromptConditions:
@@ -58,15 +54,6 @@ class Conditions:
         """Number of tokens that every prompt is padded to."""
         return self.prompt_bias.shape[-1]
 
-    def select(self, rows: torch.Tensor) -> Conditions:
-        """Return the conditions of the rows at the indices `rows`, in the order of the indices."""
-        return Conditions(
-            prompt=self.prompt.select(rows),
-            prompt_bias=self.prompt_bias[rows],
-            pooled_prompt_embeds=self.pooled_prompt_embeds[rows],
-            add_time_ids=self.add_time_ids[rows],
-        )
-
 
 def stack(prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tokens: int | None = None) -> Conditions:
     """Stack prompts into conditions with one row per prompt; row i belongs to an image of `sizes[i]`.
@@ -85,7 +72,7 @@ def stack(prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tok
         ),
         prompt_bias=bias[:, None],
         pooled_prompt_embeds=pooled,
-        add_time_ids=torch.tensor([_add_time_ids(size) for size in sizes]).to(pooled),
+        add_time_ids=torch.tensor([add_time_ids(size) for size in sizes]).to(pooled),
     )
 
 
@@ -97,7 +84,7 @@ def _padded(prompts: Sequence[tuple[torch.Tensor, ...]], num_tokens: int) -> tup
     )
 
 
-def _add_time_ids(size: Size) -> list[float]:
+def add_time_ids(size: Size) -> list[float]:
     """Return (orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels (Podell et al. 2023, §2.2)."""
     height, width = float(size.height), float(size.width)
     return [height, width, 0.0, 0.0, height, width]

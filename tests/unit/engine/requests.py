@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +14,11 @@ from atelier.core.control import Control
 from atelier.core.denoising import DenoiseRequest, Pass, RequestId
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
+from atelier.engine.batch import Batch
 from atelier.engine.control import control_contexts
 from atelier.engine.request import RunningRequest, Submitted
 from atelier.engine.schedules import Schedules
-from atelier.families.family import PromptConditions
+from atelier.families.family import PromptConditions, family_of
 from atelier.families.sdxl.conditions import KeysValues
 from tests.unit.engine.diffusers_schedulers import SDXL
 
@@ -57,21 +58,35 @@ def new_request(
     )
 
 
-def running(request: DenoiseRequest, prompts: Mapping[Role, float]) -> RunningRequest:
-    """The request after admission; `prompts` gives the value of a role's keys, values and pooled embeddings."""
+def running(request: DenoiseRequest) -> RunningRequest:
+    """The request after admission, with latents of zeros."""
     size, num_images = request.pass_.size, len(request.pass_.seeds)
     latents = torch.zeros(num_images, 4, size.latent_height, size.latent_width)
     contexts: tuple[ControlContext, ...] = control_contexts(request.controls, request.embeds)
     return RunningRequest(
         submitted=Submitted(request, emit=lambda _: None),
         schedule=_SCHEDULES.of(request.pass_.sampling),
-        prompts={role: _prompt(value, num_tokens=77 * request.num_chunks) for role, value in prompts.items()},
+        num_rows=request.num_rows,
+        num_chunks=request.num_chunks,
         generators=tuple(torch.Generator().manual_seed(seed) for seed in request.pass_.seeds),
         latents=latents,
         denoised_1=torch.zeros_like(latents),
         denoised_2=torch.zeros_like(latents),
         control_contexts=contexts,
     )
+
+
+def prompts(request: RunningRequest, *values: float) -> dict[Role, PromptConditions]:
+    """Prompts whose keys, values and pooled embeddings are `values`, in the order of the request's roles."""
+    roles = request.request.embeds
+    return {
+        role: _prompt(value, num_tokens=77 * request.num_chunks) for role, value in zip(roles, values, strict=True)
+    }
+
+
+def new_batch(request: RunningRequest, *, exact_width: int = 4, max_width: int = 64) -> Batch:
+    """An empty batch for requests with this one's key."""
+    return Batch(request.submitted.key, family_of("sdxl"), exact_width=exact_width, max_width=max_width)
 
 
 def _prompt(value: float, *, num_tokens: int) -> PromptConditions:

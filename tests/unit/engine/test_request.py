@@ -1,34 +1,56 @@
-"""A running request: what inpainting restores at each step."""
+"""A running request: what inpainting restores after each step, and the noise of a step."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from atelier.engine.request import InpaintState
+from atelier.core.sampling import Sampling
+from atelier.engine.request import InpaintState, StepState
 from atelier.engine.schedules import ALPHA, SIGMA
 from tests.unit.engine.requests import new_request, running
 
 
-@pytest.mark.parametrize("step_index", [0, 1, 3])
-def test_the_kept_part_has_the_noise_level_of_the_step(step_index: int) -> None:
-    request = running(new_request(), {"positive": 1.0})
-    request.latents += 9
+@pytest.mark.parametrize("step_index", [0, 1, 2])
+def test_the_kept_part_has_the_noise_level_after_the_step(step_index: int) -> None:
+    request = running(new_request())
     x0, noise = torch.full_like(request.latents, 2), torch.full_like(request.latents, 3)
     mask = torch.zeros(request.latents.shape[2:])
     mask[:, 6:] = 1
     request.inpaint = InpaintState(x0=x0, noise=noise, mask=mask)
     request.step_index = step_index
-    request.restore_kept_part()
-    level = request.schedule.steps[step_index]
-    assert torch.allclose(request.latents[..., :6], torch.tensor(2 * level[ALPHA] + 3 * level[SIGMA]).float())
-    assert (request.latents[..., 6:] == 9).all()
+    restored = request.restored(torch.full_like(request.latents, 9))
+    level = request.schedule.steps[step_index + 1]
+    assert torch.allclose(restored[..., :6], torch.tensor(2 * level[ALPHA] + 3 * level[SIGMA]).float())
+    assert (restored[..., 6:] == 9).all()
 
 
 def test_the_kept_part_ends_without_noise() -> None:
-    request = running(new_request(), {"positive": 1.0})
+    request = running(new_request())
     x0 = torch.full_like(request.latents, 2)
     request.inpaint = InpaintState(x0=x0, noise=torch.ones_like(x0), mask=torch.zeros(x0.shape[2:]))
-    request.step_index = len(request.schedule.steps)
-    request.restore_kept_part()
-    assert torch.equal(request.latents, x0)
+    request.step_index = len(request.schedule.steps) - 1
+    assert torch.equal(request.restored(torch.full_like(x0, 9)), x0)
+
+
+def test_a_step_keeps_its_noise_until_it_is_done() -> None:
+    request = running(new_request(num_images=2, sampling=Sampling(num_inference_steps=4, sampler="euler_a")))
+    first = request.draw_noise()
+    assert torch.equal(request.draw_noise(), first)
+    request.commit(StepState(latents=request.latents, denoised=request.latents, is_finite=True))
+    second = request.draw_noise()
+    assert not torch.equal(second, first)
+    expected = torch.Generator().manual_seed(1)
+    for noise in (first, second):
+        assert torch.equal(noise[1], torch.randn(noise.shape[1:], generator=expected))
+
+
+def test_noise_drawn_for_some_images_is_not_drawn_again() -> None:
+    """A step that failed while it drew goes on where it stopped."""
+    requests = [
+        running(new_request(num_images=2, sampling=Sampling(num_inference_steps=4, sampler="euler_a")))
+        for _ in range(2)
+    ]
+    interrupted, whole = requests
+    interrupted.noise.append(torch.randn(interrupted.latents.shape[1:], generator=interrupted.generators[0]))
+    assert torch.equal(interrupted.draw_noise(), whole.draw_noise())
