@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import ray
 from ray import serve
 from ray.serve import Application
 
+from deployments.environment import ENVIRONMENT
 from deployments.options import GraphArgs
 from graph import build
 
@@ -25,7 +27,8 @@ def running_graph(*, num_threads: int) -> Iterator[str]:
 
 @contextmanager
 def running_app(app: Application) -> Iterator[str]:
-    """Start an application of Serve and yield its address."""
+    """Start an application of Serve, in the environment that clusters have, and yield its address."""
+    os.environ.update(ENVIRONMENT)
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT}, logging_config={"enable_access_log": False})
     serve.run(app, name="atelier")

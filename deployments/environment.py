@@ -1,6 +1,6 @@
 """Environment variables that every node of a cluster needs when Ray is started on it.
 
-Serve reads them in the processes of its controller and its proxies, which no config reaches.
+They are read when a process starts, some of them by Serve's controller and proxies, which no config reaches.
 """
 
 from __future__ import annotations
@@ -11,4 +11,7 @@ ENVIRONMENT = {
     # keeps its requests and its GPU.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middleware",
+    # glibc gives every thread an arena of its own, and none returns memory that another one could use: a Router grew
+    # by 0.7 MiB a minute under 16 clients.
+    "MALLOC_ARENA_MAX": "2",
 }
