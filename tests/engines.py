@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.controlnets import load_controlnets
@@ -32,12 +33,13 @@ def new_engine(
     num_threads: int = 1,
     observe: Callable[[StepReport], None] = lambda _: None,
     now_s: Callable[[], float] = time.monotonic,
+    find: Callable[[str], Path] = Path,
 ) -> Engine:
-    """An engine with the catalogue's models, and its ControlNets in process."""
+    """An engine with the catalogue's models, its ControlNets in process, and the LoRAs whose files `find` returns."""
     settings = replace(SETTINGS, max_waiting=max_waiting, max_rows=max_rows, num_threads=num_threads)
 
     def load() -> Runners:
-        return load_runners(catalogue.models, CPU, InProcess(load_controlnets(catalogue, CPU)))
+        return load_runners(catalogue.models, CPU, InProcess(load_controlnets(catalogue, CPU)), find_lora=find)
 
     return Engine(load, settings, place="here", observe=observe, now_s=now_s)
 

@@ -65,7 +65,8 @@ class EngineSettings:
     num_threads: int
     #: Maximum number of waiting requests.
     max_waiting: int
-    #: Maximum number of rows (one per image and prompt role) that share a UNet call.
+    #: Maximum number of rows (one per image and prompt role) that are denoised at the same time, in all batches; rows
+    #: of larger images, with longer prompts or with LoRAs count more.
     max_rows: int
     #: Number of rows in every UNet call of `exact` requests; missing rows are padded with copies.
     exact_width: int
@@ -123,14 +124,21 @@ class Engine:
         Raises:
             QueueFull: `max_waiting` requests are waiting.
             ReplicaLost: the engine's thread has ended.
+            LoraNotFound: a LoRA is not in the catalogue.
         """
-        submitted = Submitted(request, emit, self._now_s())
+        submitted = self._runners[request.pass_.model].submitted(request, emit, self._now_s())
+        for adapter in submitted.adapters:
+            adapter.add_done_callback(self._wake)
         with self._changed:
             if not self._is_open:
                 raise ReplicaLost
             if len(self._waiting) >= self._settings.max_waiting:
                 raise QueueFull
             self._waiting.append(submitted)
+            self._changed.notify()
+
+    def _wake(self, _: object) -> None:
+        with self._changed:
             self._changed.notify()
 
     def cancel(self, request_id: RequestId) -> None:
@@ -235,15 +243,15 @@ class Engine:
     def _admit(self) -> None:
         """Admit the waiting requests that fit their batches; when idle, first wait up to `_IDLE_WAIT_S` for one."""
         with self._changed:
-            if not self._waiting and not self._batches:
+            if not self._batches and not any(submitted.is_ready for submitted in self._waiting):
                 self._last_end_s = None
                 self._changed.wait(_IDLE_WAIT_S)
             admitted = admissible(
                 self._waiting,
-                {key: batch.num_rows for key, batch in self._batches.items()},
-                key_of=lambda submitted: submitted.key,
-                rows_of=lambda submitted: submitted.request.num_rows,
-                max_rows=self._settings.max_rows,
+                sum(request.submitted.cost for batch in self._batches.values() for request in batch.requests),
+                is_ready=lambda submitted: submitted.is_ready,
+                cost_of=lambda submitted: submitted.cost,
+                max_cost=self._settings.max_rows,
             )
             self._waiting = deque(submitted for submitted in self._waiting if submitted not in admitted)
             self._running.update(submitted.request_id for submitted in admitted)

@@ -16,25 +16,23 @@ def next_key(last_step: Mapping[K, int]) -> K | None:
 
 def admissible(
     waiting: Iterable[R],
-    num_rows: Mapping[K, int],
+    running_cost: float,
     *,
-    key_of: Callable[[R], K],
-    rows_of: Callable[[R], int],
-    max_rows: int,
+    is_ready: Callable[[R], bool],
+    cost_of: Callable[[R], float],
+    max_cost: float,
 ) -> Sequence[R]:
-    """Return the waiting requests that fit their batches, first come first served within each key.
+    """Return the waiting requests that fit beside those that run, first come first served.
 
-    `num_rows` is the number of running rows (one per image and prompt role) of each key. A request wider
-    than `max_rows` gets a batch of its own.
+    Requests that are not ready are passed over. A request that costs more than `max_cost` is admitted when nothing
+    else runs.
     """
     admitted: list[R] = []
-    rows, full = dict(num_rows), set[K]()
-    for request in waiting:
-        key = key_of(request)
-        total = rows.get(key, 0) + rows_of(request)
-        if key in full or (total > max_rows and rows.get(key, 0) > 0):
-            full.add(key)
-            continue
-        rows[key] = total
+    total = running_cost
+    for request in filter(is_ready, waiting):
+        cost = cost_of(request)
+        if total > 0 and total + cost > max_cost:
+            break
+        total += cost
         admitted.append(request)
     return admitted

@@ -6,7 +6,8 @@ The key of a request decides with which others it may share UNet calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
@@ -16,11 +17,18 @@ from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEven
 from atelier.core.errors import AtelierError
 from atelier.core.geometry import Size
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
+from atelier.families.family import Adapter
 
 #: One event of a request: a `StepEvent`, or, as the last event, `Denoised` or an error.
 Event = StepEvent | Denoised | AtelierError
 #: Receives the events of a request, in the engine's thread.
 Emit = Callable[[Event], None]
+
+
+#: Rank of LoRAs whose factors take as much time as the row without them (benchmarks/lora.py).
+_RANK_OF_A_ROW = 185
+#: Share of a row's time that each 77-token chunk after the first adds.
+_CHUNK_COST = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +40,20 @@ class BatchKey:
     #: Number of 77-token prompt chunks of an `exact` request, because its bits depend on the padded prompt length;
     #: None for `fast` requests, which share calls whatever their prompt lengths.
     exact_chunks: int | None
+    #: Ids of the LoRAs of an `exact` request, because its bits depend on the rank of all their factors; empty for
+    #: `fast` requests, which share calls whatever their LoRAs.
+    exact_loras: tuple[str, ...]
 
     @classmethod
     def of(cls, request: DenoiseRequest) -> BatchKey:
         """Return the key of a request's rows."""
         is_exact = request.pass_.reproducibility == "exact"
-        return cls(request.pass_.model, request.pass_.size, request.num_chunks if is_exact else None)
+        return cls(
+            model=request.pass_.model,
+            size=request.pass_.size,
+            exact_chunks=request.num_chunks if is_exact else None,
+            exact_loras=tuple(lora.id for lora in request.pass_.loras) if is_exact else (),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +64,10 @@ class Submitted:
     emit: Emit
     #: Time of the submission, on the engine's clock.
     submitted_s: float = 0.0
+    #: The request's LoRAs, in the order of its pass.
+    adapters: tuple[Future[Adapter], ...] = ()
+    #: What its rows cost without LoRAs; a row of the model's default size with one chunk costs 1.
+    plain_cost: float = 1.0
     key: BatchKey = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,10 +78,27 @@ class Submitted:
         return self.request.request_id
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the request can be admitted, or fails because a LoRA could not be loaded."""
+        return all(adapter.done() for adapter in self.adapters)
+
+    @property
+    def cost(self) -> float:
+        """Share of the engine's capacity, in rows of the model's default size without LoRAs."""
+        loaded = [adapter.result() for adapter in self.adapters if adapter.done() and adapter.exception() is None]
+        return self.plain_cost * (1 + sum(adapter.unet_rank for adapter in loaded) / _RANK_OF_A_ROW)
+
+    @property
     def end_s(self) -> float:
         """Time at which the request's limit is reached, on the engine's clock."""
         limit_s = self.request.time_limit_s
         return math.inf if limit_s is None else self.submitted_s + limit_s
+
+
+def plain_cost(request: DenoiseRequest, default_size: Size) -> float:
+    """Return what a request's rows cost without LoRAs, in rows of `default_size` with a prompt of one chunk."""
+    area = request.pass_.size.num_pixels / default_size.num_pixels
+    return request.num_rows * area * (1 + _CHUNK_COST * (request.num_chunks - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +142,8 @@ class RunningRequest:
     denoised_1: torch.Tensor
     denoised_2: torch.Tensor
     inpaint: InpaintState | None = None
+    #: Ranks of the factors of the request's LoRAs together, by the layers that they change.
+    ranks: Mapping[str, int] = field(default_factory=dict)
     #: One context per control of the request, in the order of the controls.
     control_contexts: tuple[ControlContext, ...] = ()
     #: Weights hashes of the models that have run on the request so far, by name.

@@ -6,7 +6,8 @@ float32 throughout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,15 +16,15 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.control.transports import InOrder, Transport
 from atelier.core.conditioning import Conditioning, Role
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
-from atelier.core.errors import ModelUnavailable
+from atelier.core.errors import ModelNotFound, ModelUnavailable
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
 from atelier.engine.control import StepControl, control_contexts
 from atelier.engine.packing import Packed
-from atelier.engine.request import BatchKey, InpaintState, RunningRequest, Submitted, draw_noise
+from atelier.engine.request import BatchKey, Emit, InpaintState, RunningRequest, Submitted, draw_noise, plain_cost
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.step import advance, guide, numbers_of_step
-from atelier.families.family import PromptConditions, family_of
+from atelier.families.family import Adapter, LoadedAdapters, PromptConditions, family_of
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
@@ -32,26 +33,44 @@ _MAX_WIDTH = 64
 _NO_CONTROLNETS = InOrder({})
 
 
+def _no_lora(lora: str) -> Path:
+    raise ModelNotFound(f"There is no LoRA {lora!r}.")
+
+
 def load_runners(
-    entries: Sequence[ModelEntry], placement: Placement, transport: Transport = _NO_CONTROLNETS
+    entries: Sequence[ModelEntry],
+    placement: Placement,
+    transport: Transport = _NO_CONTROLNETS,
+    *,
+    find_lora: Callable[[str], Path] = _no_lora,
 ) -> dict[str, Runner]:
     """Load and warm up one runner per model, and return them by model id.
 
-    All UNets share one `ModelHost`; `transport` carries the calls to ControlNets. UNets are stored in channels-last
+    All UNets share one `ModelHost`; `transport` carries the calls to ControlNets; `find_lora` returns the file of a
+    LoRA by its id. UNets are stored in channels-last
     format, because convolutions read it faster: this saves 3–6 % of a UNet call on the CPU.
 
     Raises ModelUnavailable if a model cannot be loaded or run.
     """
     unets = {entry.id: load_unet(entry, placement).to(memory_format=torch.channels_last) for entry in entries}
     host = ModelHost(unets)
-    return {entry.id: Runner(entry, placement, host, transport) for entry in entries}
+    adapters = LoadedAdapters(find_lora, {model: {"unet": unet} for model, unet in unets.items()}, placement)
+    return {entry.id: Runner(entry, placement, host, transport, adapters) for entry in entries}
 
 
 class Runner:
-    """The UNet of one model with its schedules. Not thread-safe: made and used in the engine's thread."""
+    """The UNet of one model with its schedules.
+
+    Not thread-safe but for `submitted`: made and used in the engine's thread.
+    """
 
     def __init__(
-        self, entry: ModelEntry, placement: Placement, host: ModelHost[UNet2DConditionModel], transport: Transport
+        self,
+        entry: ModelEntry,
+        placement: Placement,
+        host: ModelHost[UNet2DConditionModel],
+        transport: Transport,
+        adapters: LoadedAdapters,
     ) -> None:
         """Prepare and warm up the entry's UNet, which `host` holds.
 
@@ -62,6 +81,7 @@ class Runner:
         self._placement = placement
         self._host = host
         self._transport = transport
+        self._adapters = adapters
         with host.acquire(entry.id) as unet:
             self._num_channels: int = unet.config.in_channels
             try:
@@ -73,19 +93,30 @@ class Runner:
             self._weights_hash = weights_hash(unet, settings=scheduler.config)
         self._warm_up()
 
+    def submitted(self, request: DenoiseRequest, emit: Emit, now_s: float = 0.0) -> Submitted:
+        """Return the request as it waits, with its LoRAs, which are loaded from now on. Called in any thread.
+
+        Raises what the search for a LoRA raises, such as LoraNotFound.
+        """
+        adapters = tuple(self._adapters.get(self._entry.id, lora.id) for lora in request.pass_.loras)
+        return Submitted(request, emit, now_s, adapters, plain_cost(request, self._entry.defaults.size))
+
     @torch.inference_mode()
     def admit(self, submitted: Submitted) -> tuple[RunningRequest, Mapping[Role, PromptConditions]]:
         """Draw the initial noise of a request, and compute the conditions of its prompts.
 
-        Raises ValueError if the conditioning does not have the model's widths.
+        Raises ValueError if the conditioning does not have the model's widths, and the error of a LoRA that could not
+        be loaded.
         """
-        request = submitted.request
+        request, adapters = submitted.request, [adapter.result() for adapter in submitted.adapters]
+        weights = [lora.weight for lora in request.pass_.loras]
+        layers = self.family.combined(list(zip((of.unet for of in adapters), weights, strict=True)))
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
         latents, inpaint = self._initial_latents(request, schedule, generators)
         with self._host.acquire(self._entry.id) as unet:
             prompts = {
-                role: self.family.prompt_conditions(unet, embeds, self._placement)
+                role: self.family.prompt_conditions(unet, embeds, self._placement, layers)
                 for role, embeds in request.embeds.items()
             }
         running = RunningRequest(
@@ -97,7 +128,8 @@ class Runner:
             latents=latents,
             inpaint=inpaint,
             control_contexts=control_contexts(request.controls, request.embeds),
-            weights={f"{request.pass_.model}/unet": self._weights_hash},
+            weights=self._weights(request, adapters),
+            ranks={layer: change.rank for layer, change in prompts["positive"].adapters.items()},
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )
@@ -139,6 +171,13 @@ class Runner:
                     control.add(wait(), encoded, requests)
                 noise_preds.append(self.family.decode_half(unet, encoded, call.conditions).float())
         return torch.cat(noise_preds)
+
+    def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
+        """Return the hashes of the UNet's weights and of the LoRAs', by name."""
+        hashes = {f"{request.pass_.model}/unet": self._weights_hash}
+        for lora, adapter in zip(request.pass_.loras, adapters, strict=True):
+            hashes[f"{lora.id}/lora"] = adapter.weights_hash
+        return hashes
 
     def _initial_latents(
         self, request: DenoiseRequest, schedule: Schedule, generators: Sequence[torch.Generator]
@@ -190,7 +229,7 @@ class Runner:
             ),
             conditioning=Conditioning(positive=positive, negative=None),
         )
-        submitted = Submitted(request, emit=lambda _: None)
+        submitted = self.submitted(request, emit=lambda _: None)
         batch = self.new_batch(submitted.key, exact_width=1)
         batch.join(*self.admit(submitted))
         for _ in range(2):

@@ -17,6 +17,8 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.geometry import Size
 from atelier.families import sdxl
+from atelier.families.sdxl.adapters.adapter import NO_LAYERS, Adapter, Layers
+from atelier.families.sdxl.adapters.loaded import LoadedAdapters
 from atelier.families.sdxl.conditions import Conditions, PromptConditions
 from atelier.families.sdxl.slots import ConditionSlots
 from atelier.families.sdxl.unet import Encoded
@@ -25,7 +27,17 @@ from atelier.models.loading import Placement
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
 
-__all__ = ["Conditions", "Encoded", "Family", "PromptConditions", "TextEncoders", "family_of"]
+__all__ = [
+    "Adapter",
+    "ConditionSlots",
+    "Conditions",
+    "Encoded",
+    "Family",
+    "LoadedAdapters",
+    "PromptConditions",
+    "TextEncoders",
+    "family_of",
+]
 
 
 class TextEncoders(Protocol):
@@ -62,9 +74,13 @@ class Family(Protocol):
         ...
 
     def prompt_conditions(
-        self, model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbeds, placement: Placement
+        self,
+        model: UNet2DConditionModel | ControlNetModel,
+        embeds: TextEmbeds,
+        placement: Placement,
+        adapters: Layers = NO_LAYERS,
     ) -> PromptConditions:
-        """Compute the conditions of a prompt for all steps of a request.
+        """Compute the conditions of a prompt for all steps of a request, whose LoRAs make the changes `adapters`.
 
         Raises ValueError if the embeddings do not have the widths that the model reads.
         """
@@ -74,6 +90,10 @@ class Family(Protocol):
         self, prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tokens: int | None = None
     ) -> Conditions:
         """Stack prompts into conditions with one row per prompt; row i belongs to an image of `sizes[i]`."""
+        ...
+
+    def combined(self, adapters: Sequence[tuple[Layers, float]]) -> Layers:
+        """Return several LoRAs, each with its weight, as one change per layer."""
         ...
 
     def new_slots(self) -> ConditionSlots:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from atelier.core.conditioning import TextEmbeds
+from atelier.families.sdxl.adapters.adapter import NO_LAYERS, Layers
+from atelier.families.sdxl.adapters.rows import applied, stacked
 from atelier.families.sdxl.conditions import KeysValues, PromptConditions
 from atelier.families.sdxl.embeds import check_widths
 from atelier.models.loading import Placement
@@ -19,6 +21,10 @@ from atelier.models.loading import Placement
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
+
+
+#: Ends of the names of the layers that compute the keys and values of a prompt.
+_READ_PROMPT = ("attn2.to_k", "attn2.to_v")
 
 
 class RowAttention:
@@ -77,16 +83,24 @@ def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: to
 
 
 def prompt_conditions(
-    model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbeds, placement: Placement
+    model: UNet2DConditionModel | ControlNetModel,
+    embeds: TextEmbeds,
+    placement: Placement,
+    adapters: Layers = NO_LAYERS,
 ) -> PromptConditions:
     """Compute the conditions of a prompt (keys, values, pooled output) for all steps of a request.
 
-    Raises ValueError if the embeddings do not have the model's widths.
+    `adapters` are the changes of the model's layers by the request's LoRAs. Raises ValueError if the embeddings do
+    not have the model's widths.
     """
     check_widths(model, embeds)
     prompt_embeds = torch.tensor(embeds.prompt_embeds, device=placement.device, dtype=placement.dtype)
     pooled = torch.tensor(embeds.pooled_prompt_embeds, device=placement.device, dtype=placement.dtype)
-    return PromptConditions(keys_values(model, prompt_embeds[None]), len(prompt_embeds), pooled)
+    of_prompt = {name: change for name, change in adapters.items() if name.endswith(_READ_PROMPT)}
+    with applied(model, stacked([of_prompt])):
+        computed = keys_values(model, prompt_embeds[None])
+    others = {name: change for name, change in adapters.items() if name not in of_prompt}
+    return PromptConditions(computed, len(prompt_embeds), pooled, others)
 
 
 def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, Attention]]:

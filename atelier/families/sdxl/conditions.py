@@ -6,11 +6,13 @@ A row is one image with one of its prompts. The conditions are constant over all
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from atelier.core.geometry import Size
+from atelier.families.sdxl.adapters.adapter import Layers
+from atelier.families.sdxl.adapters.rows import RowAdapters
 
 #: Bias added to the attention scores of padding tokens; their softmax is exactly zero (diffusers' value).
 MASKED = -10_000.0
@@ -35,6 +37,8 @@ class PromptConditions:
     num_tokens: int
     #: Pooled output of the second text encoder, [1280].
     pooled_prompt_embeds: torch.Tensor
+    #: Changes of the UNet's layers by the request's LoRAs, but for those that `keys_values` contain.
+    adapters: Layers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class Conditions:
     pooled_prompt_embeds: torch.Tensor
     #: Size and crop of each row's image, [rows, 6], in pixels.
     add_time_ids: torch.Tensor
+    #: Changes of the model's layers by the rows' LoRAs.
+    adapters: RowAdapters = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:

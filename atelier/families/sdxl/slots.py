@@ -6,11 +6,12 @@ views, without copying.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from atelier.core.geometry import Size
+from atelier.families.sdxl.adapters.slots import AdapterSlots
 from atelier.families.sdxl.conditions import MASKED, Conditions, KeysValues, PromptConditions, add_time_ids
 
 
@@ -22,6 +23,7 @@ class ConditionSlots:
         self._keys_values: list[torch.Tensor] = []
         #: `Conditions.prompt_bias`, `pooled_prompt_embeds` and `add_time_ids` of the slots.
         self._others: list[torch.Tensor] = []
+        self._adapters = AdapterSlots()
 
     def write(self, slots: Sequence[int], prompt: PromptConditions, size: Size) -> None:
         """Write the conditions of rows with one prompt, whose images have this size, into slots."""
@@ -30,6 +32,7 @@ class ConditionSlots:
         length, pooled = prompt.num_tokens, prompt.pooled_prompt_embeds
         bias, pooled_of_slot, time_ids = self._others
         times = torch.tensor(add_time_ids(size)).to(pooled)
+        self._adapters.write(slots, prompt.adapters)
         for slot in slots:
             for buffer in self._keys_values:
                 buffer[slot, length:] = 0
@@ -42,11 +45,15 @@ class ConditionSlots:
         """Copy what is in one slot to another one, which may lie behind the last."""
         if target >= self._num_slots:
             self._resize(2 * target, self._num_tokens)
+        self._adapters.copy(source, target)
         buffers = [*self._keys_values, *self._others]
         torch._foreach_copy_([buffer[target] for buffer in buffers], [buffer[source] for buffer in buffers])
 
-    def read(self, slots: slice | torch.Tensor, *, num_tokens: int) -> Conditions:
-        """Return the first `num_tokens` tokens of slots: views for a slice, copies for indices."""
+    def read(self, slots: slice | torch.Tensor, *, num_tokens: int, ranks: Mapping[str, int]) -> Conditions:
+        """Return the conditions in slots: views for a slice, copies for indices.
+
+        Prompts have `num_tokens` tokens; `ranks` are the ranks of the LoRAs' factors, by the layers that they change.
+        """
         num_layers = len(self._keys_values) // 2
         keys_values = tuple(buffer[slots, :num_tokens] for buffer in self._keys_values)
         bias, pooled, time_ids = self._others
@@ -55,6 +62,7 @@ class ConditionSlots:
             prompt_bias=bias[slots, :, :num_tokens],
             pooled_prompt_embeds=pooled[slots],
             add_time_ids=time_ids[slots],
+            adapters=self._adapters.read(slots, ranks),
         )
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from atelier.families.sdxl.adapters.rows import applied
 from atelier.families.sdxl.conditions import Conditions
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def encode_half(
     unet: UNet2DConditionModel, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
 ) -> Encoded:
     """Run the UNet to the end of its middle block, on `model_input` [rows, 4, h, w] at `timesteps` [rows]."""
-    return encode_rows(unet, unet.conv_in(model_input), timesteps, conditions)
+    with applied(unet, conditions.adapters):
+        return encode_rows(unet, unet.conv_in(model_input), timesteps, conditions)
 
 
 def encode_rows(
@@ -59,6 +61,11 @@ def encode_rows(
 
 def decode_half(unet: UNet2DConditionModel, encoded: Encoded, conditions: Conditions) -> torch.Tensor:
     """Run the UNet from its middle block to `noise_pred`, [rows, 4, h, w]."""
+    with applied(unet, conditions.adapters):
+        return _decode(unet, encoded, conditions)
+
+
+def _decode(unet: UNet2DConditionModel, encoded: Encoded, conditions: Conditions) -> torch.Tensor:
     hidden_states, skips = encoded.hidden_states, list(encoded.skips)
     for block in unet.up_blocks:
         num_layers = len(block.resnets)

@@ -196,7 +196,7 @@ def test_late_request_joins_at_the_next_step(engine: Engine, embeds: TextEmbeds,
 def test_sixteen_different_requests_share_a_call_without_changing_each_other(
     catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
 ) -> None:
-    engine = new_engine(catalogue, observe=reports.append)
+    engine = new_engine(catalogue, max_rows=64, observe=reports.append)
     samplers = list(SAMPLERS)
     requests = [
         _request(
@@ -240,8 +240,11 @@ def test_batches_of_different_sizes_take_turns(
     assert "step failed" not in caplog.text
 
 
-def test_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]) -> None:
-    engine = new_engine(catalogue, max_rows=4, observe=reports.append)
+def test_running_requests_never_exceed_the_rows(
+    catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
+) -> None:
+    """The model's default size is 64×64, so a row of 96×64 counts 1.5."""
+    engine = new_engine(catalogue, max_rows=6, observe=reports.append)
     ended: queue.Queue[Event] = queue.Queue()
     with held_at_first_step(engine, _request(embeds)):
         for index in range(5):
@@ -249,6 +252,37 @@ def test_batch_never_exceeds_its_rows(catalogue: Catalogue, embeds: TextEmbeds, 
         engine.submit(_request(embeds, request_id=RequestId("req_wide"), seeds=(1, 2, 3)), ended.put)
     assert all(isinstance(ended.get(timeout=_WAIT_S), Denoised) for _ in range(6))
     assert {report.num_rows for report in reports} == {2, 4, 6}
+    engine.close()
+
+
+def test_batches_share_the_rows_of_the_engine(
+    catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
+) -> None:
+    """Two rows of 64×64 beside two of 32×32, which count a quarter each, leave no room for two more of 64×64."""
+    engine = new_engine(catalogue, max_rows=3, observe=reports.append)
+    ended: queue.Queue[Event] = queue.Queue()
+    with held_at_first_step(engine, _request(embeds, size=Size(width=64, height=64))):
+        for index, side in enumerate([32, 64]):
+            size = Size(width=side, height=side)
+            engine.submit(_request(embeds, request_id=RequestId(f"req_{index}"), size=size), ended.put)
+    assert all(isinstance(ended.get(timeout=_WAIT_S), Denoised) for _ in range(2))
+    assert max(report.num_running for report in reports) == 2
+    engine.close()
+
+
+@pytest.mark.parametrize("num_chunks", [1, 3])
+def test_long_prompts_count_more(
+    catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport], num_chunks: int
+) -> None:
+    engine = new_engine(catalogue, max_rows=4, observe=reports.append)
+    long = replace(embeds, prompt_embeds=np.concatenate([embeds.prompt_embeds] * num_chunks))
+    ended: queue.Queue[Event] = queue.Queue()
+    size = Size(width=64, height=64)
+    with held_at_first_step(engine, _request(embeds, size=size)):
+        conditioning = Conditioning(positive=long, negative=None)
+        engine.submit(_request(embeds, request_id=RequestId("long"), size=size, conditioning=conditioning), ended.put)
+    assert isinstance(ended.get(timeout=_WAIT_S), Denoised)
+    assert max(report.num_running for report in reports) == (2 if num_chunks == 1 else 1)
     engine.close()
 
 

@@ -3,12 +3,16 @@ from __future__ import annotations
 from atelier.engine.policy import admissible, next_key
 
 
-def _admitted(waiting: list[tuple[str, int]], in_work: dict[str, int]) -> list[tuple[str, int]]:
-    return list(
-        admissible(
-            waiting, in_work, key_of=lambda request: request[0], rows_of=lambda request: request[1], max_rows=8
-        )
+def _admitted(waiting: list[tuple[str, float]], running_cost: float = 0) -> str:
+    """The names of the admitted requests; one whose name is a capital letter is not ready."""
+    admitted = admissible(
+        waiting,
+        running_cost,
+        is_ready=lambda request: request[0].islower(),
+        cost_of=lambda request: request[1],
+        max_cost=8,
     )
+    return "".join(name for name, _ in admitted)
 
 
 def test_the_key_that_waited_longest_is_next() -> None:
@@ -16,15 +20,20 @@ def test_the_key_that_waited_longest_is_next() -> None:
     assert next_key({}) is None
 
 
-def test_requests_are_admitted_until_their_key_is_full() -> None:
-    assert _admitted([("a", 4), ("a", 4), ("a", 1)], {}) == [("a", 4), ("a", 4)]
-    assert _admitted([("a", 4)], {"a": 6}) == []
+def test_requests_are_admitted_until_the_engine_is_full() -> None:
+    assert _admitted([("a", 4), ("b", 4), ("c", 1)]) == "ab"
+    assert _admitted([("a", 4)], running_cost=6) == ""
+    assert _admitted([("a", 1.5)], running_cost=6.5) == "a"
 
 
-def test_nobody_overtakes_within_a_key_but_other_keys_go_on() -> None:
-    assert _admitted([("a", 6), ("a", 4), ("a", 1), ("b", 2)], {}) == [("a", 6), ("b", 2)]
+def test_nobody_overtakes_a_request_that_does_not_fit_yet() -> None:
+    assert _admitted([("a", 6), ("b", 4), ("c", 1)]) == "a"
 
 
-def test_a_request_wider_than_a_batch_gets_one_of_its_own() -> None:
-    assert _admitted([("a", 20), ("a", 1)], {}) == [("a", 20)]
-    assert _admitted([("a", 20)], {"a": 1}) == []
+def test_requests_that_are_not_ready_hold_up_nobody() -> None:
+    assert _admitted([("A", 20), ("b", 4), ("C", 1), ("d", 4)]) == "bd"
+
+
+def test_a_request_that_never_fits_runs_alone() -> None:
+    assert _admitted([("a", 20), ("b", 1)]) == "a"
+    assert _admitted([("a", 20)], running_cost=1) == ""

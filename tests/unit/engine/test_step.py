@@ -1,13 +1,19 @@
-"""Guidance against the formulas of diffusers' pipelines."""
+"""Guidance against the formulas of diffusers' pipelines, and what a failure in a step leaves behind."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 
+from atelier.core.sampling import Sampling
 from atelier.engine.packing import Packed
-from atelier.engine.step import guide
+from atelier.engine.request import InpaintState, RunningRequest
+from atelier.engine.step import advance, guide, numbers_of_step
+from tests.failing import FailAt
+from tests.unit.engine.requests import new_request, running
 
 
 def _packed(
@@ -55,3 +61,48 @@ def test_full_rescale_restores_the_deviation_of_the_positive_prediction() -> Non
     noise_pred = _noise_pred(2)
     guided = guide(noise_pred, _packed(positive_row=[1], negative_row=[0], guidance_scale=[8.0], rescale={0: 1.0}))
     torch.testing.assert_close(guided[0].std(), noise_pred[1].std())
+
+
+def _noisy_requests() -> list[RunningRequest]:
+    """Two images of a sampler that draws noise, and one with a mask of a sampler that reads D₋₁ as well."""
+    sampling = Sampling(num_inference_steps=4, sampler="euler_a")
+    requests = [
+        running(new_request(num_images=2, sampling=sampling)),
+        running(new_request(sampling=Sampling(num_inference_steps=4, sampler="dpmpp_2m_sde"))),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for request in requests:
+        request.step_index = 1
+        request.latents, request.denoised_1 = (
+            torch.randn(request.latents.shape, generator=generator) for _ in range(2)
+        )
+    x0 = torch.ones_like(requests[1].latents)
+    requests[1].inpaint = InpaintState(x0=x0, noise=x0, mask=(requests[1].latents[0, 0] > 0).float())
+    return requests
+
+
+def _step(requests: list[RunningRequest], *, fail_at: int) -> None:
+    latents = torch.cat([request.latents for request in requests])
+    with FailAt(fail_at):
+        states = advance(requests, numbers_of_step(requests), latents, 0.1 * latents)
+    for request, state in zip(requests, states, strict=True):
+        request.commit(state)
+
+
+def test_a_step_that_failed_at_any_operation_can_be_taken_again() -> None:
+    undisturbed = _noisy_requests()
+    _step(undisturbed, fail_at=-1)
+    _step(undisturbed, fail_at=-1)
+    for operation in itertools.count():
+        requests = _noisy_requests()
+        try:
+            _step(requests, fail_at=operation)
+        except MemoryError:
+            _step(requests, fail_at=-1)
+        else:
+            break
+        _step(requests, fail_at=-1)
+        for ours, theirs in zip(requests, undisturbed, strict=True):
+            assert torch.equal(ours.latents, theirs.latents), operation
+            assert torch.equal(ours.denoised_2, theirs.denoised_2), operation
+    assert operation > 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -28,6 +29,7 @@ class LowRank:
 
 #: Changes of a module's layers, by the names of its submodules.
 Layers = Mapping[str, LowRank]
+NO_LAYERS: Layers = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +43,8 @@ class Adapter:
     text_encoder_2: Layers
     #: Hash of all of these.
     weights_hash: str
+
+    @property
+    def unet_rank(self) -> int:
+        """The highest rank of the changes of the UNet's layers."""
+        return max((change.rank for change in self.unet.values()), default=0)

@@ -1,0 +1,39 @@
+"""LoRAs with random weights, written as peft writes them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+#: Layers of a UNet that a LoRA of each kind changes, as peft's `target_modules` names them.
+TARGETS: Mapping[str, Sequence[str]] = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "linear": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "time_emb_proj"),
+    "all": ("to_q", "to_k", "to_v", "ff.net.2", "conv1", "conv2", "conv_in", "conv_shortcut", "conv_out", "linear_1"),
+}
+
+
+def add_lora(unet: torch.nn.Module, name: str, *, rank: int, targets: str, seed: int, strength: float = 0.3) -> None:
+    """Add a random LoRA to a UNet of diffusers, by peft."""
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS[targets]), init_lora_weights=False)
+    generator = torch.Generator().manual_seed(seed)
+    with warnings.catch_warnings():
+        # peft warns of a second LoRA in a model, which is what diffusers means here.
+        warnings.simplefilter("ignore", UserWarning)
+        unet.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+    for key, parameter in unet.named_parameters():
+        if f".{name}." in key:
+            fan_in = parameter[0].numel()
+            spread = strength if ".lora_B." in key else fan_in**-0.5
+            parameter.data = torch.randn(parameter.shape, generator=generator) * spread * (rank**-0.5)
+
+
+def write_lora(unet: torch.nn.Module, name: str, file: Path) -> None:
+    """Write a LoRA that `add_lora` has added to a UNet."""
+    state = get_peft_model_state_dict(unet, adapter_name=name)
+    save_file({f"unet.{key}": tensor.contiguous() for key, tensor in state.items()}, file)
