@@ -39,7 +39,10 @@ class DenoiserLimits(ReplicaLimits):
         description="Number of requests that may wait in a replica; others are rejected with status 429.",
     )
     max_rows: int = Field(
-        32, ge=20, description="Largest number of rows in a UNet call; an image has one row, or two with guidance."
+        32,
+        ge=20,
+        description="Number of rows that a replica denoises at the same time; an image has one row, or two with "
+        "guidance. Rows of images above the model's default size, with long prompts or with LoRAs count more.",
     )
 
 

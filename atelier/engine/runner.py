@@ -176,7 +176,7 @@ class Runner:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""
         hashes = {f"{request.pass_.model}/unet": self._weights_hash}
         for lora, adapter in zip(request.pass_.loras, adapters, strict=True):
-            hashes[f"{lora.id}/lora"] = adapter.weights_hash
+            hashes[f"{lora.id}/unet"] = adapter.weights_hash
         return hashes
 
     def _initial_latents(

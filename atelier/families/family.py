@@ -17,7 +17,8 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.geometry import Size
 from atelier.families import sdxl
-from atelier.families.sdxl.adapters.adapter import NO_LAYERS, Adapter, Layers
+from atelier.families.sdxl.adapters.adapter import NO_LAYERS, Adapter, Layers, WeightedAdapter
+from atelier.families.sdxl.adapters.keys import Part
 from atelier.families.sdxl.adapters.loaded import LoadedAdapters
 from atelier.families.sdxl.conditions import Conditions, PromptConditions
 from atelier.families.sdxl.slots import ConditionSlots
@@ -36,6 +37,7 @@ __all__ = [
     "LoadedAdapters",
     "PromptConditions",
     "TextEncoders",
+    "WeightedAdapter",
     "family_of",
 ]
 
@@ -50,8 +52,16 @@ class TextEncoders(Protocol):
         """Raise InvalidParameter if the text is longer than the encoders read."""
         ...
 
-    def encode(self, texts: Sequence[Text]) -> list[TextEmbeds]:
-        """Encode texts in one batch; the embeddings are in the order of the texts."""
+    @property
+    def modules(self) -> Mapping[Part, torch.nn.Module]:
+        """The modules that LoRAs change, by the names that they have for them."""
+        ...
+
+    def encode(self, texts: Sequence[Text], adapters: Sequence[Sequence[WeightedAdapter]] = ()) -> list[TextEmbeds]:
+        """Encode texts in one batch; the embeddings are in the order of the texts.
+
+        `adapters` are the LoRAs of each text with their weights; without them, no text has any.
+        """
         ...
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.core.adapters import Lora
 from atelier.core.conditioning import Conditioning, Prompts, Text, TextEmbeds
 from atelier.core.sampling import Reproducibility
-from atelier.families.family import TextEncoders, family_of
+from atelier.families.family import Adapter, LoadedAdapters, TextEncoders, WeightedAdapter, family_of
 from atelier.local.runtime import Runtime
 from atelier.pipeline.stages import EncodedTexts
 
@@ -25,6 +27,15 @@ class TextKey:
     text: Text
     #: Part of the key because texts of `exact` requests are encoded alone, which may change the last bits.
     reproducibility: Reproducibility
+    #: The LoRAs that have a part for the text encoders, and the hashes of those parts.
+    loras: tuple[Lora, ...] = ()
+    lora_hashes: tuple[str, ...] = ()
+    #: The same LoRAs in memory.
+    adapters: tuple[Adapter, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def weighted_adapters(self) -> list[WeightedAdapter]:
+        return [(adapter, lora.weight) for adapter, lora in zip(self.adapters, self.loras, strict=True)]
 
 
 #: Encodes texts of any models; embeddings are in the order of the keys.
@@ -38,11 +49,15 @@ class TextEncoderStage:
         self,
         encoders: Mapping[str, TextEncoders],
         runtime: Runtime,
+        adapters: LoadedAdapters,
         *,
         max_cached_texts: int = DEFAULT_MAX_CACHED_TEXTS,
     ) -> None:
-        """`encoders` are keyed by model id and must have been loaded in the runtime's thread."""
+        """`encoders` are keyed by model id and must have been loaded in the runtime's thread, as `adapters` load theirs.
+
+        """
         self._encoders = encoders
+        self._adapters = adapters
         self._runtime = runtime
         self._cache: LRUCache[TextKey, TextEmbeds] = LRUCache(max_cached_texts)
 
@@ -58,7 +73,10 @@ class TextEncoderStage:
                 for entry in catalogue.models
             }
 
-        return cls(runtime.thread.run(load), runtime, max_cached_texts=max_cached_texts)
+        encoders = runtime.thread.run(load)
+        modules = {model: of_model.modules for model, of_model in encoders.items()}
+        adapters = LoadedAdapters(lora_finder(catalogue), modules, runtime.placement)
+        return cls(encoders, runtime, adapters, max_cached_texts=max_cached_texts)
 
     async def encode_texts(
         self,
@@ -71,14 +89,23 @@ class TextEncoderStage:
         """Encode a request's prompts, taking texts that were encoded before from the cache.
 
         `encode`, by default `self.encode`, encodes the missing texts; it may batch them with those of other requests.
-        Raises InvalidParameter if a text is longer than the encoders read.
+        Raises InvalidParameter if a text is longer than the encoders read, and AdapterInvalid if a LoRA cannot be
+        loaded.
         """
+        adapters = await self._load_adapters(model, prompts.loras)
+        loras, hashes = tuple(adapters), tuple(adapter.weights_hash for adapter in adapters.values())
         texts = [prompts.positive] if prompts.negative is None else [prompts.positive, prompts.negative]
-        keys = [TextKey(model, text, reproducibility) for text in texts]
+        keys = [TextKey(model, text, reproducibility, loras, hashes, tuple(adapters.values())) for text in texts]
         positive, *negative = await self._encode_cached(keys, encode or self.encode)
         conditioning = Conditioning(positive=positive, negative=negative[0] if negative else None)
         weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
+        weights |= {f"{lora.id}/text_encoders": weights_hash for lora, weights_hash in zip(loras, hashes, strict=True)}
         return EncodedTexts(conditioning, self._runtime.origin(weights))
+
+    async def _load_adapters(self, model: str, loras: Sequence[Lora]) -> dict[Lora, Adapter]:
+        """Load LoRAs, and return those that have a part for the text encoders."""
+        loaded = await asyncio.gather(*(asyncio.wrap_future(self._adapters.get(model, lora.id)) for lora in loras))
+        return {lora: adapter for lora, adapter in zip(loras, loaded, strict=True) if adapter.changes_texts}
 
     async def encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
         """Encode texts without the cache, in one call per model; each text of an `exact` request is encoded alone."""
@@ -101,6 +128,7 @@ class TextEncoderStage:
             calls.setdefault(key if key.reproducibility == "exact" else key.model, []).append(key)
         embeds: dict[TextKey, TextEmbeds] = {}
         for call in calls.values():
-            encoded = self._encoders[call[0].model].encode([key.text for key in call])
+            encoders, adapters = self._encoders[call[0].model], [key.weighted_adapters for key in call]
+            encoded = encoders.encode([key.text for key in call], adapters)
             embeds.update(zip(call, encoded, strict=True))
         return [embeds[key] for key in keys]

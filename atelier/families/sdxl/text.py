@@ -5,7 +5,8 @@ A text longer than one chunk's 75 tokens is split into several chunks, which are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,9 @@ import torch
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
+from atelier.families.sdxl.adapters.adapter import WeightedAdapter
+from atelier.families.sdxl.adapters.keys import Part
+from atelier.families.sdxl.adapters.rows import applied, combined, stacked
 from atelier.models.hashes import weights_hash
 from atelier.models.loading import Placement, load_text_encoder_modules
 
@@ -48,9 +52,16 @@ class TextEncoders:
                     f"A prompt of {num_tokens} tokens is too long; this server reads {max_tokens}.", param="prompt"
                 )
 
+    @property
+    def modules(self) -> Mapping[Part, torch.nn.Module]:
+        """Both text encoders, by the names that LoRAs have for them."""
+        return {"text_encoder": self._modules.encoder, "text_encoder_2": self._modules.encoder_2}
+
     @torch.inference_mode()
-    def encode(self, texts: Sequence[Text]) -> list[TextEmbeds]:
+    def encode(self, texts: Sequence[Text], adapters: Sequence[Sequence[WeightedAdapter]] = ()) -> list[TextEmbeds]:
         """Encode texts in one batch; the embeddings are in the order of the texts.
+
+        `adapters` are the LoRAs of each text with their weights; without them, no text has any.
 
         `prompt_embeds` are the penultimate hidden states of both encoders, concatenated; `pooled_prompt_embeds` are
         the second encoder's pooled output for the first chunk. Source: Podell et al. 2023, §2.1; diffusers'
@@ -64,7 +75,8 @@ class TextEncoders:
             text_chunks += _chunks(tokenizer, "") * -missing
             text_chunks_2 += _chunks(tokenizer_2, "") * missing
         num_chunks = [len(text_chunks) for text_chunks in chunks]
-        prompt_embeds, pooled = self._encode_chunks(chunks, chunks_2)
+        with self._applied([of_text for of_text, num in zip(adapters, num_chunks, strict=False) for _ in range(num)]):
+            prompt_embeds, pooled = self._encode_chunks(chunks, chunks_2)
         return [
             TextEmbeds(
                 prompt_embeds=text_embeds.flatten(0, 1).numpy(),
@@ -84,6 +96,14 @@ class TextEncoders:
         second = self._modules.encoder_2(self._ids(chunks_2), output_hidden_states=True)
         prompt_embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return prompt_embeds.float().cpu(), second.text_embeds.float().cpu()
+
+    @contextmanager
+    def _applied(self, chunks: Sequence[Sequence[WeightedAdapter]]) -> Iterator[None]:
+        """Context manager in which the encoders' layers add the changes of the LoRAs of each chunk."""
+        first = [combined([(adapter.text_encoder, weight) for adapter, weight in chunk]) for chunk in chunks]
+        second = [combined([(adapter.text_encoder_2, weight) for adapter, weight in chunk]) for chunk in chunks]
+        with applied(self._modules.encoder, stacked(first)), applied(self._modules.encoder_2, stacked(second)):
+            yield
 
     def _ids(self, chunks: list[list[Chunk]]) -> torch.Tensor:
         """Return the token ids of the chunks of all texts as one tensor, [chunks, 77]."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +23,9 @@ from atelier.core.sampling import Reproducibility, Sampling
 from atelier.engine import sequential
 from atelier.engine.engine import Engine, StepReport
 from atelier.engine.request import Event
+from atelier.families.family import Adapter
+from atelier.families.sdxl.adapters.keys import Part
+from atelier.families.sdxl.adapters.reading import read_adapter
 from atelier.models.loading import load_scheduler, load_unet
 from tests.engines import held_at_first_step, new_engine, run_together
 from tests.loras import add_lora, write_lora
@@ -199,16 +203,14 @@ def test_an_unknown_lora_is_refused_at_once(engine: Engine, request_: DenoiseReq
 def test_a_lora_that_loads_slowly_delays_no_other_request(
     small_catalogue: Catalogue, loras: Loras, request_: DenoiseRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from atelier.families.sdxl.adapters import loaded
+    go_on = threading.Event()
 
-    read, go_on = loaded.read_adapter, threading.Event()
-
-    def slow(file: Path, **arguments: object) -> object:
+    def slow(file: Path, *, name: str, modules: Mapping[Part, torch.nn.Module]) -> Adapter:
         if file == loras.files["b"]:
             go_on.wait(_WAIT_S)
-        return read(file, **arguments)  # type: ignore[arg-type]
+        return read_adapter(file, name=name, modules=modules)
 
-    monkeypatch.setattr(loaded, "read_adapter", slow)
+    monkeypatch.setattr("atelier.families.sdxl.adapters.loaded.read_adapter", slow)
     engine = new_engine(small_catalogue.only(["small-sdxl"]), find=loras.find)
     waiting: queue.Queue[Event] = queue.Queue()
     engine.submit(_with(request_, {"b": 1.0}, name="slow"), waiting.put)
@@ -230,10 +232,10 @@ def test_results_name_the_weights_of_their_loras(engine: Engine, request_: Denoi
         engine.submit(_with(request_, weights), events.put)
         event = events.get(timeout=_WAIT_S)
         assert isinstance(event, Denoised)
-        hashes.append({name: value for name, value in event.origin.weights.items() if name.endswith("/lora")})
-    assert list(hashes[0]) == ["a/lora"]
-    assert list(hashes[1]) == ["a/lora", "b/lora"]
-    assert hashes[0]["a/lora"] == hashes[1]["a/lora"] != hashes[1]["b/lora"]
+        hashes.append({name: value for name, value in event.origin.weights.items() if name[:2] in ("a/", "b/")})
+    assert list(hashes[0]) == ["a/unet"]
+    assert list(hashes[1]) == ["a/unet", "b/unet"]
+    assert hashes[0]["a/unet"] == hashes[1]["a/unet"] != hashes[1]["b/unet"]
 
 
 def test_another_file_in_a_loras_place_is_another_lora(

@@ -45,6 +45,15 @@ class Adapter:
     weights_hash: str
 
     @property
+    def changes_texts(self) -> bool:
+        """Whether the LoRA has a part for a text encoder."""
+        return bool(self.text_encoder or self.text_encoder_2)
+
+    @property
     def unet_rank(self) -> int:
         """The highest rank of the changes of the UNet's layers."""
         return max((change.rank for change in self.unet.values()), default=0)
+
+
+#: A LoRA and the factor on its changes.
+WeightedAdapter = tuple[Adapter, float]
