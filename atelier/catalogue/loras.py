@@ -112,6 +112,10 @@ class LoraLibrary:
                 self._look()
         return self._loras.get(lora_id)
 
+    def file(self, lora_id: str) -> Path:
+        """Return the file of the LoRA with this id. Blocks. Raises LoraNotFound."""
+        return self.get(lora_id).file
+
     def _look(self) -> None:
         self._looked_s = self._now_s()
         listing = None if self._files is None else self._files.listing()

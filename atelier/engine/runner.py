@@ -13,10 +13,11 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.entries import ModelEntry
+from atelier.catalogue.loras import LoraLibrary
 from atelier.control.transports import InOrder, Transport
 from atelier.core.conditioning import Conditioning, Role
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
-from atelier.core.errors import ModelNotFound, ModelUnavailable
+from atelier.core.errors import ModelUnavailable
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
 from atelier.engine.control import StepControl, control_contexts
@@ -31,10 +32,7 @@ from atelier.models.loading import Placement, load_scheduler, load_unet
 
 _MAX_WIDTH = 64
 _NO_CONTROLNETS = InOrder({})
-
-
-def _no_lora(lora: str) -> Path:
-    raise ModelNotFound(f"There is no LoRA {lora!r}.")
+_NO_LORAS = LoraLibrary()
 
 
 def load_runners(
@@ -42,7 +40,7 @@ def load_runners(
     placement: Placement,
     transport: Transport = _NO_CONTROLNETS,
     *,
-    find_lora: Callable[[str], Path] = _no_lora,
+    find_lora: Callable[[str], Path] = _NO_LORAS.file,
 ) -> dict[str, Runner]:
     """Load and warm up one runner per model, and return them by model id.
 

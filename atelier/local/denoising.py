@@ -31,7 +31,7 @@ def new_engine(
     """
 
     def load() -> Runners:
-        return load_runners(catalogue.models, placement, transport())
+        return load_runners(catalogue.models, placement, transport(), find_lora=catalogue.loras.file)
 
     place = place_hash(placement, num_threads=settings.num_threads, width=settings.exact_width)
     return Engine(load, settings, place=place, observe=observe)

@@ -53,9 +53,7 @@ class TextEncoderStage:
         *,
         max_cached_texts: int = DEFAULT_MAX_CACHED_TEXTS,
     ) -> None:
-        """`encoders` are keyed by model id and must have been loaded in the runtime's thread, as `adapters` load theirs.
-
-        """
+        """`encoders` are keyed by model id and were loaded in the runtime's thread; `adapters` loads their LoRAs."""
         self._encoders = encoders
         self._adapters = adapters
         self._runtime = runtime
@@ -75,7 +73,7 @@ class TextEncoderStage:
 
         encoders = runtime.thread.run(load)
         modules = {model: of_model.modules for model, of_model in encoders.items()}
-        adapters = LoadedAdapters(lora_finder(catalogue), modules, runtime.placement)
+        adapters = LoadedAdapters(catalogue.loras.file, modules, runtime.placement)
         return cls(encoders, runtime, adapters, max_cached_texts=max_cached_texts)
 
     async def encode_texts(
@@ -99,7 +97,7 @@ class TextEncoderStage:
         positive, *negative = await self._encode_cached(keys, encode or self.encode)
         conditioning = Conditioning(positive=positive, negative=negative[0] if negative else None)
         weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
-        weights |= {f"{lora.id}/text_encoders": weights_hash for lora, weights_hash in zip(loras, hashes, strict=True)}
+        weights |= {f"{lora.id}/text_encoders": adapter.weights_hash for lora, adapter in adapters.items()}
         return EncodedTexts(conditioning, self._runtime.origin(weights))
 
     async def _load_adapters(self, model: str, loras: Sequence[Lora]) -> dict[Lora, Adapter]:

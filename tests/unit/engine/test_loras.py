@@ -52,7 +52,7 @@ class Loras:
         self._unet: UNet2DConditionModel = load_unet(self._entry, CPU)
         for seed, (name, (rank, targets)) in enumerate(_LORAS.items()):
             add_lora(self._unet, name, rank=rank, targets=targets, seed=seed)
-            write_lora(self._unet, name, self.files[name])
+            write_lora(name, self.files[name], {"unet": self._unet})
 
     def oracle(self, request: DenoiseRequest) -> Floats:
         """The latents of a request, by diffusers and peft."""
@@ -258,7 +258,7 @@ def test_loras_of_a_high_rank_count_as_more_rows(
     unet = load_unet(small_catalogue.model(None), CPU)
     loras.files["wide"] = tmp_path / "wide.safetensors"
     add_lora(unet, "wide", rank=200, targets="attention", seed=9)
-    write_lora(unet, "wide", loras.files["wide"])
+    write_lora("wide", loras.files["wide"], {"unet": unet})
     engine = new_engine(small_catalogue.only(["small-sdxl"]), max_rows=6, observe=reports.append, find=loras.find)
     for weights, together in (({"a": 0.1}, 1), ({"wide": 0.1}, 1), ({}, 2)):
         run_together(engine, [_with(request_, weights)])

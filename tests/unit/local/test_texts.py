@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+import torch
 
+from atelier.catalogue.loras import LoraLibrary
 from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.core.sampling import Reproducibility
+from atelier.families.family import LoadedAdapters, WeightedAdapter
+from atelier.families.sdxl.adapters.keys import Part
 from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage, TextKey
 from tests.small_models import CPU
@@ -22,14 +26,16 @@ class _RecordingEncoders:
     weights_hash = "hash"
 
     def __init__(self) -> None:
+        self.modules: Mapping[Part, torch.nn.Module] = {}
         self.calls: list[list[str]] = []
 
     def check_length(self, text: Text) -> None:
         if text == _LONG:
             raise InvalidParameter("too long", param="prompt")
 
-    def encode(self, texts: Sequence[Text]) -> list[TextEmbeds]:
+    def encode(self, texts: Sequence[Text], adapters: Sequence[Sequence[WeightedAdapter]] = ()) -> list[TextEmbeds]:
         self.calls.append([text.prompt for text in texts])
+        assert list(adapters) == [[] for _ in texts]
         return [
             TextEmbeds(
                 prompt_embeds=np.full((77, 2), ord(text.prompt[0]), dtype=np.float32),
@@ -47,7 +53,8 @@ def encoders() -> _RecordingEncoders:
 @pytest.fixture
 def stage(encoders: _RecordingEncoders) -> TextEncoderStage:
     runtime = Runtime.start("texts", CPU, num_threads=1)
-    return TextEncoderStage({"a": encoders, "b": encoders}, runtime, max_cached_texts=4)
+    adapters = LoadedAdapters(LoraLibrary().file, {}, CPU)
+    return TextEncoderStage({"a": encoders, "b": encoders}, runtime, adapters, max_cached_texts=4)
 
 
 def _keys(model: str, reproducibility: Reproducibility, *texts: Text) -> list[TextKey]:
