@@ -7,6 +7,7 @@
     │   ├── UnknownParameter     400   unknown_parameter
     │   ├── MalformedBody        400   invalid_body
     │   ├── TooMuchWork          400   too_much_work
+    │   ├── AdapterInvalid       400   adapter_invalid, a LoRA's file cannot be used
     │   ├── Forbidden            403   forbidden
     │   ├── NotFound             404   not_found
     │   ├── ModelNotFound        404   model_not_found
@@ -81,6 +82,12 @@ class TooMuchWork(InvalidRequest):
     """The request asks for more work than this server does in one request."""
 
     code = "too_much_work"
+
+
+class AdapterInvalid(InvalidRequest):
+    """The file of a LoRA cannot be used."""
+
+    code = "adapter_invalid"
 
 
 class Forbidden(InvalidRequest):

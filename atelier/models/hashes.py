@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from itertools import chain
 
 import torch
 
@@ -37,11 +38,16 @@ def weights_hash(*modules: torch.nn.Module, settings: Mapping[str, object] | Non
     The hash does not depend on the files that the weights came from, nor on their layout in memory. Settings whose
     names begin with an underscore are skipped: diffusers records file names and versions in them.
     """
+    named = chain.from_iterable(module.state_dict().items() for module in modules)
+    return tensors_hash(named, settings=settings)
+
+
+def tensors_hash(named: Iterable[tuple[str, torch.Tensor]], *, settings: Mapping[str, object] | None = None) -> str:
+    """Hash `settings` and tensors, by name and in their precision, as `weights_hash` does."""
     digest = hashlib.sha256(_settings_json(settings or {}).encode())
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, tensor in named:
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ def _tree(kind: type[AtelierError]) -> list[type[AtelierError]]:
         ("UnknownParameter", errors.InvalidRequest, 400, "unknown_parameter", "invalid_request_error", False),
         ("MalformedBody", errors.InvalidRequest, 400, "invalid_body", "invalid_request_error", False),
         ("TooMuchWork", errors.InvalidRequest, 400, "too_much_work", "invalid_request_error", False),
+        ("AdapterInvalid", errors.InvalidRequest, 400, "adapter_invalid", "invalid_request_error", False),
         ("Forbidden", errors.InvalidRequest, 403, "forbidden", "invalid_request_error", False),
         ("NotFound", errors.InvalidRequest, 404, "not_found", "invalid_request_error", False),
         ("ModelNotFound", errors.InvalidRequest, 404, "model_not_found", "invalid_request_error", False),
