@@ -122,6 +122,10 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path, modules: Modules) -> 
             {"lora_down.weight": (4, 32), "lora_up.weight": (32, 4), "lora_mid.weight": (4, 5, 3, 3)},
             "'mid' is [4, 5, 3, 3]",
         ),
+        (
+            {"lora_down.weight": (4, 32, 3, 3), "lora_up.weight": (32, 4), "lora_mid.weight": (4, 4, 3, 3)},
+            "'mid' is [4, 4, 3, 3] and its 'down' [4, 32, 3, 3]",
+        ),
         ({"hada_w1_a": (32, 4), "hada_w1_b": (4, 32), "hada_w2_a": (32, 4)}, "it has no 'hada_w2_b'"),
         (
             {"hada_w1_a": (32, 4), "hada_w1_b": (3, 32), "hada_w2_a": (32, 4), "hada_w2_b": (4, 32)},
