@@ -23,6 +23,7 @@ from atelier.families.sdxl.adapters.keys import PEFT_PREFIX, LayerKeys
 _METADATA = "lora_adapter_metadata"
 _CONFIG_FILE = "adapter_config.json"
 _MAX_CONFIG_BYTES = 2**20
+_MAX_PATTERN_CHARS, _MAX_REPETITIONS = 200, 2
 
 #: Settings of peft's LoraConfig under which a layer changes by more than its two factors.
 _UNSUPPORTED = (
@@ -68,6 +69,7 @@ class PeftConfig:
         if not isinstance(patterns, dict):
             raise ValueError(f"{self.origin}: {pattern_name!r} must be an object.")
         for pattern, value in patterns.items():
+            _check_is_simple(pattern, f"{self.origin}: {pattern_name!r}")
             try:
                 matches = re.match(rf"(.*\.)?({pattern})$", layer)
             except (re.error, OverflowError, RecursionError) as error:
@@ -110,6 +112,18 @@ def layer_scale(layer: LayerKeys, alpha: float | None, config: PeftConfig | None
     if layer.prefix == PEFT_PREFIX:
         raise ValueError(f"its alpha is not known: put the {_CONFIG_FILE} that peft wrote into the file's folder.")
     return 1.0
+
+
+def _check_is_simple(pattern: str, origin: str) -> None:
+    """Raise ValueError for a regular expression that could take seconds to match a layer's name.
+
+    Names of layers need no groups; without groups, a pattern with few repetitions takes little time.
+    """
+    if "(" in pattern or len(pattern) > _MAX_PATTERN_CHARS or len(re.findall(r"[*+?{]", pattern)) > _MAX_REPETITIONS:
+        raise ValueError(
+            f"{origin} has the pattern {pattern[:_MAX_PATTERN_CHARS]!r}; allowed are {_MAX_PATTERN_CHARS} characters, "
+            f"no groups and {_MAX_REPETITIONS} repetitions."
+        )
 
 
 def _object(text: str, origin: str) -> dict[str, object]:
