@@ -6,6 +6,7 @@ float32 throughout.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,12 +26,12 @@ from atelier.engine.packing import Packed
 from atelier.engine.request import BatchKey, Emit, InpaintState, RunningRequest, Submitted, draw_noise, plain_cost
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.step import advance, guide, numbers_of_step
+from atelier.engine.widths import WIDTHS, fastest_width
 from atelier.families.family import Adapter, LoadedAdapters, PromptConditions, family_of
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
 
-_MAX_WIDTH = 64
 _NO_CONTROLNETS = InOrder({})
 _NO_LORAS = LoraLibrary()
 
@@ -89,7 +90,8 @@ class Runner:
             except ValueError as error:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
             self._weights_hash = weights_hash(unet, settings=scheduler.config)
-        self._warm_up()
+        self._max_width = max(WIDTHS)
+        self._max_width = self._warm_up()
 
     def submitted(self, request: DenoiseRequest, emit: Emit, now_s: float = 0.0) -> Submitted:
         """Return the request as it waits, with its LoRAs, which are loaded from now on. Called in any thread.
@@ -135,7 +137,7 @@ class Runner:
 
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
         """Return an empty batch for requests with this key."""
-        return Batch(key, self.family, exact_width=exact_width, max_width=_MAX_WIDTH)
+        return Batch(key, self.family, exact_width=exact_width, max_width=self._max_width)
 
     @torch.inference_mode()
     def step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
@@ -212,8 +214,18 @@ class Runner:
             latents = noise * schedule.init_noise_sigma
         return latents, InpaintState(x0=x0, noise=noise, mask=torch.tensor(init_image.mask, device=device))
 
-    def _warm_up(self) -> None:
-        """Take two steps at the default size, with guidance: the shapes that most requests have."""
+    def _warm_up(self) -> int:
+        """Take steps at the default size, and return the width of calls at which a row takes the least time."""
+        new_batch = functools.cache(self._new_warm_up_batch)
+
+        def call(width: int) -> None:
+            batch = new_batch(width)
+            self.step(batch.requests, batch.packed)
+
+        return fastest_width(call)
+
+    def _new_warm_up_batch(self, num_rows: int) -> Batch:
+        """Return a batch with one guided request of so many rows."""
         with self._host.acquire(self._entry.id) as unet:
             positive = self.family.zero_embeds(unet)
         request = DenoiseRequest(
@@ -221,8 +233,8 @@ class Runner:
             pass_=Pass(
                 model=self._entry.id,
                 size=self._entry.defaults.size,
-                seeds=(0,),
-                sampling=Sampling(num_inference_steps=2),
+                seeds=tuple(range(num_rows // 2)),
+                sampling=Sampling(num_inference_steps=20),
                 guidance_scale=5.0,
             ),
             conditioning=Conditioning(positive=positive, negative=None),
@@ -230,5 +242,4 @@ class Runner:
         submitted = self.submitted(request, emit=lambda _: None)
         batch = self.new_batch(submitted.key, exact_width=1)
         batch.join(*self.admit(submitted))
-        for _ in range(2):
-            self.step(batch.requests, batch.packed)
+        return batch

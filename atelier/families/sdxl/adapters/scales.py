@@ -121,8 +121,8 @@ def _check_is_simple(pattern: str, origin: str) -> None:
     """
     if "(" in pattern or len(pattern) > _MAX_PATTERN_CHARS or len(re.findall(r"[*+?{]", pattern)) > _MAX_REPETITIONS:
         raise ValueError(
-            f"{origin} has the pattern {pattern[:_MAX_PATTERN_CHARS]!r}; allowed are {_MAX_PATTERN_CHARS} characters, "
-            f"no groups and {_MAX_REPETITIONS} repetitions."
+            f"{origin} has the pattern {pattern[:_MAX_PATTERN_CHARS]!r}; allowed are {_MAX_PATTERN_CHARS} "
+            f"characters, no groups and {_MAX_REPETITIONS} repetitions."
         )
 
 
