@@ -18,6 +18,7 @@ from deployments.denoiser import Denoiser
 from deployments.handles import GraphHandles
 from deployments.options import GraphArgs
 from deployments.router import Router
+from deployments.routing import ROUTING
 from deployments.serving import UserConfigs, node
 from deployments.text_encoder import TextEncoder
 from deployments.upscaler import Upscaler
@@ -69,7 +70,8 @@ def _denoiser(
 ) -> Application:
     controlnet = node(ControlNet, limits, max_ongoing_requests=64, num_cpus=0.05)
     # More than `max_waiting` and the batch: the engine rejects what is too much, so that metrics are never shut out.
-    denoiser = node(Denoiser, limits, max_ongoing_requests=1000, num_cpus=0.4).options(**serve_options)
+    denoiser = node(Denoiser, limits, max_ongoing_requests=1000, num_cpus=0.4)
+    denoiser = denoiser.options(request_router_config=ROUTING).options(**serve_options)
     residuals = controlnet.bind(catalogue, args.controlnet) if args.denoiser.has_remote_control else None
     return denoiser.bind(catalogue, args.denoiser, residuals)
 

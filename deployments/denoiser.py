@@ -60,6 +60,10 @@ class Denoiser:
             async for event in events:
                 yield event
 
+    def record_routing_stats(self) -> dict[str, list[str]]:
+        """The LoRAs in this replica's memory, for `routing`."""
+        return {"loras": self._engine.resident_loras()}
+
     async def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""
         return self._metrics.text(self._engine.status())

@@ -160,6 +160,10 @@ class Engine:
                 num_waiting=len(self._waiting), num_running=len(self._running), num_steps=self._num_steps
             )
 
+    def resident_loras(self) -> list[str]:
+        """Return the ids of the LoRAs on the device."""
+        return sorted({lora for runner in self._runners.values() for lora in runner.resident_loras()})
+
     def check(self, *, stall_s: float) -> None:
         """Raise RuntimeError if the engine cannot work.
 

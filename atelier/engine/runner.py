@@ -60,7 +60,7 @@ def load_runners(
 class Runner:
     """The UNet of one model with its schedules.
 
-    Not thread-safe but for `submitted`: made and used in the engine's thread.
+    Made and used in the engine's thread, except for `submitted` and `resident_loras`.
     """
 
     def __init__(
@@ -134,6 +134,10 @@ class Runner:
             denoised_2=torch.zeros_like(latents),
         )
         return running, prompts
+
+    def resident_loras(self) -> list[str]:
+        """Return the ids of the LoRAs on the device, of all models. Called in any thread."""
+        return self._adapters.resident()
 
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
         """Return an empty batch for requests with this key."""
