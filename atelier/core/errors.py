@@ -10,6 +10,7 @@
     │   ├── Forbidden            403   forbidden
     │   ├── NotFound             404   not_found
     │   ├── ModelNotFound        404   model_not_found
+    │   ├── LoraNotFound         404   lora_not_found
     │   ├── MethodNotAllowed     405   method_not_allowed
     │   ├── BodyTimeout          408   body_timeout
     │   ├── BodyTooLarge         413   body_too_large
@@ -102,6 +103,13 @@ class ModelNotFound(InvalidRequest):
 
     status = 404
     code = "model_not_found"
+
+
+class LoraNotFound(InvalidRequest):
+    """This server does not serve the LoRA."""
+
+    status = 404
+    code = "lora_not_found"
 
 
 class MethodNotAllowed(InvalidRequest):

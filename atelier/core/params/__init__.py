@@ -10,6 +10,7 @@ from __future__ import annotations
 from atelier.core.params.controls import AnnotateParams, ControlParams
 from atelier.core.params.delivery import OUTPUT_FORMATS, OutputFormat, ResponseFormat
 from atelier.core.params.generate import GenerateParams
+from atelier.core.params.loras import LoraParams
 from atelier.core.params.parsing import Params, parse
 from atelier.core.params.pictures import ImageBytes, InspectParams
 from atelier.core.params.upscale import HiresStep, UpscaleParams, UpscaleStep
@@ -22,6 +23,7 @@ __all__ = [
     "HiresStep",
     "ImageBytes",
     "InspectParams",
+    "LoraParams",
     "OutputFormat",
     "Params",
     "ResponseFormat",

@@ -8,10 +8,12 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from atelier.core.adapters import MAX_LORAS
 from atelier.core.control import MAX_CONTROLS
 from atelier.core.geometry import Size
 from atelier.core.params.controls import ControlParams
 from atelier.core.params.delivery import OutputCompression, OutputFormat
+from atelier.core.params.loras import LoraParams
 from atelier.core.params.parsing import MAX_NAME_CHARS, NotBuilt, Params, at_most
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.params.upscale import HiresStep, UpscaleStep
@@ -34,6 +36,10 @@ def _is_unused(value: object) -> bool:
     return not value
 
 
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class GenerateParams(Params):
     """One request for images.
 
@@ -43,7 +49,7 @@ class GenerateParams(Params):
     prompt: str = Field(
         max_length=MAX_PROMPT_CHARS,
         examples=["a red circle, white background"],
-        description="Prompt; may be blank with an init_image.",
+        description="Prompt; may be blank with an init_image or loras.",
     )
     model: str | None = Field(
         None, max_length=MAX_NAME_CHARS, description="Id from GET /v1/models; the server's first model by default."
@@ -97,8 +103,17 @@ class GenerateParams(Params):
     controls: Annotated[
         tuple[ControlParams, ...],
         Field(max_length=MAX_CONTROLS, description="ControlNets to apply."),
-        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        BeforeValidator(_as_tuple),
         at_most(MAX_CONTROLS),
+    ] = Field((), exclude_if=_is_unused)
+    loras: Annotated[
+        tuple[LoraParams, ...],
+        Field(
+            max_length=MAX_LORAS,
+            description="LoRAs to apply, each once; `<lora:ID:WEIGHT>` in a prompt names one, too.",
+        ),
+        BeforeValidator(_as_tuple),
+        at_most(MAX_LORAS),
     ] = Field((), exclude_if=_is_unused)
     hires: HiresStep | None = Field(
         None, description="Denoise the images a second time at a larger size; upscale comes after it."
@@ -114,11 +129,10 @@ class GenerateParams(Params):
 
     not_built: ClassVar[Mapping[str, NotBuilt]] = {
         "clip_skip": NotBuilt(0, "leave it out"),
-        "loras": NotBuilt([], "serve a model that they are merged into"),
         "ip_adapter": NotBuilt([], "use init_image or controls instead"),
         "priority": NotBuilt("standard", "leave it out"),
     }
-    #: Whether a request without an init_image must have a prompt.
+    #: Whether a request with neither an init_image nor LoRAs must have a prompt.
     _needs_prompt: ClassVar[bool] = True
 
     @field_validator("size")
@@ -133,9 +147,12 @@ class GenerateParams(Params):
 
     @model_validator(mode="after")
     def _says_what_to_draw(self) -> GenerateParams:
-        if self._needs_prompt and self.init_image is None and not self.prompt.strip():
+        says_it_elsewhere = self.init_image is not None or self.loras
+        if self._needs_prompt and not says_it_elsewhere and not self.prompt.strip():
             raise PydanticCustomError(
-                "blank", "prompt: must contain more than white space, without init_image", {"param": "prompt"}
+                "blank",
+                "prompt: must contain more than white space, without init_image or loras",
+                {"param": "prompt"},
             )
         return self
 

@@ -29,6 +29,7 @@ _OTHER_NAMES = {
     "num_images_per_prompt": "n",
     "mask": "mask_image",
     "control_image": "controls",
+    "scale": "weight",
 }
 _QUOTED_CHARS = 80
 
