@@ -81,9 +81,16 @@ def _files(catalogue: Catalogue) -> Iterator[str]:
         repository = "" if source.files.repository is None else f", repository {source.files.repository}"
         yield f"{source.entry}{repository}: {_size(source)}"
     for upscaler in catalogue.upscalers:
-        file = upscaler.file
-        size = f"{file.stat().st_size / _MB:,.1f} MB in {file}" if file.is_file() else _ABSENT
-        yield f"Upscaler {upscaler.id!r}: {size}"
+        yield f"Upscaler {upscaler.id!r}: {_file_size(upscaler.file)}"
+    loras = catalogue.loras.look()
+    for lora in loras.by_id.values():
+        yield f"LoRA {lora.id!r}: {_file_size(lora.file)}"
+    for refused in loras.refused:
+        yield f"LoRA file {refused.name!r} is not served: {refused.reason}"
+
+
+def _file_size(file: Path) -> str:
+    return f"{file.stat().st_size / _MB:,.1f} MB in {file}" if file.is_file() else _ABSENT
 
 
 def _size(source: Source) -> str:

@@ -1,15 +1,19 @@
-"""The catalogue: one YAML file of models, validated when it is read; error messages name the line."""
+"""The catalogue: one YAML file of models, validated when it is read; error messages name the line.
+
+LoRAs may also lie in a folder that is watched while the graph runs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
-from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Entry, ModelEntry, UpscalerEntry
+from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Entry, LoraEntry, ModelEntry, UpscalerEntry
+from atelier.catalogue.loras import LoraLibrary
 from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelNotFound
 
@@ -25,6 +29,17 @@ class Catalogue(Entry):
     controlnets: tuple[ControlNetEntry, ...] = ()
     annotators: tuple[AnnotatorEntry, ...] = ()
     upscalers: tuple[UpscalerEntry, ...] = ()
+    #: Entries under `loras`. `Catalogue.loras` has the files of the folder, too.
+    lora_entries: tuple[LoraEntry, ...] = Field((), alias="loras")
+    _loras: LoraLibrary = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:  # noqa: ARG002 pydantic passes it
+        self._loras = LoraLibrary(self.lora_entries)
+
+    @property
+    def loras(self) -> LoraLibrary:
+        """The LoRAs that can be applied to the models."""
+        return self._loras
 
     def only(
         self,
@@ -32,13 +47,19 @@ class Catalogue(Entry):
         controlnets: Iterable[str] | None = (),
         annotators: Iterable[str] = (),
         upscalers: Iterable[str] = (),
+        loras: Iterable[str] | None = (),
+        *,
+        loras_dir: Path | None = None,
     ) -> Catalogue:
         """Return a catalogue of only the given ids, in the order given; the first model is the default.
 
-        If `controlnets` is None, keep every ControlNet of the given models whose files are in a local folder.
+        If `controlnets` is None, keep every ControlNet of the given models whose files are in a local folder. If
+        `loras` is None, keep every LoRA of the given models whose file is on this machine. LoRAs in `loras_dir` are
+        added to `Catalogue.loras`.
 
         Raises:
-            ModelNotFound: an id is not in the catalogue, or a ControlNet belongs to a model that is not served.
+            ModelNotFound: an id is not in the catalogue, or a ControlNet or LoRA belongs to a model that is not
+                served.
         """
         served = tuple(_entry(self.models, model_id, "model") for model_id in models)
         bases = {entry.id for entry in served}
@@ -49,12 +70,27 @@ class Catalogue(Entry):
         for entry in chosen:
             if entry.base not in bases:
                 raise ModelNotFound(f"ControlNet {entry.id!r} goes with {entry.base}, which is not served.")
-        return Catalogue(
+        catalogue = Catalogue(
             models=served,
             controlnets=chosen,
             annotators=tuple(_entry(self.annotators, model_id, "annotator") for model_id in annotators),
             upscalers=tuple(_entry(self.upscalers, model_id, "upscaler") for model_id in upscalers),
+            loras=self._chosen_loras(served, loras),
         )
+        catalogue._loras = LoraLibrary(catalogue.lora_entries, served, loras_dir)
+        return catalogue
+
+    def _chosen_loras(self, served: Sequence[ModelEntry], ids: Iterable[str] | None) -> tuple[LoraEntry, ...]:
+        def is_usable(entry: LoraEntry) -> bool:
+            return any(entry.goes_with(model) for model in served)
+
+        if ids is None:
+            return tuple(entry for entry in self.lora_entries if is_usable(entry) and entry.file.is_file())
+        chosen = tuple(_entry(self.lora_entries, lora_id, "LoRA") for lora_id in ids)
+        for entry in chosen:
+            if not is_usable(entry):
+                raise ModelNotFound(f"LoRA {entry.id!r} goes with {entry.base}, which is not served.")
+        return chosen
 
     def model(self, model_id: str | None) -> ModelEntry:
         """Return the model with this id or, if no model has it, with this alias; the first model if the id is None.
@@ -83,7 +119,7 @@ class Catalogue(Entry):
         return tuple(entry for entry in self.controlnets if entry.base == model_id)
 
 
-E = TypeVar("E", ModelEntry, ControlNetEntry, AnnotatorEntry, UpscalerEntry)
+E = TypeVar("E", ModelEntry, ControlNetEntry, AnnotatorEntry, UpscalerEntry, LoraEntry)
 
 
 def _entry(entries: Sequence[E], entry_id: str, what: str, *, param: str = "model") -> E:

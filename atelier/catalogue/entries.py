@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationInfo, model_validator
 
 from atelier.catalogue.storage import Storage
+from atelier.core.adapters import LoraWeight
 from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
+from atelier.core.params.parsing import MAX_NAME_CHARS
 from atelier.core.sampling import GuidanceScale, NumInferenceSteps
 
 
@@ -140,6 +142,39 @@ class ControlNetEntry(Entry):
     kind: ControlKind
     #: Recommended conditioning scale.
     scale: float = Field(gt=0, le=MAX_CONTROL_SCALE)
+
+
+#: Without what would end a tag such as <lora:ID:0.8>, and without what would lead out of a folder.
+_LORA_ID = r"^[^\s.<>:/\\\p{Cc}]([^<>:/\\\p{Cc}]*[^\s<>:/\\\p{Cc}])?$"
+_LoraText = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+#: A word, or several such as "neon style".
+TriggerWord = Annotated[_LoraText, Field(pattern=r"^[^<>]*\w[^<>]*$")]
+
+
+class LoraEntry(Entry):
+    """A LoRA in one safetensors file."""
+
+    id: str = Field(max_length=MAX_NAME_CHARS, pattern=_LORA_ID)
+    title: str | None = Field(None, max_length=MAX_NAME_CHARS)
+    description: str = Field(max_length=4000)
+    author: str | None = Field(None, max_length=MAX_NAME_CHARS)
+    licence: str = Field(max_length=MAX_NAME_CHARS)
+    file: Annotated[Path, BeforeValidator(_beside_the_catalogue)]
+    #: Id of the base model that the LoRA was trained for; if None, it goes with every SDXL model.
+    base: str | None = None
+    #: Weight in requests that send none.
+    weight: LoraWeight = 1.0
+    #: Words that are put into the prompt.
+    trigger_words: tuple[TriggerWord, ...] = Field((), max_length=20)
+    tags: tuple[_LoraText, ...] = Field((), max_length=50)
+    #: An image that shows what the LoRA does.
+    preview: Annotated[Path, BeforeValidator(_beside_the_catalogue)] | None = None
+    #: Rank of its matrices, as far as the file says it.
+    rank: int | None = Field(None, ge=1)
+
+    def goes_with(self, model: ModelEntry) -> bool:
+        """Return whether the LoRA may be applied to the model."""
+        return model.family == "sdxl" if self.base is None else model.id == self.base
 
 
 class UpscalerEntry(Entry):

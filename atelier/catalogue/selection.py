@@ -33,6 +33,17 @@ class Selection(BaseModel):
     upscalers: tuple[str, ...] = Field(
         ("tiny-x4",), description="Ids of the upscalers to serve. The first one serves requests that name none."
     )
+    loras: tuple[str, ...] | None = Field(
+        None,
+        description="Ids of the catalogue's LoRAs to serve. By default, all LoRAs of the served models whose files "
+        "are on this machine.",
+    )
+    loras_dir: Path | None = Field(
+        None,
+        description="Folder that every process watches for LoRAs, the same path on every node: a file ID.safetensors "
+        "that is put into it is served without a restart. By default the folder `loras` in ATELIER_MODELS_DIR, or "
+        "`~/.cache/atelier/loras`.",
+    )
     require_weights: bool = Field(
         True,
         description="Whether a replica fails to start if a model's files are not on its machine. If false, it "
@@ -48,4 +59,7 @@ class Selection(BaseModel):
         """
         storage = Storage.from_environment(environment, require_weights=self.require_weights)
         catalogue = read_catalogue(self.catalogue, storage)
-        return catalogue.only(self.models, self.controlnets, self.annotators, self.upscalers)
+        loras_dir = storage.loras_dir if self.loras_dir is None else self.loras_dir.expanduser().absolute()
+        return catalogue.only(
+            self.models, self.controlnets, self.annotators, self.upscalers, self.loras, loras_dir=loras_dir
+        )

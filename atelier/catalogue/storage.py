@@ -9,7 +9,8 @@ from pathlib import Path
 MODELS_DIR_VARIABLE = "ATELIER_MODELS_DIR"
 MODELS_DIR_DESCRIPTION = (
     "Folder of models, the same path on every node: the hub's cache is its `hub`, converted upscalers lie in its "
-    "`upscalers`. By default the hub's own cache, see HF_HOME, and `~/.cache/atelier/upscalers`."
+    "`upscalers`, LoRAs in its `loras`. By default the hub's own cache, see HF_HOME, and `upscalers` and `loras` in "
+    "`~/.cache/atelier`."
 )
 
 
@@ -38,5 +39,13 @@ class Storage:
 
     def upscaler_file(self, upscaler_id: str) -> Path:
         """Return where the converted weights of an upscaler lie whose entry names no file."""
-        folder = self.models_dir or Path.home() / ".cache" / "atelier"
-        return folder / "upscalers" / f"{upscaler_id}.safetensors"
+        return self._own_folder / "upscalers" / f"{upscaler_id}.safetensors"
+
+    @property
+    def loras_dir(self) -> Path:
+        """The folder that is watched for LoRAs if a graph names no other."""
+        return self._own_folder / "loras"
+
+    @property
+    def _own_folder(self) -> Path:
+        return self.models_dir or Path.home() / ".cache" / "atelier"

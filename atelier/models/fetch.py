@@ -23,7 +23,7 @@ from atelier.catalogue.catalogue import Catalogue, CatalogueError, read_catalogu
 from atelier.catalogue.selection import Selection
 from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelNotFound, ModelUnavailable
-from atelier.models.files import Source, absent_upscaler, sources
+from atelier.models.files import Source, absent_files, sources
 from atelier.models.progress import ProgressLines
 
 
@@ -82,7 +82,7 @@ def fetch(catalogue: Catalogue) -> Iterator[str]:
             yield error.message
         except (OSError, ValueError) as error:
             yield f"{source.entry}: cannot fetch {source.place}. {_advice(error)} ({error})"
-    yield from (absent_upscaler(entry) for entry in catalogue.upscalers if not entry.file.is_file())
+    yield from absent_files(catalogue)
 
 
 def _fetch(source: Source) -> None:

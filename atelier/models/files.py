@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import Files, ModelEntry, UpscalerEntry
+from atelier.catalogue.entries import Files, LoraEntry, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
 from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
 
@@ -95,7 +95,7 @@ class Source:
 
 
 def sources(catalogue: Catalogue) -> Iterator[Source]:
-    """Yield the folder or repository of every entry of the catalogue but the upscalers."""
+    """Yield the folder or repository of every entry of the catalogue but the upscalers and LoRAs."""
     for model in catalogue.models:
         yield _of_model(model)
         if model.vae is not None:
@@ -120,6 +120,19 @@ def absent_upscaler(entry: UpscalerEntry) -> str:
     )
 
 
+def absent_lora(entry: LoraEntry) -> str:
+    """Return the message for a LoRA whose file is not on this machine."""
+    return (
+        f"LoRA {entry.id!r}: the file {entry.file} does not exist. Put it there, or correct `file` in the catalogue."
+    )
+
+
+def absent_files(catalogue: Catalogue) -> list[str]:
+    """Return a message for every upscaler and LoRA of the catalogue whose file is not on this machine."""
+    upscalers = [absent_upscaler(entry) for entry in catalogue.upscalers if not entry.file.is_file()]
+    return upscalers + [absent_lora(entry) for entry in catalogue.lora_entries if not entry.file.is_file()]
+
+
 def absent(catalogue: Catalogue) -> list[str]:
     """Return a message for every entry of the catalogue whose files are not on this machine."""
     messages = []
@@ -128,4 +141,4 @@ def absent(catalogue: Catalogue) -> list[str]:
             source.local_folder()
         except ModelUnavailable as error:
             messages.append(error.message)
-    return messages + [absent_upscaler(entry) for entry in catalogue.upscalers if not entry.file.is_file()]
+    return messages + absent_files(catalogue)

@@ -1,0 +1,80 @@
+"""The header of a safetensors file: the names of its tensors and its metadata, read within bounds.
+
+The file is read, not mapped into memory: a mapped file that is cut off meanwhile ends the process that reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_HEADER_BYTES = 4 * 2**20
+#: Maximum number of values in a JSON text; so many take up to 40 MB of memory.
+_MAX_VALUES = 400_000
+_LENGTH_BYTES = 8
+_METADATA = "__metadata__"
+
+
+class Refused(Exception):
+    """A file that is not served; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    names: frozenset[str]
+    metadata: Mapping[str, str]
+
+
+def read_header(file: Path) -> Header:
+    """Read a file's header. Raises Refused if it is not safetensors, incomplete, or larger than allowed."""
+    try:
+        with file.open("rb") as opened:
+            text, num_data_bytes = _read(opened)
+    except OSError as error:
+        raise Refused(f"it cannot be read: {error.strerror}") from error
+    header = bounded_json(text, "its header")
+    if not isinstance(header, dict):
+        raise Refused("its header is not a JSON object")
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Refused(f"{_METADATA} in its header must hold texts only")
+    if max(map(_end, header.values()), default=0) != num_data_bytes:
+        raise Refused("it is incomplete, or still being copied")
+    return Header(frozenset(header), metadata)
+
+
+def bounded_json(text: bytes | str, what: str) -> object:
+    """Parse JSON of unknown origin. Raises Refused if it is wrong, or has too many values."""
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        if sum(map(text.count, ",[{")) > _MAX_VALUES:
+            raise Refused(f"{what} has too many values; at most {_MAX_VALUES} are read")
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{what} is not valid JSON") from error
+
+
+def _read(opened: BinaryIO) -> tuple[bytes, int]:
+    """Return the header's JSON, and the number of bytes after it."""
+    num_bytes = os.fstat(opened.fileno()).st_size
+    length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
+    num_data_bytes = num_bytes - _LENGTH_BYTES - length
+    if num_data_bytes < 0:
+        raise Refused("it is not a safetensors file, or is still being copied")
+    if length > MAX_HEADER_BYTES:
+        raise Refused(f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are read")
+    return opened.read(length), num_data_bytes
+
+
+def _end(tensor: object) -> int:
+    """Return where a tensor's data ends, in bytes after the header."""
+    match tensor:
+        case {"dtype": str(), "shape": [*_], "data_offsets": [int(start), int(end)]} if 0 <= start <= end:
+            return end
+    raise Refused("its header does not describe tensors")
