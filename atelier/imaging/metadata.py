@@ -26,7 +26,7 @@ class Metadata:
 
     #: Prompt and settings as AUTOMATIC1111 writes them.
     infotext: str
-    #: Fields of the request under `parameters`, weights, versions and the exactness key.
+    #: Fields of the request under `parameters`, trigger words, weights, versions and the exactness key.
     record: Mapping[str, object]
 
     @property
@@ -86,12 +86,17 @@ def _parsed(record: object) -> Mapping[str, object] | None:
         and isinstance(parsed.get("parameters"), dict)
         and all(isinstance(parsed.get(name), str) for name in ("exactness_key", "server"))
         and all(_is_of_texts(parsed.get(name, {})) for name in ("weights", "versions"))
+        and _is_list_of_texts(parsed.get("trigger_words_added", []))
     )
     return parsed if is_ours else None
 
 
 def _is_of_texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _depth(value: object) -> int:

@@ -8,6 +8,7 @@ from atelier.core.sampling import SAMPLERS
 from atelier.imaging.metadata import Metadata
 from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.resolve import Plan
+from atelier.prompts.lora_tags import write_lora_tag
 
 #: Schedule names as AUTOMATIC1111 writes them; its "Normal" spaces timesteps as `linspace` does, not as our `normal`.
 #: Schedules without such a name are left out of the infotext.
@@ -20,6 +21,7 @@ def metadata_of(plan: Plan, seed: int, provenance: Provenance) -> Metadata:
     """Return the metadata of the image with this seed: AUTOMATIC1111's text, and a record that reproduces it."""
     record = {
         "parameters": plan.parameters(seed),
+        **({"trigger_words_added": list(plan.trigger_words_added)} if plan.trigger_words_added else {}),
         "weights": provenance.weights,
         "exactness_key": provenance.exactness_key,
         "server": _SERVER,
@@ -29,7 +31,7 @@ def metadata_of(plan: Plan, seed: int, provenance: Provenance) -> Metadata:
 
 
 def _infotext(plan: Plan, seed: int) -> str:
-    """Write prompt, negative prompt and settings in AUTOMATIC1111's format."""
+    """Write prompt, with LoRAs as tags, negative prompt and settings in AUTOMATIC1111's format."""
     params = plan.params
     settings = {
         "Steps": params.num_inference_steps,
@@ -42,7 +44,8 @@ def _infotext(plan: Plan, seed: int) -> str:
         "Denoising strength": params.strength,
         "Version": _SERVER,
     }
-    lines = [params.prompt]
+    tags = (write_lora_tag(lora.id, lora.weight) for lora in plan.passes[0].loras)
+    lines = [" ".join(filter(None, [params.prompt, *tags]))]
     if params.negative_prompt:
         lines.append(f"Negative prompt: {params.negative_prompt}")
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from random import SystemRandom
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.loras import NO_LORAS
 from atelier.core.errors import NotSupported, ReplicaLost
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import write_picture
@@ -24,6 +25,7 @@ from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.controls import annotation_of, check_annotated_size
 from atelier.pipeline.deadline import Deadline
 from atelier.pipeline.events import Event, Reports
+from atelier.pipeline.loras import names_loras
 from atelier.pipeline.record import RequestRecord
 from atelier.pipeline.request_stages import RequestStages
 from atelier.pipeline.resolve import resolve
@@ -171,8 +173,14 @@ class Pipeline:
     ) -> AsyncGenerator[Event]:
         """Run every check that can reject the request, cheap ones first and all before any model, then the plan."""
         sizes = await reading.sizes_of(params)
+        loras = await asyncio.to_thread(self.catalogue.loras.look) if names_loras(params) else NO_LORAS
         plan = resolve(
-            params, sizes, self.catalogue, max_pixel_steps=self._limits.max_pixel_steps, random=self._random
+            params,
+            sizes,
+            self.catalogue,
+            loras=loras,
+            max_pixel_steps=self._limits.max_pixel_steps,
+            random=self._random,
         )
         record.plan(plan)
         with self._generations.admitted(plan.pixel_steps) as finish:

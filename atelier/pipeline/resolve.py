@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
+from atelier.catalogue.loras import NO_LORAS, Loras
 from atelier.core.conditioning import Prompts, Text
 from atelier.core.denoising import Pass
 from atelier.core.errors import InvalidParameter, TooMuchWork
@@ -16,6 +17,7 @@ from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.imaging.formats import check_output
 from atelier.pipeline.controls import resolve_control
 from atelier.pipeline.inputs import InputSizes
+from atelier.pipeline.loras import acting, resolve_loras
 from atelier.pipeline.upscaling import resolve_hires, resolve_upscale
 
 _Scalar = str | int | float | bool
@@ -34,6 +36,8 @@ class Plan:
     params: GenerateParams
     #: One pass, or two with `hires`.
     passes: tuple[Pass, ...]
+    #: Trigger words of the LoRAs that were put into the prompt.
+    trigger_words_added: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -48,7 +52,8 @@ class Plan:
     def prompts(self) -> Prompts:
         """Prompts for the text encoders; `negative` is None without guidance or without a negative prompt."""
         negative = _negative(self.params) if self.passes[0].is_guided else None
-        return Prompts(positive=_text(self.params.prompt, self.params.prompt_2), negative=negative)
+        positive = _text(self.params.prompt, self.params.prompt_2)
+        return Prompts(positive=positive, negative=negative, loras=self.passes[0].loras)
 
     @property
     def pixel_steps(self) -> int:
@@ -68,19 +73,28 @@ class Plan:
 
 
 def resolve(
-    params: GenerateParams, sizes: InputSizes, catalogue: Catalogue, *, max_pixel_steps: int, random: Random
+    params: GenerateParams,
+    sizes: InputSizes,
+    catalogue: Catalogue,
+    *,
+    loras: Loras = NO_LORAS,
+    max_pixel_steps: int,
+    random: Random,
 ) -> Plan:
-    """Fill in the model's defaults and check what depends on the model.
+    """Fill in the model's defaults and check what depends on the model; `loras` are those that may be named.
 
     Raises:
         ModelNotFound: the model or upscaler is not served here.
+        LoraNotFound: a LoRA is not served here.
         InvalidParameter: the model does not support the size or has no such ControlNet; a setting does not fit the
             sampler; a seed, strength or enlargement is out of range; there is a negative_prompt_2 but no
-            negative_prompt; or the file format cannot hold the images.
+            negative_prompt; a LoRA goes with another model, is named twice or in a broken tag; or the file format
+            cannot hold the images.
         NotSupported: hires with controls or a mask, or a control with `annotate` whose kind has no annotator.
         TooMuchWork: pixels × steps × images exceed `max_pixel_steps`.
     """
     entry = catalogue.model(params.model)
+    params, trigger_words_added = resolve_loras(params, entry, loras)
     size = _size(params.size, sizes, entry)
     sampling = _sampling(params, entry)
     first = Pass(
@@ -90,6 +104,7 @@ def resolve(
         sampling=sampling,
         guidance_scale=entry.defaults.guidance_scale if params.guidance_scale is None else params.guidance_scale,
         guidance_rescale=params.guidance_rescale,
+        loras=acting(params.loras),
         reproducibility=params.reproducibility,
     )
     resolved = params.model_copy(
@@ -106,7 +121,7 @@ def resolve(
             **_resolved_prompts(params, entry),
         }
     )
-    plan = _with_enlargements(resolved, first, entry, catalogue)
+    plan = replace(_with_enlargements(resolved, first, entry, catalogue), trigger_words_added=trigger_words_added)
     check_output(params.output_format, params.output_compression, plan.image_size)
     _check_work(plan, max_pixel_steps)
     return plan
