@@ -105,9 +105,9 @@ class Operations:
             return (await reading.metadata_of(asked.image, inspection)).model_dump()
 
     async def models(self) -> Answer:
-        """Return the `models` with their defaults, `controlnets` and `upscalers` that are served, as GET / does."""
+        """Return `models` with their defaults, `controlnets`, `loras` and `upscalers`, as GET / does."""
         with recorded("models", self._observe):
-            return served(self._pipeline.catalogue).model_dump()
+            return (await served(self._pipeline.catalogue)).model_dump()
 
     async def _images(self, record: RequestRecord, asked: ImagesGenerateRequest, params: GenerateParams) -> Answer:
         result = await self._pipeline.generate(record, params)

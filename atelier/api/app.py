@@ -16,7 +16,7 @@ from atelier.api import docs
 from atelier.api.document import DocumentedApp
 from atelier.api.error_handlers import install_error_handlers
 from atelier.api.limits import BodyLimit
-from atelier.api.native import files, status, unbuilt
+from atelier.api.native import files, loras, status, unbuilt
 from atelier.api.native import images as native_images
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
@@ -46,6 +46,7 @@ def _build_routes() -> FastAPI:
         native_images.router,
         files.router,
         models.router,
+        loras.router,
         status.router,
         unbuilt.router,
         docs.router,

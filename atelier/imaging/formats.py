@@ -22,6 +22,15 @@ _JPEG_QUALITY = 95
 _WEBP_QUALITY = 90
 
 
+def format_of(data: bytes) -> OutputFormat | None:
+    """Return the format of an image file by its first bytes (PNG 1.2, JFIF 1.02, RFC 9649); None for any other."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "webp" if data.startswith(b"RIFF") and data[8:12] == b"WEBP" else None
+
+
 def check_output(output_format: OutputFormat, quality: int | None, size: Size) -> None:
     """Raise InvalidParameter if the format cannot hold an image of this size, or if a PNG has a quality below 100."""
     if output_format == "png" and quality not in (None, 100):

@@ -7,7 +7,6 @@ An image is rejected before its pixels are decoded if its format is not in `FORM
 from __future__ import annotations
 
 import io
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -20,13 +19,12 @@ from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError, 
 
 from atelier.core.errors import InvalidParameter
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
+from atelier.imaging.formats import format_of
 
 RgbPixels = npt.NDArray[np.uint8]  # [height, width, 3]
 MaskPixels = npt.NDArray[np.uint8]  # [height, width]; 255 is painted anew, 0 is kept
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-#: How files in these formats begin (PNG 1.2, JFIF 1.02, RFC 9649).
-_SIGNATURE = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP", re.DOTALL)
 MAX_PIXELS = 4096 * 4096
 #: Maximum number of scans in a JPEG. Encoders write about ten; each is a pass over all pixels.
 _MAX_SCANS = 64
@@ -65,7 +63,7 @@ def image_size(data: bytes, *, param: str) -> Size:
 
 def check_format(data: bytes, *, param: str) -> None:
     """Raise InvalidParameter if a file does not begin like an image in one of `FORMATS`."""
-    if not _SIGNATURE.match(data):
+    if format_of(data) is None:
         raise _unreadable(param)
 
 

@@ -24,6 +24,9 @@ class Inspection(BaseModel):
     parameters: dict[str, object] | None = Field(
         description="The fields that make the image again; null if the file has none."
     )
+    trigger_words_added: list[str] = Field(
+        description="Trigger words of LoRAs that the server put into the prompt, which has them in `parameters`."
+    )
     infotext: str | None = Field(
         description="Prompt and settings in AUTOMATIC1111's text format; null if the file has none."
     )
@@ -43,6 +46,7 @@ def inspection(data: bytes) -> Inspection:
         {
             **described,
             "parameters": record.get("parameters"),
+            "trigger_words_added": record.get("trigger_words_added", []),
             "infotext": None if metadata is None else metadata.infotext,
             "weights": record.get("weights"),
             "versions": record.get("versions"),

@@ -77,16 +77,55 @@ class UpscalerCapabilities(BaseModel):
     has_weights: bool
 
 
+class LoraCapabilities(BaseModel):
+    """A LoRA: what it does, how it is used, and the models it goes with."""
+
+    id: str
+    object: Literal["lora"] = "lora"
+    title: str | None
+    description: str
+    author: str | None
+    licence: str
+    models: list[str] = Field(description="Ids of the models of this server that it goes with.")
+    weight: float = Field(description="Weight in requests that send none.")
+    trigger_words: list[str] = Field(description="Words that are put into a prompt which lacks them.")
+    tags: list[str]
+    rank: int | None = Field(description="Rank of its matrices, if the file says it.")
+    preview: str | None = Field(description="Path of its preview image on this server.")
+
+
+class LoraList(BaseModel):
+    """The LoRAs of this server, in the form of OpenAI's lists."""
+
+    object: Literal["list"] = "list"
+    data: list[LoraCapabilities]
+
+
+class RefusedLora(BaseModel):
+    """A file in the folder of LoRAs, or of the catalogue, that is not served."""
+
+    file: str
+    reason: str
+
+
+class LoraReport(BaseModel):
+    """The LoRAs of this server, and the files that it refuses."""
+
+    loras: list[LoraCapabilities]
+    refused: list[RefusedLora]
+
+
 class Served(BaseModel):
-    """Models, ControlNets and upscalers that this server offers."""
+    """Models, ControlNets, LoRAs and upscalers that this server offers."""
 
     models: list[ModelCapabilities]
     controlnets: list[ControlNetCapabilities]
+    loras: list[LoraCapabilities]
     upscalers: list[UpscalerCapabilities]
 
 
 class Capabilities(Served):
-    """Models, ControlNets, upscalers and features that this server offers."""
+    """Models, ControlNets, LoRAs, upscalers and features that this server offers."""
 
     name: Literal["Atelier"] = "Atelier"
     #: Names of the fields that a generation accepts.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from atelier.api.docs import DOCS
+from atelier.api.native.loras import lora_capabilities
 from atelier.api.native.schemas import (
     Capabilities,
     ControlNetCapabilities,
@@ -29,9 +32,9 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 @router.get("/")
 async def capabilities(request: Request, pipeline: UsedPipeline) -> Capabilities:
-    """Return the models, ControlNets, upscalers and features that this server offers."""
+    """Return the models, ControlNets, LoRAs, upscalers and features that this server offers."""
     return Capabilities(
-        **dict(served(pipeline.catalogue)),
+        **dict(await served(pipeline.catalogue, request)),
         parameters=list(ImagesParams.model_fields),
         output_formats=list(OUTPUT_FORMATS),
         not_supported=[f"{route.method} {route.path}" for route in UNBUILT],
@@ -39,11 +42,13 @@ async def capabilities(request: Request, pipeline: UsedPipeline) -> Capabilities
     )
 
 
-def served(catalogue: Catalogue) -> Served:
-    """Return the models with their defaults, the ControlNets and the upscalers of a catalogue."""
+async def served(catalogue: Catalogue, request: Request | None = None) -> Served:
+    """Return the models with their defaults, the ControlNets, LoRAs and upscalers of a catalogue."""
+    loras = await asyncio.to_thread(catalogue.loras.look)
     return Served(
         models=[_model(entry) for entry in catalogue.models],
         controlnets=[ControlNetCapabilities.model_validate(entry) for entry in catalogue.controlnets],
+        loras=lora_capabilities(loras.by_id.values(), catalogue.models, request),
         upscalers=[UpscalerCapabilities.model_validate(entry) for entry in catalogue.upscalers],
     )
 

@@ -24,7 +24,6 @@ UNBUILT = (
     Unbuilt("GET", "/status/{job_id}", "Jobs are not supported; to follow a generation, stream it with progress."),
     Unbuilt("GET", "/image/{job_id}", "Jobs are not supported; generate with response_format url instead."),
     Unbuilt("GET", "/models", "The list of models in this form is not supported; use GET /v1/models."),
-    Unbuilt("GET", "/loras", "LoRAs are not supported; serve a model that they are merged into."),
     Unbuilt("GET", "/gpu/status", "The GPU's status is not supported; use GET /metrics for the Denoisers' work."),
     Unbuilt("POST", "/magic-prompt", "Improving a prompt is not supported; send it as it should be drawn."),
     Unbuilt("GET", "/api/cache/stats", "A cache of results is not supported."),
