@@ -406,6 +406,13 @@ def test_an_unknown_lora_is_named_with_the_nearest(
     assert caught.value.param == "loras[1].model"
 
 
+def test_the_nearest_of_many_is_found() -> None:
+    ids = [f"{word}-{index}" for word in ("pastel", "outline", "checkerboard") for index in range(1000)]
+    loras = Loras({lora_id: _entry(lora_id, Path(lora_id)) for lora_id in [*ids, "Neon Glow"]})
+    with pytest.raises(LoraNotFound, match="Did you mean 'Neon Glow'"):
+        loras.get("neon-glow")
+
+
 def test_loras_are_found_by_words_tags_and_model(tmp_path: Path, models: tuple[ModelEntry, ...]) -> None:
     tiny, sdxl = models
     write_lora(tmp_path, "neon", description="Glowing outlines", tags=["Style", "dark"], trigger_words=["neon style"])
