@@ -27,7 +27,7 @@ def test_a_lora_that_is_put_into_the_folder_is_served_without_a_restart(deployed
     assert answer.json()["description"] == "Put there while the graph runs."
     assert [one["file"] for one in httpx2.get(f"{address}/loras").json()["refused"]] == ["old.ckpt"]
     listed = serve.get_app_handle("atelier").models.remote().result(timeout_s=60)["loras"]
-    assert [lora["id"] for lora in listed] == ["dropped"]
+    assert "dropped" in [lora["id"] for lora in listed]
 
 
 def test_an_unknown_lora_is_refused_by_handle_as_over_http(deployed: Graph) -> None:

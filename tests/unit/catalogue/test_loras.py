@@ -434,9 +434,9 @@ def test_loras_are_found_by_words_tags_and_model(tmp_path: Path, models: tuple[M
 
 
 def _catalogue(folder: Path, text: str = _ENTRY) -> Catalogue:
-    """The shipped catalogue with another entry."""
+    """The shipped models with another LoRA."""
     file = folder / "catalogue.yaml"
-    file.write_text(DEFAULT_CATALOGUE.read_text() + text)
+    file.write_text(DEFAULT_CATALOGUE.read_text().partition("\ncontrolnets:")[0] + text)
     return read_catalogue(file)
 
 

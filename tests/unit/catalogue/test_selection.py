@@ -30,7 +30,7 @@ def test_an_unknown_id_is_named() -> None:
 
 def test_loras_are_found_in_the_folder_of_models(tmp_path: Path) -> None:
     write_lora(tmp_path / "loras", "neon")
-    catalogue = Selection().read({"ATELIER_MODELS_DIR": str(tmp_path)})
+    catalogue = Selection(loras=()).read({"ATELIER_MODELS_DIR": str(tmp_path)})
     assert list(catalogue.loras.look().by_id) == ["neon"]
 
 
