@@ -31,6 +31,7 @@ from atelier.core.params import (
     GenerateParams,
     HiresStep,
     InspectParams,
+    LoraParams,
     UpscaleParams,
     UpscaleStep,
 )
@@ -82,6 +83,7 @@ def parameters_page() -> str:
                 field_table(GenerateParams),
             ),
             ("controls", "Each object in the list `controls`.", field_table(ControlParams)),
+            ("loras", "Each object in the list `loras`; see [LoRAs](loras.md).", field_table(LoraParams)),
             ("hires", "The object `hires`.", field_table(HiresStep)),
             ("upscale", "The object `upscale`.", field_table(UpscaleStep)),
             (

@@ -34,7 +34,7 @@ class Catalogue(Entry):
     _loras: LoraLibrary = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:  # noqa: ARG002 pydantic passes it
-        self._loras = LoraLibrary(self.lora_entries, self.models)
+        self._loras = LoraLibrary(self.lora_entries)
 
     @property
     def loras(self) -> LoraLibrary:
@@ -48,6 +48,7 @@ class Catalogue(Entry):
         annotators: Iterable[str] = (),
         upscalers: Iterable[str] = (),
         loras: Iterable[str] | None = (),
+        *,
         loras_dir: Path | None = None,
     ) -> Catalogue:
         """Return a catalogue of only the given ids, in the order given; the first model is the default.

@@ -20,7 +20,7 @@ from atelier.core.adapters import LoraWeight
 SUFFIX = ".safetensors"
 _MAX_JSON_BYTES = 2**20
 #: How layouts of LoRAs name their tensors: those of peft, diffusers and kohya, and LyCORIS' LoHa and LoKr.
-_LORA = re.compile(r"lora_(A|B|up|down|mid)\b|\.lora\.(up|down)\b|hada_w|lokr_w")
+_LORA = re.compile(r"lora[._](A|B|up|down|mid)\b|lora_linear_layer\b|hada_w|lokr_w")
 _DORA = re.compile(r"dora_scale|lora_magnitude_vector")
 _MAX_HEADER_TAGS, _MAX_TAG_CHARS, _MAX_DESCRIPTION_CHARS = 20, 200, 4000
 

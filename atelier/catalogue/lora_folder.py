@@ -71,7 +71,7 @@ class LoraFolder:
         self._read = {name: read for name, read in self._read.items() if name in listing}
         names = sorted(name for name in listing if name.endswith((SUFFIX, *_PICKLES)))
         for name in names[:MAX_FILES]:
-            if (self._folder / name).resolve() in skip:
+            if real_path(self._folder / name) in skip:
                 continue
             try:
                 entry = self._entry(name, listing)
@@ -113,15 +113,21 @@ class LoraFolder:
         return read
 
     def _read_now(self, name: str, json: str | None) -> LoraFile | str:
-        if not all(self._is_inside(one) for one in (name, json) if one is not None):
-            return "it is a link that leads out of the folder"
+        for one in (name, json):
+            if one is not None and not self._is_inside(one):
+                return f"{_shown(one)} is a link that leads out of the folder"
         try:
             return read_lora(self._folder / name, None if json is None else self._folder / json)
         except Refused as refused:
             return str(refused)
 
     def _is_inside(self, name: str) -> bool:
-        return (self._folder / name).resolve().is_relative_to(self._folder.resolve())
+        return real_path(self._folder / name).is_relative_to(real_path(self._folder))
+
+
+def real_path(file: Path) -> Path:
+    """Return where links lead to; a link to itself stays, for which `Path.resolve` raises an error."""
+    return Path(os.path.realpath(file))
 
 
 def _stamp(item: os.DirEntry[str]) -> Stamp | None:

@@ -60,4 +60,6 @@ class Selection(BaseModel):
         storage = Storage.from_environment(environment, require_weights=self.require_weights)
         catalogue = read_catalogue(self.catalogue, storage)
         loras_dir = storage.loras_dir if self.loras_dir is None else self.loras_dir.expanduser().absolute()
-        return catalogue.only(self.models, self.controlnets, self.annotators, self.upscalers, self.loras, loras_dir)
+        return catalogue.only(
+            self.models, self.controlnets, self.annotators, self.upscalers, self.loras, loras_dir=loras_dir
+        )

@@ -50,7 +50,7 @@ def resolve_loras(params: GenerateParams, model: ModelEntry, loras: Loras) -> Re
             the prompt becomes too long.
     """
     prompts, named = _without_tags(params)
-    _check_number(named)
+    _check_names(named)
     entries = [_entry(one, model, loras) for one in named]
     resolved = tuple(
         LoraParams(model=entry.id, weight=entry.weight if one.weight is None else one.weight)
@@ -101,7 +101,7 @@ def _without_tags(params: GenerateParams) -> tuple[dict[str, str], list[_Named]]
     return prompts, named
 
 
-def _check_number(named: Sequence[_Named]) -> None:
+def _check_names(named: Sequence[_Named]) -> None:
     if len(named) > MAX_LORAS:
         param = named[MAX_LORAS].param
         raise InvalidParameter(

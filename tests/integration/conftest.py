@@ -31,9 +31,10 @@ def free_port() -> int:
 class Graph:
     """A running graph whose config can be changed."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, loras_dir: Path) -> None:
         self.address = f"http://127.0.0.1:{port}"
         self._port = port
+        self.loras_dir = loras_dir
         #: Limits by deployment, and arguments of the graph, that differ from serve_config.yaml.
         self.user_configs: dict[str, dict[str, object]] = {"Router": {"max_body_bytes": 100_000}}
         self.args: dict[str, Any] = {}
@@ -45,7 +46,7 @@ class Graph:
         config["http_options"]["port"] = self._port
         config["logging_config"] = {"encoding": "JSON", "enable_access_log": True}
         [application] = config["applications"]
-        application["args"] |= self.args
+        application["args"] |= {"loras_dir": str(self.loras_dir), **self.args}
         for deployment in application["deployments"]:
             deployment["user_config"] = self.user_configs.get(deployment["name"], {})
             deployment["num_replicas"] = self.num_denoisers if deployment["name"] == "Denoiser" else 1
@@ -58,10 +59,10 @@ class Graph:
 
 
 @pytest.fixture(scope="session")
-def deployed() -> Iterator[Graph]:
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     """A graph that runs until the session ends."""
     ray.init(include_dashboard=False, log_to_driver=False)
-    graph = Graph(free_port())
+    graph = Graph(free_port(), tmp_path_factory.mktemp("loras"))
     graph.deploy()
     yield graph
     serve.shutdown()

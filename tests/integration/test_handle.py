@@ -163,7 +163,7 @@ def test_the_metadata_of_a_generated_image_are_read(atelier: DeploymentHandle) -
 def test_models_are_listed_with_their_defaults(atelier: DeploymentHandle, address: str) -> None:
     served = atelier.models.remote().result(timeout_s=60)
     assert _plain(served)
-    assert set(served) == {"models", "controlnets", "upscalers"}
+    assert set(served) == {"models", "controlnets", "loras", "upscalers"}
     described = httpx2.get(address).json()
     assert served == {name: described[name] for name in served}
 

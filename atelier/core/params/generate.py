@@ -110,7 +110,7 @@ class GenerateParams(Params):
         tuple[LoraParams, ...],
         Field(
             max_length=MAX_LORAS,
-            description="LoRAs to apply, each once; <lora:ID:WEIGHT> in a prompt names one, too.",
+            description="LoRAs to apply, each once; `<lora:ID:WEIGHT>` in a prompt names one, too.",
         ),
         BeforeValidator(_as_tuple),
         at_most(MAX_LORAS),

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
 from atelier.catalogue.selection import Selection
 from atelier.core.errors import ModelNotFound
+from tests.lora_files import write_lora
 
 
 def test_a_selection_reads_its_models_with_the_environment(tmp_path: Path) -> None:
@@ -24,3 +26,23 @@ def test_weights_are_required_unless_a_selection_says_otherwise() -> None:
 def test_an_unknown_id_is_named() -> None:
     with pytest.raises(ModelNotFound, match="Unknown upscaler 'x9'"):
         Selection(upscalers=("x9",)).read({})
+
+
+def test_loras_are_found_in_the_folder_of_models(tmp_path: Path) -> None:
+    write_lora(tmp_path / "loras", "neon")
+    catalogue = Selection(loras=()).read({"ATELIER_MODELS_DIR": str(tmp_path)})
+    assert list(catalogue.loras.look().by_id) == ["neon"]
+
+
+def test_a_selection_may_name_another_folder_of_loras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lora(tmp_path / "mine", "neon")
+    for folder in (tmp_path / "mine", Path("mine")):
+        monkeypatch.chdir(tmp_path)
+        sent = pickle.dumps(Selection(loras_dir=folder).read({"ATELIER_MODELS_DIR": str(tmp_path)}))
+        monkeypatch.chdir("/")
+        assert pickle.loads(sent).loras.get("neon").file == tmp_path / "mine" / "neon.safetensors"
+
+
+def test_an_unknown_lora_is_named() -> None:
+    with pytest.raises(ModelNotFound, match="Unknown LoRA 'nope'"):
+        Selection(loras=("nope",)).read({})

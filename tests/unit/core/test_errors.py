@@ -26,6 +26,7 @@ def _tree(kind: type[AtelierError]) -> list[type[AtelierError]]:
         ("Forbidden", errors.InvalidRequest, 403, "forbidden", "invalid_request_error", False),
         ("NotFound", errors.InvalidRequest, 404, "not_found", "invalid_request_error", False),
         ("ModelNotFound", errors.InvalidRequest, 404, "model_not_found", "invalid_request_error", False),
+        ("LoraNotFound", errors.InvalidRequest, 404, "lora_not_found", "invalid_request_error", False),
         ("MethodNotAllowed", errors.InvalidRequest, 405, "method_not_allowed", "invalid_request_error", False),
         ("BodyTooLarge", errors.InvalidRequest, 413, "body_too_large", "invalid_request_error", False),
         ("QueueFull", errors.AtelierError, 429, "queue_full", "rate_limit_error", True),

@@ -18,6 +18,7 @@ from atelier.core.params import (
     ControlParams,
     GenerateParams,
     HiresStep,
+    LoraParams,
     UpscaleParams,
     UpscaleStep,
 )
@@ -42,6 +43,7 @@ def test_every_field_of_an_object_is_read() -> None:
         init_image=_FILE,
         strength=0.5,
         controls=(ControlParams(kind="canny", image=_FILE, annotate=True, low_threshold=50),),
+        loras=(LoraParams(model="neon", weight=0.5), LoraParams(name="pastel")),
         hires=HiresStep(scale=1.5),
         upscale=UpscaleStep(scale=2),
         deadline_s=5.0,

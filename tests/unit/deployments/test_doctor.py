@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from atelier.catalogue.catalogue import DEFAULT_CATALOGUE
 from atelier.models import files
 from deployments import doctor
 from deployments.run_config import read_config
+from tests.lora_files import write_lora
 
 _ROOT = Path(__file__).parents[3]
 
@@ -59,6 +61,29 @@ def test_what_is_missing_is_named_with_what_to_do(
     assert "Upscaler 'RealESRGAN_x4plus': not on this machine" in out
     assert "Nothing is missing" not in out
     assert f"the file {tmp_path}/upscalers/RealESRGAN_x4plus.safetensors does not exist. Convert" in err
+
+
+def test_loras_are_listed_with_what_is_refused_and_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_lora(tmp_path / "loras", "neon")
+    (tmp_path / "loras" / "old.pt").touch()
+    entry = "\nloras:\n  - {id: mine, description: A LoRA., licence: MIT, file: mine.safetensors}\n"
+    catalogue = tmp_path / "catalogue.yaml"
+    # The zoo's folder is relative to the catalogue.
+    shipped = DEFAULT_CATALOGUE.read_text().partition("\nloras:")[0]
+    catalogue.write_text(shipped.replace("../../zoo", str(_ROOT / "zoo")) + entry)
+    config = yaml.safe_load((_ROOT / "serve_config.yaml").read_text())
+    arguments = {"catalogue": str(catalogue), "loras": ["mine"], "loras_dir": str(tmp_path / "loras")}
+    config["applications"][0]["args"] = arguments
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    status, out, err = _run(tmp_path / "config.yaml", capsys, monkeypatch)
+    lines = [line.strip() for line in out.splitlines()]
+    assert f"LoRA 'neon': 0.0 MB in {tmp_path / 'loras' / 'neon.safetensors'}" in lines
+    assert "LoRA file 'old.pt' is not served: only safetensors files are served; a pickle may run code" in lines
+    assert status == 1
+    file = tmp_path / "mine.safetensors"
+    assert err == f"LoRA 'mine': the file {file} does not exist. Put it there, or correct `file` in the catalogue.\n"
 
 
 @pytest.mark.parametrize(

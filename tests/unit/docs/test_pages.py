@@ -70,12 +70,25 @@ def test_every_decision_is_listed() -> None:
     assert set(listed) == written
 
 
-def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
+def _source() -> str:
+    """The code, with adjacent string literals joined, because they are one message."""
     source = "\n".join(
         file.read_text() for room in ("atelier", "deployments") for file in (_ROOT / room).rglob("*.py")
     )
-    # Adjacent string literals are one message.
-    joined = re.sub(r'"\s*f?"', "", source)
+    return re.sub(r'"\s*f?"', "", source)
+
+
+def test_reasons_why_a_lora_is_refused_are_those_of_the_code() -> None:
+    page = (_DOCS / "loras.md").read_text().partition("## What is refused")[2].partition("## Errors")[0]
+    cells = re.findall(r"^\| (`.+?) \|", page, flags=re.MULTILINE)
+    parts = [part.strip() for reason in re.findall(r"`([^`]+)`", " ".join(cells)) for part in reason.split("…")]
+    assert len(parts) > 12
+    code = _source()
+    assert [part for part in parts if part.strip(".:") not in code] == []
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    joined = _source()
     foreign = ("Deployment 'ControlNet' does not exist.", "Extra inputs are not permitted", '{"status":"not ready"}')
     page = (_DOCS / "troubleshooting.md").read_text().partition("## No message")[0]
     messages = [

@@ -114,6 +114,8 @@ def test_a_record_of_ours_is_read(record: dict[str, object]) -> None:
         {**_RECORD, "weights": "x"},
         {**_RECORD, "versions": ["x"]},
         {**_RECORD, "versions": {"x": None}},
+        {**_RECORD, "trigger_words_added": "x"},
+        {**_RECORD, "trigger_words_added": [1]},
         {"parameters": {}, "exactness_key": "x"},
         {"parameters": {}, "server": "x"},
         {"server": "x", "exactness_key": "x"},

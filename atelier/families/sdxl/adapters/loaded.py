@@ -24,6 +24,7 @@ class _File:
     model: str
     lora: str
     path: Path
+    inode: int
     modified_ns: int
     size_bytes: int
 
@@ -54,7 +55,7 @@ class LoadedAdapters:
             stat = path.stat()
         except OSError as error:
             raise AdapterInvalid(f"LoRA {lora!r}: {error}.", param="loras") from error
-        return self._cache.get(_File(model, lora, path, stat.st_mtime_ns, stat.st_size))
+        return self._cache.get(_File(model, lora, path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
 
     def resident(self) -> list[str]:
         """Return the ids of the LoRAs on the device."""

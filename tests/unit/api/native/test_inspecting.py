@@ -102,6 +102,7 @@ async def test_a_file_from_elsewhere_has_no_metadata(http: httpx2.AsyncClient) -
             "format": output_format.lower(),
             "size": "64x48",
             "parameters": None,
+            "trigger_words_added": [],
             "infotext": None,
             "weights": None,
             "versions": None,
@@ -153,12 +154,17 @@ def test_an_inspection_has_every_part_of_the_record() -> None:
         "format": "png",
         "size": "24x16",
         "parameters": {"model": "me/my model_1.0", "seed": 5},
+        "trigger_words_added": [],
         "infotext": "text",
         "weights": {"unet": "1"},
         "versions": {"torch": "2"},
         "exactness_key": "abc",
         "server": "Atelier 1",
     }
+
+
+def test_an_inspection_says_which_trigger_words_were_added() -> None:
+    assert inspection(_png({**_RECORD, "trigger_words_added": ["neon style"]})).trigger_words_added == ["neon style"]
 
 
 def test_an_inspection_of_another_file_names_the_field() -> None:

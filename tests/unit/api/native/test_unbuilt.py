@@ -12,7 +12,6 @@ _INSTEAD = {
     "GET /status/{job_id}": "stream it with progress",
     "GET /image/{job_id}": "response_format url",
     "GET /models": "GET /v1/models",
-    "GET /loras": "merged into",
     "GET /gpu/status": "GET /metrics",
     "POST /magic-prompt": "as it should be drawn",
     "GET /api/cache/stats": "",

@@ -44,6 +44,7 @@ def test_a_prompt_is_enough() -> None:
         "sampler": "euler",
         "eta": 0,
         "controls": (),
+        "loras": (),
         "reproducibility": "fast",
     }
 
@@ -138,6 +139,13 @@ def test_a_prompt_may_be_blank_with_an_init_image() -> None:
         parse(GenerateParams, {"prompt": "", "controls": [control]})
 
 
+def test_a_prompt_may_be_blank_with_a_lora() -> None:
+    """Its trigger words, or what it was trained on, say what to draw."""
+    assert parse(GenerateParams, {"prompt": "", "loras": [{"model": "neon"}]}).prompt == ""
+    with pytest.raises(InvalidParameter, match="without init_image or loras"):
+        parse(GenerateParams, {"prompt": "", "loras": []})
+
+
 def test_at_most_four_controls_are_taken() -> None:
     control = {"kind": "canny", "image": _IMAGE}
     assert len(_params(controls=[control] * 4).controls) == 4
@@ -158,7 +166,8 @@ def test_equal_requests_are_equal_keys_and_others_are_not() -> None:
     fields: dict[str, object] = {"seed": 1, "init_image": _IMAGE, "controls": [{"kind": "canny", "image": _IMAGE}]}
     assert hash(_params(**fields)) == hash(_params(**fields))
     assert _params(**fields) == _params(**fields)
-    for other in ({"init_image": b"another"}, {"n": 2}, {"mask_image": _IMAGE}, {"negative_prompt": "y"}):
+    loras: dict[str, object] = {"loras": [{"model": "neon"}]}
+    for other in (loras, {"init_image": b"another"}, {"n": 2}, {"mask_image": _IMAGE}, {"negative_prompt": "y"}):
         assert _params(**fields) != _params(**{**fields, **other})
 
 
