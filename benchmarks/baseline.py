@@ -9,12 +9,14 @@ import argparse
 import asyncio
 import base64
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import uvicorn
 from diffusers import StableDiffusionXLPipeline
 from fastapi import FastAPI
+from PIL.Image import Image
 from pydantic import BaseModel
 
 from zoo.tiny_sdxl import FOLDER
@@ -39,24 +41,28 @@ def load(num_threads: int) -> StableDiffusionXLPipeline:
     return pipeline
 
 
-def draw(pipeline: StableDiffusionXLPipeline, request: GenerateRequest) -> list[str]:
-    """Generate the images as PNG files in base64."""
-    width, height = map(int, request.size.split("x"))
+def draw(pipeline: StableDiffusionXLPipeline, requests: Sequence[GenerateRequest]) -> list[list[str]]:
+    """Generate the images of requests that differ in prompt and seed only; returns their PNG files in base64."""
+    first = requests[0]
+    width, height = map(int, first.size.split("x"))
+    seeds = [request.seed + i for request in requests for i in range(first.n)]
     images = pipeline(
-        request.prompt,
+        [request.prompt for request in requests],
         width=width,
         height=height,
-        num_images_per_prompt=request.n,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        generator=[torch.Generator("cpu").manual_seed(request.seed + i) for i in range(request.n)],
+        num_images_per_prompt=first.n,
+        num_inference_steps=first.num_inference_steps,
+        guidance_scale=first.guidance_scale,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
     ).images
-    encoded = []
-    for image in images:
-        file = io.BytesIO()
-        image.save(file, format="PNG")
-        encoded.append(base64.b64encode(file.getvalue()).decode("ascii"))
-    return encoded
+    files = [_png(image) for image in images]
+    return [files[start : start + first.n] for start in range(0, len(files), first.n)]
+
+
+def _png(image: Image) -> str:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def build(num_threads: int) -> FastAPI:
@@ -67,7 +73,7 @@ def build(num_threads: int) -> FastAPI:
 
     @app.post("/v1/images/generations")
     async def generate(request: GenerateRequest) -> dict[str, list[dict[str, str]]]:
-        images = await asyncio.get_running_loop().run_in_executor(thread, draw, pipeline, request)
+        [images] = await asyncio.get_running_loop().run_in_executor(thread, draw, pipeline, [request])
         return {"data": [{"b64_json": image} for image in images]}
 
     return app

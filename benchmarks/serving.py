@@ -1,8 +1,9 @@
-"""Throughput over HTTP with 1, 4 and 16 clients, compared with diffusers behind FastAPI.
+"""Throughput over HTTP with 1, 4 and 16 clients, compared with diffusers behind FastAPI and behind LitServe.
 
-`python -m benchmarks.serving` starts Atelier and the diffusers server on this machine, and sends equal and mixed
-requests to each in turn. The same run measures the ceiling, the throughput of the model alone: bare UNet calls with
-the fastest number of rows, and one VAE decode per image.
+`python -m benchmarks.serving` starts the three servers on this machine, and sends equal and mixed requests to each in
+turn; equal ones differ in prompt and seed only. The same run measures `ceiling`, the throughput of the model alone.
+
+Needs `benchmarks/requirements.txt`.
 """
 
 from __future__ import annotations
@@ -14,27 +15,24 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import TypedDict
 
 import httpx2
-import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from atelier.catalogue.catalogue import read_catalogue
-from atelier.models.autoencoder import Autoencoder
-from atelier.models.loading import Placement
-from atelier.models.thread import ModelThread
-from benchmarks.engine import BareUNet
+from atelier.core.geometry import Size
+from benchmarks.ceiling import Ceiling
 from benchmarks.graph import running_graph
 from benchmarks.results import record
 
-_BASELINE_PORT = 8766
+_ROUTE = "/v1/images/generations"
 _CLIENTS = (1, 4, 16)
-_WIDTHS = (8, 16, 32)
-_CPU = Placement("cpu", "float32")
+_COLOURS = ("red", "green", "blue", "yellow", "purple")
+_SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 
 class Body(TypedDict):
@@ -49,9 +47,16 @@ class Body(TypedDict):
 
 
 def equal_requests(count: int) -> list[Body]:
-    """Return requests that differ only in their seeds."""
+    """Return requests that differ only in their prompts and seeds."""
     return [
-        Body(prompt="a red circle", seed=seed, size="128x128", n=1, num_inference_steps=20, guidance_scale=5.0)
+        Body(
+            prompt=f"a {_COLOURS[seed % len(_COLOURS)]} {_SHAPES[seed % len(_SHAPES)]}",
+            seed=seed,
+            size="128x128",
+            n=1,
+            num_inference_steps=20,
+            guidance_scale=5.0,
+        )
         for seed in range(count)
     ]
 
@@ -61,7 +66,7 @@ def mixed_requests(count: int) -> list[Body]:
     random = Random(0)
     return [
         Body(
-            prompt=random.choice(("a red circle", "a blue ring on the left, white background", "a star")),
+            prompt=f"a {random.choice(_COLOURS)} {random.choice(_SHAPES)} on the left, white background",
             seed=seed,
             size=random.choice(("128x128", "96x128")),
             n=random.choice((1, 2)),
@@ -78,7 +83,7 @@ async def images_per_s(address: str, bodies: Sequence[Body], *, num_clients: int
 
     async def work(client: httpx2.AsyncClient) -> None:
         for body in waiting:
-            answer = await client.post("/v1/images/generations", json=body)
+            answer = await client.post(_ROUTE, json=body)
             assert len(answer.raise_for_status().json()["data"]) == body["n"]
 
     limits = httpx2.Limits(max_connections=num_clients)
@@ -88,42 +93,16 @@ async def images_per_s(address: str, bodies: Sequence[Body], *, num_clients: int
         return sum(body["n"] for body in bodies) / (time.perf_counter() - start_s)
 
 
-class Ceiling:
-    """Throughput of the model alone: UNet calls with the fastest number of rows, and every image decoded once."""
-
-    def __init__(self, *, num_threads: int) -> None:
-        entry = read_catalogue().model("tiny-sdxl")
-        self._bare = BareUNet(entry, num_threads=num_threads)
-        self._thread = ModelThread("vae", num_threads=num_threads)
-        self._vae = self._thread.run(lambda: Autoencoder(entry, _CPU))
-
-    def images_per_s(self, bodies: Sequence[Body]) -> float:
-        row_s = {size: self._row_s(size) for size in {body["size"] for body in bodies}}
-        decode_s = {size: self._decode_s(size) for size in row_s}
-        needed_s = 0.0
-        for body in bodies:
-            rows = 2 if body["guidance_scale"] > 1 else 1
-            needed_s += body["n"] * (
-                rows * body["num_inference_steps"] * row_s[body["size"]] + decode_s[body["size"]]
-            )
-        return sum(body["n"] for body in bodies) / needed_s
-
-    def _row_s(self, size: str) -> float:
-        width, height = (int(side) // 8 for side in size.split("x"))
-        return min(
-            statistics.median(self._bare.call_s(10, num_rows=rows, height=height, width=width)) / rows
-            for rows in _WIDTHS
-        )
-
-    def _decode_s(self, size: str) -> float:
-        width, height = (int(side) // 8 for side in size.split("x"))
-        latents = np.random.default_rng(0).standard_normal((1, 4, height, width), dtype=np.float32)
-        taken_s = []
-        for _ in range(10):
-            start_s = time.perf_counter()
-            self._thread.run(lambda: self._vae.decode_latents(latents))
-            taken_s.append(time.perf_counter() - start_s)
-        return statistics.median(taken_s)
+def ceiling_images_per_s(ceiling: Ceiling, bodies: Sequence[Body]) -> float:
+    """Return the throughput of the model alone on these requests."""
+    sizes = {body["size"]: Size.parse(body["size"]) for body in bodies}
+    row_s = {name: ceiling.row_s(size) for name, size in sizes.items()}
+    decode_s = {name: ceiling.decode_s(size) for name, size in sizes.items()}
+    needed_s = 0.0
+    for body in bodies:
+        num_rows = (2 if body["guidance_scale"] > 1 else 1) * body["num_inference_steps"]
+        needed_s += body["n"] * (num_rows * row_s[body["size"]] + decode_s[body["size"]])
+    return sum(body["n"] for body in bodies) / needed_s
 
 
 async def share_done_after_disconnect(address: str) -> float:
@@ -131,7 +110,7 @@ async def share_done_after_disconnect(address: str) -> float:
     body = {"prompt": "a red circle", "size": "160x160", "num_inference_steps": 150}
     async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
         before = await _num_steps(client)
-        generation = asyncio.create_task(client.post("/v1/images/generations", json=body))
+        generation = asyncio.create_task(client.post(_ROUTE, json=body))
         while (done := await _num_steps(client) - before) < 50:
             await asyncio.sleep(0.01)
         generation.cancel()
@@ -150,10 +129,10 @@ async def _num_steps(client: httpx2.AsyncClient) -> float:
 
 
 @contextmanager
-def running_baseline(*, num_threads: int) -> Iterator[str]:
-    """Run `benchmarks.baseline`, diffusers behind FastAPI, in a process of its own; yields its address."""
-    command = [sys.executable, "-m", "benchmarks.baseline", f"--port={_BASELINE_PORT}", f"--threads={num_threads}"]
-    address = f"http://127.0.0.1:{_BASELINE_PORT}"
+def running_baseline(module: str, port: int, *, num_threads: int) -> Iterator[str]:
+    """Run one of the servers that Atelier is compared with in a process of its own; yields its address."""
+    command = [sys.executable, "-m", module, f"--port={port}", f"--threads={num_threads}"]
+    address = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command) as server:
         try:
             _wait_until_it_answers(address, server)
@@ -165,12 +144,12 @@ def running_baseline(*, num_threads: int) -> Iterator[str]:
 def _wait_until_it_answers(address: str, server: subprocess.Popen[bytes]) -> None:
     while server.poll() is None:
         try:
-            httpx2.get(f"{address}/docs")
-        except httpx2.TransportError:
+            httpx2.post(f"{address}{_ROUTE}", json=equal_requests(1)[0], timeout=60).raise_for_status()
+        except httpx2.HTTPError:
             time.sleep(0.2)
         else:
             return
-    raise RuntimeError("the baseline did not start")
+    raise RuntimeError(f"{address} did not start")
 
 
 def main() -> None:
@@ -178,32 +157,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     num_threads = os.cpu_count() or 1
-    loads = {"equal": equal_requests(32), "mixed": mixed_requests(32)}
-    measured: dict[str, list[float]] = {}
     with (
         running_graph(num_threads=num_threads) as atelier,
-        running_baseline(num_threads=num_threads) as baseline,
+        running_baseline("benchmarks.baseline", 8766, num_threads=num_threads) as fastapi,
+        running_baseline("benchmarks.litserve_baseline", 8767, num_threads=num_threads) as litserve,
     ):
-        ceiling = Ceiling(num_threads=num_threads)
-        asyncio.run(images_per_s(atelier, loads["mixed"], num_clients=16))
-        for _ in range(options.rounds):
-            for name, bodies in loads.items():
-                measured.setdefault(f"{name}_ceiling", []).append(ceiling.images_per_s(bodies))
-                for num_clients in _CLIENTS:
-                    sent = bodies[: max(8, 2 * num_clients)]
-                    for server, address in (("atelier", atelier), ("baseline", baseline)):
-                        rate = asyncio.run(images_per_s(address, sent, num_clients=num_clients))
-                        measured.setdefault(f"{name}_{num_clients}_{server}", []).append(rate)
+        servers = {"atelier": atelier, "fastapi": fastapi, "litserve": litserve}
+        rates = _rates(servers, Ceiling(num_threads=num_threads), num_rounds=options.rounds)
         share_done = asyncio.run(share_done_after_disconnect(atelier))
-    rates = {name: statistics.median(values) for name, values in measured.items()}
-    numbers = {f"{name}_images_per_s": round(rate, 2) for name, rate in rates.items()}
-    for name in loads:
-        for server in ("atelier", "baseline"):
-            share = rates[f"{name}_16_{server}"] / rates[f"{name}_ceiling"]
-            numbers[f"{name}_16_{server}_share_of_ceiling"] = round(share, 3)
-    numbers["latency_1_atelier_over_baseline"] = round(rates["equal_1_baseline"] / rates["equal_1_atelier"], 3)
-    numbers["share_of_work_done_after_leaving"] = round(share_done, 3)
+    numbers = {f"{name} images/s": round(rate, 2) for name, rate in rates.items()}
+    for load in ("equal", "mixed"):
+        for other in (f"{load} 16 litserve", f"{load} ceiling"):
+            numbers[f"{load} 16 atelier over {other}"] = round(rates[f"{load} 16 atelier"] / rates[other], 3)
+    numbers["latency of one client, atelier over fastapi"] = round(
+        rates["equal 1 fastapi"] / rates["equal 1 atelier"], 3
+    )
+    numbers["share of work done after leaving"] = round(share_done, 3)
     record("serving", numbers)
+
+
+def _rates(servers: Mapping[str, str], ceiling: Ceiling, *, num_rounds: int) -> dict[str, float]:
+    """Return the median images per second by load, number of clients and server, and the ceiling by load."""
+    loads = {"equal": equal_requests(32), "mixed": mixed_requests(32)}
+    measured: dict[str, list[float]] = defaultdict(list)
+    for address in servers.values():
+        asyncio.run(images_per_s(address, loads["mixed"], num_clients=16))
+    for _ in range(num_rounds):
+        for load, bodies in loads.items():
+            measured[f"{load} ceiling"].append(ceiling_images_per_s(ceiling, bodies))
+            for num_clients in _CLIENTS:
+                sent = bodies[: max(8, 2 * num_clients)]
+                for server, address in servers.items():
+                    rate = asyncio.run(images_per_s(address, sent, num_clients=num_clients))
+                    measured[f"{load} {num_clients} {server}"].append(rate)
+    return {name: statistics.median(rates) for name, rates in measured.items()}
 
 
 if __name__ == "__main__":

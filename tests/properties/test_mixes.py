@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.core.adapters import Lora, in_order
 from atelier.core.conditioning import Conditioning, Text, TextEmbeds
 from atelier.core.control import Control
 from atelier.core.denoising import DenoiseRequest, Pass, RequestId
@@ -20,10 +22,14 @@ from atelier.core.sampling import SAMPLERS, Reproducibility, Sampling
 from atelier.engine.engine import Engine
 from atelier.families.sdxl.text import TextEncoders
 from atelier.models.autoencoder import Autoencoder
+from atelier.models.loading import load_unet
 from tests.engines import new_engine, run_together
+from tests.loras import add_lora, write_lora
 from tests.small_models import CPU
 
 _PROMPTS = ("a red circle", "two blue rings on the left " * 20, "a yellow star, black background", "")
+#: Ranks and layers of LoRAs by their ids.
+_LORAS = {"a": (8, "attention"), "b": (4, "all"), "c": (32, "linear")}
 #: Largest difference of latents, relative to the largest latent of the request alone.
 _FAST = 5e-4
 _MIN_PSNR_DB = 70.0
@@ -42,16 +48,27 @@ def embeds(catalogue: Catalogue) -> list[TextEmbeds]:
 
 
 @pytest.fixture(scope="module")
-def engine(catalogue: Catalogue) -> Iterator[Engine]:
-    engine = new_engine(catalogue, max_rows=64, num_threads=2)
+def lora_files(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Files of random LoRAs for the zoo's UNet, by their ids."""
+    unet, folder = load_unet(catalogue.model(None), CPU), tmp_path_factory.mktemp("loras")
+    files = {name: folder / f"{name}.safetensors" for name in _LORAS}
+    for seed, (name, (rank, targets)) in enumerate(_LORAS.items()):
+        add_lora(unet, name, rank=rank, targets=targets, seed=seed)
+        write_lora(name, files[name], {"unet": unet})
+    return files
+
+
+@pytest.fixture(scope="module")
+def engine(catalogue: Catalogue, lora_files: Mapping[str, Path]) -> Iterator[Engine]:
+    engine = new_engine(catalogue, max_rows=64, num_threads=2, find=lora_files.__getitem__)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def replica(catalogue: Catalogue) -> Iterator[Engine]:
+def replica(catalogue: Catalogue, lora_files: Mapping[str, Path]) -> Iterator[Engine]:
     """Another engine with the same settings, and its own modules and thread."""
-    engine = new_engine(catalogue, max_rows=64, num_threads=2)
+    engine = new_engine(catalogue, max_rows=64, num_threads=2, find=lora_files.__getitem__)
     yield engine
     engine.close()
 
@@ -92,6 +109,13 @@ def _controls(draw: st.DrawFn, size: Size) -> tuple[Control, ...]:
 
 
 @st.composite
+def _loras(draw: st.DrawFn) -> tuple[Lora, ...]:
+    """Up to three LoRAs; half of the requests have none."""
+    names = draw(st.sampled_from([(), (), ("a",), ("b",), ("a", "c"), ("a", "b", "c")]))
+    return in_order(Lora(name, draw(st.sampled_from([-0.5, 0.4, 1.0]))) for name in names)
+
+
+@st.composite
 def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[DenoiseRequest, tuple[int, int | None]]]:
     """Sixteen requests without prompts, and the indices of their positive and negative prompts."""
     sizes = [Size(width=64, height=draw(st.sampled_from([64, 72]))) for _ in range(16)]
@@ -106,6 +130,7 @@ def _mix(draw: st.DrawFn, reproducibility: Reproducibility) -> list[tuple[Denois
                     sampling=draw(_sampling()),
                     guidance_scale=draw(st.sampled_from([1.0, 2.5, 7.0])),
                     guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.6])),
+                    loras=draw(_loras()),
                     reproducibility=reproducibility,
                 ),
                 controls=draw(_controls(size)),

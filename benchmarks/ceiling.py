@@ -1,0 +1,100 @@
+"""The throughput of the model alone on this machine: the best of everything that was measured.
+
+UNet calls are timed with 8, 16 and 32 rows, by diffusers' own forward and with the prompts' keys and values kept, in
+channels-last format. VAE decodes are timed for 1, 4 and 8 images, in both formats. The fastest of each counts: no
+server can be faster, because it does the same work and more.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+
+import torch
+
+from atelier.catalogue.catalogue import read_catalogue
+from atelier.core.geometry import Size
+from atelier.families import sdxl
+from atelier.families.family import Conditions
+from atelier.models.loading import Placement, load_unet, load_vae
+
+_CPU = Placement("cpu", "float32")
+_ROWS, _IMAGES = (8, 16, 32), (1, 4, 8)
+_REPETITIONS = 8
+
+Call = Callable[[int, Size], object]
+
+
+class Ceiling:
+    """Times of a row and of a decoded image, each in the fastest way."""
+
+    def __init__(self, *, num_threads: int) -> None:
+        self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
+        self._unets, self._decoders = self._thread.submit(_load).result()
+
+    def row_s(self, size: Size) -> float:
+        """Time of one row in a UNet call for images of this size, in seconds."""
+        return self._fastest_s(self._unets, _ROWS, size)
+
+    def decode_s(self, size: Size) -> float:
+        """Time of decoding one image of this size, in seconds."""
+        return self._fastest_s(self._decoders, _IMAGES, size)
+
+    def _fastest_s(self, calls: list[Call], counts: tuple[int, ...], size: Size) -> float:
+        measured = (
+            self._thread.submit(_median_s, partial(call, count, size)).result() / count
+            for call in calls
+            for count in counts
+        )
+        return min(measured)
+
+
+def _load() -> tuple[list[Call], list[Call]]:
+    entry = read_catalogue().model("tiny-sdxl")
+    plain, keeping = (load_unet(entry, _CPU).to(memory_format=torch.channels_last) for _ in range(2))
+    sdxl.install(keeping)
+    decoders = [load_vae(entry, _CPU), load_vae(entry, _CPU).to(memory_format=torch.channels_last)]
+    embeds = sdxl.zero_embeds(keeping)
+
+    @cache
+    def conditions(count: int, size: Size) -> Conditions:
+        return sdxl.stack([sdxl.prompt_conditions(keeping, embeds, _CPU)] * count, [size] * count)
+
+    def by_diffusers(count: int, size: Size) -> object:
+        return plain(
+            sample=_latents(count, size),
+            timestep=torch.full((count,), 500.0),
+            encoder_hidden_states=torch.from_numpy(embeds.prompt_embeds).expand(count, -1, -1),
+            added_cond_kwargs={
+                "text_embeds": torch.from_numpy(embeds.pooled_prompt_embeds).expand(count, -1),
+                "time_ids": torch.zeros(count, 6),
+            },
+        )
+
+    def keeping_prompts(count: int, size: Size) -> object:
+        kept = conditions(count, size)
+        encoded = sdxl.encode_half(keeping, _latents(count, size), torch.full((count,), 500.0), kept)
+        return sdxl.decode_half(keeping, encoded, kept)
+
+    def decode(vae: torch.nn.Module, count: int, size: Size) -> object:
+        return vae.decode(_latents(count, size))  # type: ignore[operator]
+
+    return [by_diffusers, keeping_prompts], [partial(decode, vae) for vae in decoders]
+
+
+def _latents(count: int, size: Size) -> torch.Tensor:
+    return torch.zeros(count, 4, size.latent_height, size.latent_width)
+
+
+@torch.inference_mode()
+def _median_s(call: Callable[[], object]) -> float:
+    call()
+    taken_s = []
+    for _ in range(_REPETITIONS):
+        start_s = time.perf_counter()
+        call()
+        taken_s.append(time.perf_counter() - start_s)
+    return statistics.median(taken_s)
