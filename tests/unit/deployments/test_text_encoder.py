@@ -12,6 +12,7 @@ from ray import serve
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.sampling import Reproducibility
+from atelier.families.family import WeightedAdapter
 from atelier.families.sdxl.text import TextEncoders
 from deployments.options import TextEncoderOptions
 from deployments.text_encoder import TextEncoder
@@ -26,9 +27,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     encode = TextEncoders.encode
     recorded: list[list[str]] = []
 
-    def recording(self: TextEncoders, texts: Sequence[Text]) -> list[TextEmbeds]:
+    def recording(
+        self: TextEncoders, texts: Sequence[Text], adapters: Sequence[Sequence[WeightedAdapter]] = ()
+    ) -> list[TextEmbeds]:
         recorded.append([text.prompt for text in texts])
-        return encode(self, texts)
+        return encode(self, texts, adapters)
 
     replica = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=100))
     monkeypatch.setattr(serve, "get_replica_context", lambda: replica)
