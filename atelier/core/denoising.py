@@ -106,12 +106,15 @@ class DenoiseRequest:
 
     @property
     def num_rows(self) -> int:
-        return len(self.pass_.seeds) * len(self.embeds)
+        return len(self.pass_.seeds) * (2 if self.pass_.is_guided else 1)
 
     @property
     def num_chunks(self) -> int:
         """Number of 77-token chunks of the longest prompt that the UNet reads."""
-        return max(embeds.num_chunks for embeds in self.embeds.values())
+        positive, negative = self.conditioning.positive, self.conditioning.negative
+        if negative is None or not self.pass_.is_guided:
+            return positive.num_chunks
+        return max(positive.num_chunks, negative.num_chunks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class Runner:
         be loaded.
         """
         request, adapters = submitted.request, [adapter.result() for adapter in submitted.adapters]
-        weights = [lora.weight for lora in request.pass_.loras]
+        weights, roles = [lora.weight for lora in request.pass_.loras], request.embeds
         layers = self.family.combined(list(zip((of.unet for of in adapters), weights, strict=True)))
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
@@ -117,7 +117,7 @@ class Runner:
         with self._host.acquire(self._entry.id) as unet:
             prompts = {
                 role: self.family.prompt_conditions(unet, embeds, self._placement, layers)
-                for role, embeds in request.embeds.items()
+                for role, embeds in roles.items()
             }
         running = RunningRequest(
             submitted=submitted,
@@ -127,7 +127,7 @@ class Runner:
             generators=generators,
             latents=latents,
             inpaint=inpaint,
-            control_contexts=control_contexts(request.controls, request.embeds),
+            control_contexts=control_contexts(request.controls, roles),
             weights=self._weights(request, adapters),
             ranks={layer: change.rank for layer, change in prompts["positive"].adapters.items()},
             denoised_1=torch.zeros_like(latents),

@@ -7,6 +7,7 @@ cross-attention layer, applies a row's keys, values and bias.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,18 +66,18 @@ class RowAttention:
 
 def install(model: UNet2DConditionModel | ControlNetModel) -> None:
     """Set `RowAttention` on every attention layer. Raises ValueError if a layer is not SDXL's plain attention."""
-    num_cross_layers = 0
     for name, layer in _layers(model):
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
         if any(extra is not None for extra in extras) or layer.residual_connection:
             raise ValueError(f"{name} is not the plain attention of SDXL")
-        layer.set_processor(RowAttention(num_cross_layers if layer.is_cross_attention else None))
-        num_cross_layers += layer.is_cross_attention
+        layer.set_processor(RowAttention(None))
+    for index, layer in enumerate(_cross_attention(model)):
+        layer.set_processor(RowAttention(index))
 
 
 def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: torch.Tensor) -> KeysValues:
     """Compute keys and values of `prompt_embeds` [prompts, 77 · chunks, 2048] for every cross-attention layer."""
-    layers = [layer for _, layer in _layers(model) if layer.is_cross_attention]
+    layers = list(_cross_attention(model))
     return KeysValues(
         tuple(layer.to_k(prompt_embeds) for layer in layers), tuple(layer.to_v(prompt_embeds) for layer in layers)
     )
@@ -107,6 +108,14 @@ def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, At
     from diffusers.models.attention_processor import Attention
 
     return [(name, module) for name, module in model.named_modules() if isinstance(module, Attention)]
+
+
+def _cross_attention(model: UNet2DConditionModel | ControlNetModel) -> Iterator[Attention]:
+    """Yield the layers that read the prompt, by their indices; much faster than a search of all modules."""
+    for block in (*model.down_blocks, model.mid_block, *getattr(model, "up_blocks", ())):
+        for transformer in getattr(block, "attentions", ()):
+            for layer in transformer.transformer_blocks:
+                yield layer.attn2
 
 
 def _split_heads(tokens: torch.Tensor, num_heads: int) -> torch.Tensor:

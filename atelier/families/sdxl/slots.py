@@ -14,6 +14,8 @@ from atelier.core.geometry import Size
 from atelier.families.sdxl.adapters.slots import AdapterSlots
 from atelier.families.sdxl.conditions import MASKED, Conditions, KeysValues, PromptConditions, add_time_ids
 
+_MIN_SLOTS = 8
+
 
 class ConditionSlots:
     """Conditions of rows by slot. Buffers grow as needed, and a failure to grow leaves them as they were."""
@@ -79,7 +81,10 @@ class ConditionSlots:
             self._keys_values = [of.new_empty((0, 0, of.shape[-1])) for of in keys_values]
             self._others = [pooled.new_empty(shape) for shape in ((0, 1, 0), (0, len(pooled)), (0, 6))]
         if num_slots > self._num_slots or prompt.num_tokens > self._num_tokens:
-            num_slots = self._num_slots if num_slots <= self._num_slots else max(num_slots, 2 * self._num_slots)
+            if num_slots > self._num_slots:
+                num_slots = max(num_slots, 2 * self._num_slots, _MIN_SLOTS)
+            else:
+                num_slots = self._num_slots
             self._resize(num_slots, max(prompt.num_tokens, self._num_tokens))
 
     def _resize(self, num_slots: int, num_tokens: int) -> None:
