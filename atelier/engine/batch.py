@@ -92,8 +92,5 @@ class Batch:
 
     def _read(self, slots: slice | torch.Tensor) -> Conditions:
         num_chunks = max(request.num_chunks for request in self.requests)
-        ranks: dict[str, int] = {}
-        for request in self.requests:
-            for layer, rank in request.ranks.items():
-                ranks[layer] = max(rank, ranks.get(layer, 0))
-        return self._conditions.read(slots, num_tokens=num_chunks * TOKENS_PER_CHUNK, ranks=ranks)
+        forms = [request.adapter_forms for request in self.requests]
+        return self._conditions.read(slots, num_tokens=num_chunks * TOKENS_PER_CHUNK, forms=forms)

@@ -6,7 +6,7 @@ The key of a request decides with which others it may share UNet calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEven
 from atelier.core.errors import AtelierError
 from atelier.core.geometry import Size
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
-from atelier.families.family import Adapter
+from atelier.families.family import Adapter, Forms
 
 #: One event of a request: a `StepEvent`, or, as the last event, `Denoised` or an error.
 Event = StepEvent | Denoised | AtelierError
@@ -142,8 +142,8 @@ class RunningRequest:
     denoised_1: torch.Tensor
     denoised_2: torch.Tensor
     inpaint: InpaintState | None = None
-    #: Ranks of the factors of the request's LoRAs together, by the layers that they change.
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    #: Forms in which the request's slots have the changes of its LoRAs, by layer.
+    adapter_forms: Forms = field(default_factory=dict)
     #: One context per control of the request, in the order of the controls.
     control_contexts: tuple[ControlContext, ...] = ()
     #: Weights hashes of the models that have run on the request so far, by name.

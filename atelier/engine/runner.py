@@ -110,13 +110,14 @@ class Runner:
         """
         request, adapters = submitted.request, [adapter.result() for adapter in submitted.adapters]
         weights, roles = [lora.weight for lora in request.pass_.loras], request.embeds
-        layers = self.family.combined(list(zip((of.unet for of in adapters), weights, strict=True)))
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
         latents, inpaint = self._initial_latents(request, schedule, generators)
         with self._host.acquire(self._entry.id) as unet:
+            layers = [(adapter.unet, weight) for adapter, weight in zip(adapters, weights, strict=True)]
+            changes = self.family.request_adapters(unet, layers)
             prompts = {
-                role: self.family.prompt_conditions(unet, embeds, self._placement, layers)
+                role: self.family.prompt_conditions(unet, embeds, self._placement, changes)
                 for role, embeds in roles.items()
             }
         running = RunningRequest(
@@ -129,7 +130,7 @@ class Runner:
             inpaint=inpaint,
             control_contexts=control_contexts(request.controls, roles),
             weights=self._weights(request, adapters),
-            ranks={layer: change.rank for layer, change in prompts["positive"].adapters.items()},
+            adapter_forms=self.family.forms(changes.of_rows),
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )

@@ -17,9 +17,11 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.geometry import Size
 from atelier.families import sdxl
-from atelier.families.sdxl.adapters.adapter import NO_LAYERS, Adapter, Layers, WeightedAdapter
+from atelier.families.sdxl.adapters.adapter import Adapter, Layers, WeightedAdapter
 from atelier.families.sdxl.adapters.keys import Part
 from atelier.families.sdxl.adapters.loaded import LoadedAdapters
+from atelier.families.sdxl.adapters.rows import Forms, RequestLayers
+from atelier.families.sdxl.attention import NO_ADAPTERS, RequestAdapters
 from atelier.families.sdxl.conditions import Conditions, PromptConditions
 from atelier.families.sdxl.slots import ConditionSlots
 from atelier.families.sdxl.unet import Encoded
@@ -34,6 +36,7 @@ __all__ = [
     "Conditions",
     "Encoded",
     "Family",
+    "Forms",
     "LoadedAdapters",
     "PromptConditions",
     "TextEncoders",
@@ -88,9 +91,9 @@ class Family(Protocol):
         model: UNet2DConditionModel | ControlNetModel,
         embeds: TextEmbeds,
         placement: Placement,
-        adapters: Layers = NO_LAYERS,
+        adapters: RequestAdapters = NO_ADAPTERS,
     ) -> PromptConditions:
-        """Compute the conditions of a prompt for all steps of a request, whose LoRAs make the changes `adapters`.
+        """Compute the conditions of a prompt for all steps of a request, with its LoRAs.
 
         Raises ValueError if the embeddings do not have the widths that the model reads.
         """
@@ -102,8 +105,14 @@ class Family(Protocol):
         """Stack prompts into conditions with one row per prompt; row i belongs to an image of `sizes[i]`."""
         ...
 
-    def combined(self, adapters: Sequence[tuple[Layers, float]]) -> Layers:
-        """Return several LoRAs, each with its weight, as one change per layer."""
+    def request_adapters(
+        self, model: UNet2DConditionModel, adapters: Sequence[tuple[Layers, float]]
+    ) -> RequestAdapters:
+        """Combine the LoRAs of a request, each with its weight."""
+        ...
+
+    def forms(self, layers: RequestLayers) -> Forms:
+        """Return the forms of a request's changes, which its slots are read by."""
         ...
 
     def new_slots(self) -> ConditionSlots:

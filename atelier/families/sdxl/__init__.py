@@ -1,7 +1,7 @@
 """SDXL's implementation of the Protocol `atelier.families.family.Family`."""
 
-from atelier.families.sdxl.adapters.rows import combined
-from atelier.families.sdxl.attention import install, prompt_conditions
+from atelier.families.sdxl.adapters.rows import forms
+from atelier.families.sdxl.attention import install, prompt_conditions, request_adapters
 from atelier.families.sdxl.conditions import stack
 from atelier.families.sdxl.embeds import zero_embeds
 from atelier.families.sdxl.slots import new_slots
@@ -9,14 +9,15 @@ from atelier.families.sdxl.text import load_text_encoders
 from atelier.families.sdxl.unet import decode_half, encode_half, encode_rows
 
 __all__ = [
-    "combined",
     "decode_half",
     "encode_half",
     "encode_rows",
+    "forms",
     "install",
     "load_text_encoders",
     "new_slots",
     "prompt_conditions",
+    "request_adapters",
     "stack",
     "zero_embeds",
 ]

@@ -7,14 +7,15 @@ cross-attention layer, applies a row's keys, values and bias.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from atelier.core.conditioning import TextEmbeds
-from atelier.families.sdxl.adapters.adapter import NO_LAYERS, Layers
-from atelier.families.sdxl.adapters.rows import applied, stacked
+from atelier.families.sdxl.adapters.adapter import Layers
+from atelier.families.sdxl.adapters.rows import RequestLayers, applied, combined, in_faster_form, stacked
 from atelier.families.sdxl.conditions import KeysValues, PromptConditions
 from atelier.families.sdxl.embeds import check_widths
 from atelier.models.loading import Placement
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
 
 #: Ends of the names of the layers that compute the keys and values of a prompt.
 _READ_PROMPT = ("attn2.to_k", "attn2.to_v")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAdapters:
+    """What the LoRAs of a request change in the UNet."""
+
+    #: In the layers that compute the keys and values of the prompts.
+    of_prompt: Layers = field(default_factory=dict)
+    #: In all other layers.
+    of_rows: RequestLayers = field(default_factory=dict)
+
+
+NO_ADAPTERS = RequestAdapters()
 
 
 class RowAttention:
@@ -87,21 +101,27 @@ def prompt_conditions(
     model: UNet2DConditionModel | ControlNetModel,
     embeds: TextEmbeds,
     placement: Placement,
-    adapters: Layers = NO_LAYERS,
+    adapters: RequestAdapters = NO_ADAPTERS,
 ) -> PromptConditions:
     """Compute the conditions of a prompt (keys, values, pooled output) for all steps of a request.
 
-    `adapters` are the changes of the model's layers by the request's LoRAs. Raises ValueError if the embeddings do
+    `adapters` are what the request's LoRAs change. Raises ValueError if the embeddings do
     not have the model's widths.
     """
     check_widths(model, embeds)
     prompt_embeds = torch.tensor(embeds.prompt_embeds, device=placement.device, dtype=placement.dtype)
     pooled = torch.tensor(embeds.pooled_prompt_embeds, device=placement.device, dtype=placement.dtype)
-    of_prompt = {name: change for name, change in adapters.items() if name.endswith(_READ_PROMPT)}
-    with applied(model, stacked([of_prompt])):
+    with applied(model, stacked([adapters.of_prompt])):
         computed = keys_values(model, prompt_embeds[None])
-    others = {name: change for name, change in adapters.items() if name not in of_prompt}
-    return PromptConditions(computed, len(prompt_embeds), pooled, others)
+    return PromptConditions(computed, len(prompt_embeds), pooled, adapters.of_rows)
+
+
+def request_adapters(model: UNet2DConditionModel, adapters: Sequence[tuple[Layers, float]]) -> RequestAdapters:
+    """Combine the LoRAs of a request, each with its weight."""
+    layers = combined(adapters)
+    of_prompt = {name: change for name, change in layers.items() if name.endswith(_READ_PROMPT)}
+    of_rows = {name: change for name, change in layers.items() if name not in of_prompt}
+    return RequestAdapters(of_prompt, in_faster_form(model, of_rows))
 
 
 def _layers(model: UNet2DConditionModel | ControlNetModel) -> list[tuple[str, Attention]]:

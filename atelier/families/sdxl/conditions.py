@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from atelier.core.geometry import Size
-from atelier.families.sdxl.adapters.adapter import Layers
-from atelier.families.sdxl.adapters.rows import RowAdapters
+from atelier.families.sdxl.adapters.rows import RequestLayers, RowAdapters
 
 #: Bias added to the attention scores of padding tokens; their softmax is exactly zero (diffusers' value).
 MASKED = -10_000.0
@@ -38,7 +37,7 @@ class PromptConditions:
     #: Pooled output of the second text encoder, [1280].
     pooled_prompt_embeds: torch.Tensor
     #: Changes of the UNet's layers by the request's LoRAs, but for those that `keys_values` contain.
-    adapters: Layers = field(default_factory=dict)
+    adapters: RequestLayers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,12 @@ views, without copying.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from atelier.core.geometry import Size
+from atelier.families.sdxl.adapters.rows import Forms
 from atelier.families.sdxl.adapters.slots import AdapterSlots
 from atelier.families.sdxl.conditions import MASKED, Conditions, KeysValues, PromptConditions, add_time_ids
 
@@ -51,10 +52,10 @@ class ConditionSlots:
         buffers = [*self._keys_values, *self._others]
         torch._foreach_copy_([buffer[target] for buffer in buffers], [buffer[source] for buffer in buffers])
 
-    def read(self, slots: slice | torch.Tensor, *, num_tokens: int, ranks: Mapping[str, int]) -> Conditions:
+    def read(self, slots: slice | torch.Tensor, *, num_tokens: int, forms: Sequence[Forms]) -> Conditions:
         """Return the conditions in slots: views for a slice, copies for indices.
 
-        Prompts have `num_tokens` tokens; `ranks` are the ranks of the LoRAs' factors, by the layers that they change.
+        Prompts have `num_tokens` tokens; `forms` are those of the LoRAs of all requests in slots.
         """
         num_layers = len(self._keys_values) // 2
         keys_values = tuple(buffer[slots, :num_tokens] for buffer in self._keys_values)
@@ -64,7 +65,7 @@ class ConditionSlots:
             prompt_bias=bias[slots, :, :num_tokens],
             pooled_prompt_embeds=pooled[slots],
             add_time_ids=time_ids[slots],
-            adapters=self._adapters.read(slots, ranks),
+            adapters=self._adapters.read(slots, forms),
         )
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 
@@ -29,7 +28,6 @@ class LowRank:
 
 #: Changes of a module's layers, by the names of its submodules.
 Layers = Mapping[str, LowRank]
-NO_LAYERS: Layers = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""LoRAs per row: every row of a call has low-rank changes of its own in the layers of a model.
+"""LoRAs per row: every row of a call has changes of its own in the layers of a model.
 
-The rows of a call may have different LoRAs, several at once, or none. A layer computes its output as it does without
-LoRAs, and then adds `up @ down @ x` with the factors of each row, in batched products. A row's bits therefore depend
-on no other row's factors, and a row without LoRAs, whose factors are zero, keeps its values.
+The rows of a call may have different LoRAs, several at once, or none. A change has one of two forms. With *factors*
+the layer computes its output as without LoRAs, and then adds `up @ down @ x`. With *weights* each row has the layer's
+whole weight, which takes less time where the layer is small or the rank is high. Either way rows are multiplied in
+batched products, so that a row's bits depend on no other row's numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ import torch
 
 from atelier.families.sdxl.adapters.adapter import Layers, LowRank
 
+#: A rank below this counts as this, so that the layers of a small model have the same form for all LoRAs.
+_MIN_RANK = 32
+#: Rows with weights of their own take less time even if there are so many times more numbers than in factors.
+_MAX_RATIO = 2
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class RowFactors:
@@ -27,8 +35,33 @@ class RowFactors:
     up: torch.Tensor
 
 
-#: Factors by the names of a model's submodules.
-RowAdapters = Mapping[str, RowFactors]
+@dataclass(frozen=True, slots=True)
+class RowChanges:
+    """What the rows of a call change in one layer: weights, factors, or both."""
+
+    #: The linear layer's weight for every row, [rows, in, out].
+    weights: torch.Tensor | None = None
+    factors: RowFactors | None = None
+
+
+#: Changes by the names of a model's submodules.
+RowAdapters = Mapping[str, RowChanges]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A linear layer's weight with a request's LoRAs in it."""
+
+    #: [in, out]
+    weight: torch.Tensor
+    #: The layer's own weight, [in, out].
+    base: torch.Tensor
+
+
+#: A request's changes of a model's layers, by the names of its submodules.
+RequestLayers = Mapping[str, LowRank | Merged]
+#: The forms of a request's changes by layer: the rank of the factors, or None for a weight.
+Forms = Mapping[str, int | None]
 
 
 def combined(adapters: Sequence[tuple[Layers, float]]) -> Layers:
@@ -46,10 +79,30 @@ def combined(adapters: Sequence[tuple[Layers, float]]) -> Layers:
     }
 
 
+def in_faster_form(model: torch.nn.Module, layers: Layers) -> RequestLayers:
+    """Return the changes of a model's layers, each in the form that takes less time."""
+    return {name: _merged(model.get_submodule(name), change) or change for name, change in layers.items()}
+
+
+def _merged(layer: torch.nn.Module, change: LowRank) -> Merged | None:
+    if not isinstance(layer, torch.nn.Linear):
+        return None
+    width, width_out = layer.in_features, layer.out_features
+    if width * width_out > _MAX_RATIO * max(change.rank, _MIN_RANK) * (width + width_out):
+        return None
+    base = layer.weight.T
+    return Merged(torch.addmm(base, change.down.T, change.up.T), base)
+
+
+def forms(layers: RequestLayers) -> Forms:
+    """Return the form of each change."""
+    return {name: None if isinstance(change, Merged) else change.rank for name, change in layers.items()}
+
+
 def stacked(rows: Sequence[Layers]) -> RowAdapters:
     """Return the factors of rows, each of which has its own changes; layers that no row changes are left out."""
     example = {name: change for layers in rows for name, change in layers.items()}
-    factors = {}
+    changes = {}
     for name, change in example.items():
         rank = max(layers[name].rank for layers in rows if name in layers)
         down = change.down.new_zeros((len(rows), rank, *change.down.shape[1:]))
@@ -58,13 +111,13 @@ def stacked(rows: Sequence[Layers]) -> RowAdapters:
             if name in layers:
                 down[row, : layers[name].rank] = layers[name].down
                 up[row, : layers[name].rank] = layers[name].up.T
-        factors[name] = RowFactors(down, up)
-    return factors
+        changes[name] = RowChanges(factors=RowFactors(down, up))
+    return changes
 
 
 @contextmanager
 def applied(model: torch.nn.Module, adapters: RowAdapters) -> Iterator[None]:
-    """Context manager in which the model's layers add the changes of the rows of a call.
+    """Context manager in which the model's layers have the changes of the rows of a call.
 
     The first axis of every layer's input must be those rows.
     """
@@ -78,26 +131,32 @@ def applied(model: torch.nn.Module, adapters: RowAdapters) -> Iterator[None]:
             del layer.forward
 
 
-def _changed(layer: torch.nn.Module, factors: RowFactors) -> Callable[[torch.Tensor], torch.Tensor]:
+def _changed(layer: torch.nn.Module, changes: RowChanges) -> Forward:
+    forward: Forward = layer.forward
     if isinstance(layer, torch.nn.Conv2d):
-        return partial(_convolution, layer, layer.forward, factors)
-    return partial(_linear, layer.forward, factors)
+        assert changes.factors is not None, "convolutions have factors only"
+        return partial(_convolution, layer, forward, changes.factors)
+    assert isinstance(layer, torch.nn.Linear), "LoRAs change linear layers and convolutions"
+    if changes.weights is not None:
+        forward = partial(_own_weights, changes.weights, layer.bias)
+    return partial(_linear, forward, changes.factors)
 
 
-def _linear(forward: Callable[[torch.Tensor], torch.Tensor], factors: RowFactors, x: torch.Tensor) -> torch.Tensor:
+def _linear(forward: Forward, factors: RowFactors | None, x: torch.Tensor) -> torch.Tensor:
     """Apply a linear layer to `x`, [rows, in] or [rows, tokens, in]."""
     tokens = x[:, None] if x.ndim == 2 else x
     y = forward(tokens)
-    changed = torch.baddbmm(y, torch.bmm(tokens, factors.down.transpose(1, 2)), factors.up)
-    return changed[:, 0] if x.ndim == 2 else changed
+    if factors is not None:
+        y = torch.baddbmm(y, torch.bmm(tokens, factors.down.transpose(1, 2)), factors.up)
+    return y[:, 0] if x.ndim == 2 else y
 
 
-def _convolution(
-    layer: torch.nn.Conv2d,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    factors: RowFactors,
-    x: torch.Tensor,
-) -> torch.Tensor:
+def _own_weights(weights: torch.Tensor, bias: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
+    """Multiply each row of `tokens`, [rows, tokens, in], by its own weight."""
+    return torch.bmm(tokens, weights) if bias is None else torch.baddbmm(bias, tokens, weights)
+
+
+def _convolution(layer: torch.nn.Conv2d, forward: Forward, factors: RowFactors, x: torch.Tensor) -> torch.Tensor:
     """Apply a convolution to `x`, [rows, in, h, w]: each row is a group of a convolution with all rows' `down`."""
     y = forward(x)
     num_rows, rank = factors.down.shape[:2]

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from atelier.families.sdxl.adapters.adapter import Layers, LowRank
-from atelier.families.sdxl.adapters.rows import applied, combined, stacked
+from atelier.families.sdxl.adapters.rows import applied, combined, forms, in_faster_form, stacked
+from atelier.families.sdxl.adapters.slots import AdapterSlots
 
 _LINEAR, _CONVOLUTION = "blocks.0.linear", "convolution"
 
@@ -71,6 +72,38 @@ def test_every_row_of_a_convolution_has_its_own_change(model: _Model) -> None:
         x[1:], _merged(model.convolution.weight, [second[_CONVOLUTION]]), model.convolution.bias, 2, 1
     )
     torch.testing.assert_close(y[1:], expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (3, 7, 6)], ids=["vectors", "tokens"])
+@pytest.mark.parametrize("has_bias", [True, False])
+@torch.inference_mode()
+def test_rows_with_weights_of_their_own_are_those_with_factors(
+    model: _Model, shape: Sequence[int], has_bias: bool
+) -> None:
+    if not has_bias:
+        model.get_submodule(_LINEAR).register_parameter("bias", None)
+    x, first, third = torch.randn(*shape), _layers(rank=2), _layers(rank=4)
+    with applied(model, stacked([first, {}, third])):
+        expected = model.get_submodule(_LINEAR)(x)
+    slots, requests = AdapterSlots(), [in_faster_form(model, layers) for layers in (first, {}, third)]
+    for slot, layers in enumerate(requests):
+        slots.write([slot], layers)
+    changes = slots.read(slice(0, 3), [forms(layers) for layers in requests])
+    assert changes[_LINEAR].weights is not None
+    with applied(model, changes):
+        torch.testing.assert_close(model.get_submodule(_LINEAR)(x), expected)
+
+
+def test_large_layers_have_factors_and_small_ones_weights() -> None:
+    model = torch.nn.ModuleDict({"large": torch.nn.Linear(640, 640), "small": torch.nn.Linear(128, 128)})
+    low = in_faster_form(model, {"large": _change(640, 640, rank=64), "small": _change(128, 128, rank=1)})
+    assert forms(low) == {"large": 64, "small": None}
+    high = in_faster_form(model, {"large": _change(640, 640, rank=640)})
+    assert forms(high) == {"large": None}
+
+
+def test_convolutions_have_factors(model: _Model) -> None:
+    assert forms(in_faster_form(model, _layers(rank=3))) == {_LINEAR: None, _CONVOLUTION: 3}
 
 
 @torch.inference_mode()
