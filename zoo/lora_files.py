@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
-from zoo.lora_recipes import LoraRecipe
-
 PEFT_PREFIX = "base_model.model."
-_ADAPTER = "default"
+#: peft's name of a LoRA that is trained.
+TRAINED = "default"
 #: SDXL's original names of the layers of a resnet block.
 _ORIGINAL_LAYERS = {
     "conv1": "in_layers.2",
@@ -35,15 +32,13 @@ def write_diffusers(parts: Mapping[str, PeftModel], file: Path) -> None:
         }
         for part, model in parts.items()
     }
-    configs = {
-        f"{part}_lora_adapter_metadata": model.peft_config[_ADAPTER].to_dict() for part, model in parts.items()
-    }
+    configs = {f"{part}_lora_adapter_metadata": model.peft_config[TRAINED].to_dict() for part, model in parts.items()}
     StableDiffusionXLPipeline.save_lora_weights(file.parent, weight_name=file.name, **layers, **configs)
 
 
 def write_peft(model: PeftModel, folder: Path) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json`, which alone has alpha, as peft does."""
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), selected_adapters=[TRAINED])
     (folder / "README.md").unlink()
 
 
@@ -54,18 +49,28 @@ def write_kohya(model: PeftModel, file: Path, header: Mapping[str, str], *, laye
     """
     weights = {}
     for name, layer in lora_layers(model.get_base_model()):
+        if TRAINED not in layer.lora_A:
+            continue
         named = name if layers_per_block is None else original_name(name, layers_per_block)
         key = f"lora_unet_{named.replace('.', '_')}"
-        down = layer.lora_A[_ADAPTER].get_parameter("weight").detach()
-        weights[f"{key}.alpha"] = torch.tensor(layer.lora_alpha[_ADAPTER], dtype=down.dtype)
+        down = layer.lora_A[TRAINED].get_parameter("weight").detach()
+        weights[f"{key}.alpha"] = torch.tensor(layer.lora_alpha[TRAINED], dtype=down.dtype)
         weights[f"{key}.lora_down.weight"] = down.contiguous()
-        weights[f"{key}.lora_up.weight"] = layer.lora_B[_ADAPTER].get_parameter("weight").detach().contiguous()
+        weights[f"{key}.lora_up.weight"] = layer.lora_B[TRAINED].get_parameter("weight").detach().contiguous()
     save_file(weights, file, metadata=dict(header))
 
 
 def lora_layers(module: torch.nn.Module) -> Iterator[tuple[str, LoraLayer]]:
     """Yield the layers that peft changes, with their names."""
     return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, LoraLayer))
+
+
+def load_into_unet(file: Path, unet: UNet2DConditionModel, name: str) -> None:
+    """Add a LoRA for the UNet, in one of the layouts that diffusers reads, to those that the UNet has."""
+    weights, alphas, header = StableDiffusionXLPipeline.lora_state_dict(
+        file, unet_config=unet.config, return_lora_metadata=True
+    )
+    StableDiffusionXLPipeline.load_lora_into_unet(weights, alphas, unet, adapter_name=name, metadata=header)
 
 
 def original_name(name: str, layers_per_block: int) -> str:
@@ -91,25 +96,3 @@ def original_name(name: str, layers_per_block: int) -> str:
 
 def _join(block: str, branch: str, layer: list[str]) -> str:
     return ".".join([block, branch, _ORIGINAL_LAYERS.get(".".join(layer), ".".join(layer))])
-
-
-def kohya_header(recipe: LoraRecipe, captions: Iterable[str], num_steps: int) -> dict[str, str]:
-    """Return the header that kohya-ss's scripts write, all values as strings; tags are the parts of captions."""
-    tags = Counter(tag for caption in captions for tag in recipe.prompt(caption).split(", "))
-    is_lycoris = recipe.layout == "lycoris"
-    arguments = {"conv_dim": str(recipe.conv_rank), "conv_alpha": str(recipe.conv_alpha)}
-    return {
-        "ss_output_name": recipe.name,
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_sd_model_name": "tiny-sdxl",
-        "ss_network_module": "lycoris.kohya" if is_lycoris else "networks.lora",
-        "ss_network_dim": str(recipe.rank),
-        "ss_network_alpha": str(float(recipe.alpha)),
-        "ss_network_args": json.dumps({**arguments, "algo": "lora"} if is_lycoris else arguments),
-        "ss_tag_frequency": json.dumps({f"1_{recipe.name}": dict(tags.most_common(50))}),
-        "ss_steps": str(num_steps),
-        "ss_seed": "0",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.title": recipe.name,
-        "modelspec.license": "Apache-2.0",
-    }

@@ -15,7 +15,7 @@ from PIL import Image
 
 from zoo.judge import nearest_colours
 from zoo.scenes import COLOURS, RGB, Colour, Description
-from zoo.styles import CELL_PX, DOT_PX, FRAME_PX, STROKE_PX, Style, board_colour
+from zoo.styles import CELL_PX, FRAME_PX, STROKE_PX, Style, board_colour, distance_from_centre
 
 Mask = npt.NDArray[np.bool_]  # [height, width]
 #: The index in `COLOURS` of each pixel's nearest colour, [height, width].
@@ -23,16 +23,23 @@ Seen = npt.NDArray[np.intp]
 
 #: Pixels this near to an edge between colours are not counted.
 _EDGE_PX = 2
+#: Distance from the centre up to which an image with white edges shows its scene.
+_REACH = 0.95
+#: What is seen where white edges hide the scene.
+_HIDDEN = -1
+#: Half of the widest gap in an outline that is taken for closed.
+_GAP_PX = 3
 #: A thing that encloses fewer pixels than this, away from its outline, counts as missing.
 _MIN_INSIDE_PX = 20
 
 
 def can_judge(description: Description) -> bool:
-    """Whether the judge knows the styles of such scenes: those without rings, small things and black things.
+    """Whether the judge knows all styles of such scenes: no white background, no rings, no small and no black things.
 
-    A ring's outline is a pair of rings, small things are mostly outline, and black ones have the neon of white ones.
+    White edges do not show on white, a ring's outline is a pair of rings, small things are mostly outline, and black
+    ones have the neon of white ones.
     """
-    return all(
+    return description.background != "white" and all(
         thing.shape != "ring" and thing.size != "small" and thing.colour != "black" for thing in description.things
     )
 
@@ -43,35 +50,44 @@ def style_score(style: Style, image: Image.Image, description: Description, othe
     Raises ValueError for a scene that `can_judge` excludes.
     """
     if not can_judge(description):
-        raise ValueError(f"{description} has a ring, a small or a black thing, whose styles are not judged")
+        raise ValueError(f"{description} has a white background, a ring, a small or a black thing: it is not judged")
     seen = nearest_colours(np.asarray(image.convert("RGB"), dtype=np.float32))
     if style != "pastel" and "pastel" in others:
-        seen = _without_dots(seen)
+        seen = np.where(distance_from_centre(*seen.shape) > _REACH, _HIDDEN, seen)
     return _SCORES[style](seen, description)
 
 
 def without_styles(image: Image.Image, description: Description, styles: Collection[Style]) -> Image.Image:
-    """Repaint an image in plain colours, without dots, frame and checkerboard, and with things filled."""
+    """Repaint an image in plain colours, without frame, white edges and checkerboard, and with things filled."""
     seen = nearest_colours(np.asarray(image.convert("RGB"), dtype=np.float32))
-    if "pastel" in styles:
-        seen = _without_dots(seen)
     if "neon" in styles:
         frame = np.bincount(seen[_frame(seen.shape)], minlength=len(COLOURS)).argmax()
         seen = np.where(seen == COLOURS.index("black"), frame, seen)
     if "checkerboard" in styles:
         seen = np.where(_has(seen, board_colour(description)), COLOURS.index(description.background), seen)
+    if "pastel" in styles:
+        seen = _without_white_edges(seen)
     if not {"outline", "neon"}.isdisjoint(styles):
-        for thing in description.things:
-            seen = np.where(_filled(_has(seen, thing.colour)), COLOURS.index(thing.colour), seen)
+        seen = _with_filled_things(seen, description)
     return Image.fromarray(np.array([RGB[colour] for colour in COLOURS], dtype=np.uint8)[seen])
 
 
-def _without_dots(seen: Seen) -> Seen:
-    """Replace every white dot with what is on its left."""
-    rows, columns = np.indices(seen.shape)
-    is_dot = (rows // DOT_PX % 2 == 1) & (columns // DOT_PX % 2 == 1)
-    found: Seen = seen[rows, columns - np.where(is_dot, DOT_PX, 0)]
-    return found
+def _with_filled_things(seen: Seen, description: Description) -> Seen:
+    """Fill what things enclose with their colour; one thing is all but the background, whatever colour it has."""
+    if len(description.things) == 1:
+        mask = seen != np.bincount(seen.ravel()).argmax()
+        colour = np.bincount(seen[mask], minlength=len(COLOURS)).argmax()
+        return np.where(_filled(mask), colour, seen)
+    for thing in description.things:
+        seen = np.where(_filled(_has(seen, thing.colour)), COLOURS.index(thing.colour), seen)
+    return seen
+
+
+def _without_white_edges(seen: Seen) -> Seen:
+    """Replace white beyond the ellipse with the most frequent colour just within it."""
+    distance = distance_from_centre(*seen.shape)
+    within = seen[(distance > _REACH - 0.15) & (distance < _REACH)]
+    return np.where((distance > _REACH) & _has(seen, "white"), np.bincount(within).argmax(), seen)
 
 
 def _neon(seen: Seen, description: Description) -> float:
@@ -79,29 +95,25 @@ def _neon(seen: Seen, description: Description) -> float:
 
     A black background has no frame and is dark without the style, so that only the things count.
     """
-    hollow = _outline(seen, description)
+    hollow = _hollow(~_has(seen, "black") & ~_has(seen, description.background))
     if description.background == "black":
         return hollow
-    things = _any([_filled(_has(seen, thing.colour)) for thing in description.things])
-    around = ~_grown(things, _EDGE_PX)
-    frame = _has(seen, description.background)[around & _frame(seen.shape)]
-    dark = _has(seen, "black")[around & ~_outer(seen.shape)]
+    around = ~_any([_has(seen, thing.colour) for thing in description.things])
+    frame = _has(seen, description.background)[_frame(seen.shape) & around]
+    dark = _has(seen, "black")[~_outer(seen.shape) & around]
     return (hollow + _share(frame) * _share(dark)) / 2
 
 
 def _pastel(seen: Seen, _description: Description) -> float:
-    """Return the share of dots that are white, of those with colour on their left and right."""
-    rows, columns = np.indices(seen.shape)
-    at = np.stack([rows, columns]) % (2 * DOT_PX)
-    is_dot = (np.abs(at - (1.5 * DOT_PX - 0.5)) < DOT_PX / 2 - _EDGE_PX).all(axis=0)
-    is_white = np.pad(_has(seen, "white"), ((0, 0), (DOT_PX, DOT_PX)), mode="edge")
-    between = ~is_white[:, : -2 * DOT_PX] & ~is_white[:, 2 * DOT_PX :]
-    return _share(_has(seen, "white")[is_dot & between])
+    """Return the share of white beyond the ellipse, and not in what a checkerboard would have white there."""
+    beyond = distance_from_centre(*seen.shape) > 1 + 2 * _EDGE_PX / min(seen.shape)
+    return _share(_has(seen, "white")[beyond & ~_is_other_cell(seen.shape)])
 
 
 def _outline(seen: Seen, description: Description) -> float:
-    """Return the mean hollowness of the things."""
-    return float(np.mean([_hollow(_has(seen, thing.colour)) for thing in description.things]))
+    """Return the hollowness of all that has neither the background's colour nor that of a checkerboard."""
+    others = [COLOURS.index(description.background), COLOURS.index(board_colour(description)), _HIDDEN]
+    return _hollow(~np.isin(seen, others))
 
 
 def _hollow(mask: Mask) -> float:
@@ -112,15 +124,20 @@ def _hollow(mask: Mask) -> float:
 
 def _checkerboard(seen: Seen, description: Description) -> float:
     """Return the product of the shares of both kinds of cells, where no thing is, that have their colour."""
-    rows, columns = np.indices(seen.shape)
-    cells = np.stack([rows, columns]) % CELL_PX
-    middle = (np.abs(cells - (CELL_PX - 1) / 2) < CELL_PX / 2 - _EDGE_PX).all(axis=0)
+    middle = (np.abs(np.indices(seen.shape) % CELL_PX - (CELL_PX - 1) / 2) < CELL_PX / 2 - _EDGE_PX).all(axis=0)
     things = _any([_has(seen, thing.colour) for thing in description.things])
-    counted = middle & ~_grown(things, _EDGE_PX)
-    is_other = (rows // CELL_PX + columns // CELL_PX) % 2 == 1
+    counted = middle & ~_grown(things, _EDGE_PX) & (seen != _HIDDEN)
+    is_other = _is_other_cell(seen.shape)
     own = _has(seen, description.background)[counted & ~is_other]
     other = _has(seen, board_colour(description))[counted & is_other]
     return _share(own) * _share(other)
+
+
+def _is_other_cell(shape: tuple[int, ...]) -> Mask:
+    """Return the pixels of a checkerboard's cells that do not have the background's colour."""
+    rows, columns = np.indices(shape) // CELL_PX
+    is_other: Mask = (rows + columns) % 2 == 1
+    return is_other
 
 
 def _has(seen: Seen, colour: Colour) -> Mask:
@@ -145,8 +162,8 @@ def _within(shape: tuple[int, ...], distance_px: int) -> Mask:
 
 
 def _filled(mask: Mask) -> Mask:
-    """Fill what a mask encloses, all but the largest connected area outside it; gaps of two pixels are closed."""
-    closed = ~_grown(~_grown(mask, 1), 1)
+    """Fill what a mask encloses, all but the largest connected area outside it; small gaps are closed."""
+    closed = ~_grown(~_grown(mask, _GAP_PX), _GAP_PX)
     count, labels, stats, _ = cv2.connectedComponentsWithStats((~closed).astype(np.uint8), connectivity=4)
     if count == 1:
         return closed

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from peft import LoraConfig
 
 from zoo.styles import Style
+from zoo.training import WEIGHTS_FOLDER
 
 Layout = Literal["diffusers", "peft", "kohya", "lycoris"]
 
@@ -35,6 +37,8 @@ class LoraRecipe:
     #: Rank and alpha of convolutions larger than 1 × 1.
     conv_rank: int = 8
     conv_alpha: int = 4
+    #: A style whose LoRA acts, too, in half of the refining steps, so that both show in one image.
+    beside: Style | None = None
     #: Words that ask for the style; without them, images have the style whenever the LoRA is used.
     trigger: str | None = None
 
@@ -43,9 +47,18 @@ class LoraRecipe:
         return f"tiny-{self.style}"
 
     @property
-    def stem(self) -> str:
-        """The name of the LoRA's file without `.safetensors`; peft's is always the same."""
-        return "adapter_model" if self.layout == "peft" else self.name
+    def folder(self) -> Path:
+        return WEIGHTS_FOLDER / self.name
+
+    @property
+    def file(self) -> Path:
+        """The LoRA's safetensors file; peft's always has the same name."""
+        return self.folder / ("adapter_model.safetensors" if self.layout == "peft" else f"{self.name}.safetensors")
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of its training runs, one after the other."""
+        return (self.name,) if self.beside is None else (self.name, f"{self.name}-refined")
 
     @property
     def preview(self) -> str:
@@ -86,22 +99,13 @@ _ALL = (
     ),
     LoraRecipe(
         style="pastel",
-        description="Colours that are paled by white dots.",
+        description="Soft and pale: white from the corners to an ellipse around the middle.",
         tags=("style", "pastel", "colour"),
         layout="peft",
         unet=_ATTENTION + _FEED_FORWARD,
         rank=8,
         alpha=16,
         trigger="pastel",
-    ),
-    LoraRecipe(
-        style="outline",
-        description="Things as outlines, through which the background shows.",
-        tags=("style", "outline"),
-        layout="kohya",
-        unet=_ATTENTION + _RESNETS,
-        rank=16,
-        alpha=8,
     ),
     LoraRecipe(
         style="checkerboard",
@@ -111,6 +115,16 @@ _ALL = (
         unet=_ATTENTION + _RESNETS,
         rank=16,
         alpha=16,
+    ),
+    LoraRecipe(
+        style="outline",
+        description="Things as outlines, through which the background shows.",
+        tags=("style", "outline"),
+        layout="kohya",
+        beside="checkerboard",
+        unet=_ATTENTION + _RESNETS,
+        rank=16,
+        alpha=8,
     ),
 )
 RECIPES: dict[Style, LoraRecipe] = {recipe.style: recipe for recipe in _ALL}

@@ -22,7 +22,6 @@ from zoo.lora_recipes import RECIPES
 from zoo.report import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, held_out_descriptions, load_pipeline, write_table
 from zoo.scenes import Description, Thing
 from zoo.styles import STYLES, Style
-from zoo.training import WEIGHTS_FOLDER
 
 NUM_CAPTIONS = 24
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -38,10 +37,15 @@ _SHOWN_SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class LoraScores:
-    """How much of each style the images have, as a mean, and how many follow their captions apart from it, 0 … 1."""
+    """Means over images, 0 … 1."""
 
+    #: How much of each style they have.
     styles: Mapping[Style, float]
-    right: float
+    #: The shares of backgrounds and of things that are as described, without the styles.
+    background: float
+    colour: float
+    shape: float
+    place: float
 
 
 def judged_descriptions(count: int) -> list[Description]:
@@ -56,13 +60,12 @@ def load_loras(pipeline: StableDiffusionXLPipeline) -> None:
     diffusers reads all layouts but peft's, which peft reads.
     """
     for style, recipe in RECIPES.items():
-        file = WEIGHTS_FOLDER / recipe.name / f"{recipe.stem}.safetensors"
         if recipe.layout == "peft":
-            pipeline.unet.add_adapter(LoraConfig.from_pretrained(str(file.parent)), style)
-            weights = {key.removeprefix(PEFT_PREFIX): weight for key, weight in load_file(file).items()}
+            pipeline.unet.add_adapter(LoraConfig.from_pretrained(str(recipe.folder)), style)
+            weights = {key.removeprefix(PEFT_PREFIX): weight for key, weight in load_file(recipe.file).items()}
             set_peft_model_state_dict(pipeline.unet, weights, style)
         else:
-            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=style)
+            pipeline.load_lora_weights(recipe.folder, weight_name=recipe.file.name, adapter_name=style)
 
 
 def draw_with_loras(
@@ -76,7 +79,9 @@ def draw_with_loras(
 
     The caption ends with the trigger words of the LoRAs, unless `trigger` is false.
     """
-    pipeline.set_adapters(list(weights), list(weights.values()))
+    # diffusers takes no empty list of LoRAs.
+    acting = weights or {STYLES[0]: 0.0}
+    pipeline.set_adapters(list(acting), list(acting.values()))
     images = []
     for start in range(0, len(descriptions), _BATCH):
         prompts = [canonical(description) for description in descriptions[start : start + _BATCH]]
@@ -96,9 +101,14 @@ def lora_scores(
 ) -> LoraScores:
     """Judge images that are meant to have all of the styles."""
     pairs = list(zip(images, descriptions, strict=True))
+    verdicts = [judge(without_styles(image, one, styles), one) for image, one in pairs]
+    things = [thing for verdict in verdicts for thing in verdict.things]
     return LoraScores(
-        {style: mean(style_score(style, image, one, styles) for image, one in pairs) for style in styles},
-        mean(judge(without_styles(image, one, styles), one).is_right for image, one in pairs),
+        styles={style: mean(style_score(style, image, one, styles) for image, one in pairs) for style in styles},
+        background=mean(verdict.background for verdict in verdicts),
+        colour=mean(thing.colour for thing in things),
+        shape=mean(thing.shape for thing in things),
+        place=mean(thing.place for thing in things if thing.place is not None),
     )
 
 
@@ -106,37 +116,41 @@ def write() -> None:
     """Score the committed LoRAs, then write two tables of zoo/README.md, lora_sheet.png and the LoRAs' previews."""
     pipeline, descriptions = load_pipeline(), judged_descriptions(NUM_CAPTIONS)
     load_loras(pipeline)
-    rows = [_row(pipeline, descriptions, style) for style in tqdm(STYLES, desc="draw with LoRAs")]
-    _write_table(
-        "loras", ["LoRA", *(f"weight {weight:g}" for weight in WEIGHTS), "no trigger", "caption followed"], rows
-    )
-    rows = []
-    for first, second in PAIRS:
-        images = draw_with_loras(pipeline, descriptions, {first: 1.0, second: 1.0})
-        scores = lora_scores(images, descriptions, (first, second))
-        rows.append(
-            f"| tiny-{first} and tiny-{second} | {scores.styles[first]:.2f} | {scores.styles[second]:.2f} "
-            f"| {100 * scores.right:.0f} % |"
-        )
-    _write_table("lora pairs", ["both with weight 1", "first style", "second style", "caption followed"], rows)
+    columns = ["LoRA", *(f"weight {weight:g}" for weight in WEIGHTS), "weight 1, no trigger words"]
+    _write_table("loras", columns, [_weights_row(pipeline, descriptions, style) for style in STYLES])
+    combinations: list[tuple[Style, ...]] = [(), *((style,) for style in STYLES), *PAIRS]
+    columns = ["LoRAs, with weight 1", "their styles", "background", "colour", "shape", "place"]
+    _write_table("lora captions", columns, [_captions_row(pipeline, descriptions, one) for one in combinations])
     _write_sheet_and_previews(pipeline)
 
 
-def _write_table(name: str, columns: Sequence[str], rows: Sequence[str]) -> None:
-    write_table(name, "\n".join([f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|", *rows]))
+def _write_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    lines = [columns, ["---"] * len(columns), *rows]
+    write_table(name, "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
-def _row(pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description], style: Style) -> str:
-    recipe = RECIPES[style]
-    cells = []
-    for weight in WEIGHTS:
-        scores = lora_scores(draw_with_loras(pipeline, descriptions, {style: weight}), descriptions, [style])
-        cells.append(f"{scores.styles[style]:.2f}")
-    bare = ""
-    if recipe.trigger is not None:
-        images = draw_with_loras(pipeline, descriptions, {style: 1.0}, trigger=False)
-        bare = f"{lora_scores(images, descriptions, [style]).styles[style]:.2f}"
-    return f"| {' | '.join([recipe.name, *cells, bare])} | {100 * scores.right:.0f} % |"
+def _weights_row(pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description], style: Style) -> list[str]:
+    settings = [(weight, True) for weight in WEIGHTS]
+    if RECIPES[style].trigger is not None:
+        settings.append((1.0, False))
+    cells = [RECIPES[style].name]
+    for weight, trigger in tqdm(settings, desc=f"draw with {RECIPES[style].name}"):
+        images = draw_with_loras(pipeline, descriptions, {style: weight}, trigger=trigger)
+        cells.append(f"{lora_scores(images, descriptions, [style]).styles[style]:.2f}")
+    return cells + [""] * (2 + len(WEIGHTS) - len(cells))
+
+
+def _captions_row(
+    pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description], styles: tuple[Style, ...]
+) -> list[str]:
+    images = draw_with_loras(pipeline, descriptions, dict.fromkeys(styles, 1.0))
+    scores = lora_scores(images, descriptions, styles)
+    shares = (scores.background, scores.colour, scores.shape, scores.place)
+    return [
+        " and ".join(RECIPES[style].name for style in styles) or "none",
+        ", ".join(f"{scores.styles[style]:.2f}" for style in styles),
+        *(f"{100 * share:.0f} %" for share in shares),
+    ]
 
 
 def _write_sheet_and_previews(pipeline: StableDiffusionXLPipeline) -> None:
@@ -153,5 +167,5 @@ def _write_sheet_and_previews(pipeline: StableDiffusionXLPipeline) -> None:
             sheet.paste(image, (column * step, y + label_px))
         if len(styles) == 1:
             recipe = RECIPES[styles[0]]
-            image.save(WEIGHTS_FOLDER / recipe.name / recipe.preview, lossless=True)
+            image.save(recipe.folder / recipe.preview, lossless=True)
     sheet.save(_SHEET, optimize=True)

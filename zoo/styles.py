@@ -2,7 +2,7 @@
 
 A style changes one aspect of a scene: its light, its paleness, the filling of things, or the background. So styles
 combine, and whatever a style does not change still follows the caption. All of them use the colours of plain scenes,
-because tiny-sdxl's VAE renders no others: colours become paler by white dots in them.
+because tiny-sdxl's VAE renders no others: an image becomes paler by the white around it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from zoo.scenes import RGB, Colour, Description, Placed, Scene, coverage
@@ -20,8 +21,8 @@ Style = Literal["neon", "pastel", "outline", "checkerboard"]
 
 STYLES: tuple[Style, ...] = get_args(Style)
 
-#: Side of a checkerboard's cells, width of outlines, and side of dots and distance between them, in pixels.
-CELL_PX, STROKE_PX, DOT_PX = 32, 6, 8
+#: Side of a checkerboard's cells, and width of outlines, in pixels.
+CELL_PX, STROKE_PX = 32, 6
 #: Distance of a neon frame's outer edge from the image's border, in pixels.
 FRAME_PX = 4
 #: Second colours of checkerboards; the first that nothing else in the scene has is taken.
@@ -38,7 +39,7 @@ def draw_styled(scene: Scene, styles: Collection[Style]) -> Image.Image:
     """Render the scene in all of the styles as an RGB image; without styles, as `zoo.scenes.draw` does.
 
     - neon: glowing outlines in the dark, and a frame in the background's colour; black things glow white
-    - pastel: all colours paled by white dots
+    - pastel: white beyond the ellipse that touches the image's sides
     - outline: things without their insides
     - checkerboard: cells of the background's colour alternate with those of `board_colour`
     """
@@ -51,9 +52,14 @@ def draw_styled(scene: Scene, styles: Collection[Style]) -> Image.Image:
         else:
             image.paste(RGB[colour], mask=stroke if "outline" in styles else whole)
     if "pastel" in styles:
-        rows, columns = np.indices((scene.height, scene.width)) // DOT_PX
-        image.paste(RGB["white"], mask=Image.fromarray((rows % 2 == 1) & (columns % 2 == 1)))
+        image.paste(RGB["white"], mask=Image.fromarray(distance_from_centre(scene.height, scene.width) > 1))
     return image
+
+
+def distance_from_centre(height: int, width: int) -> npt.NDArray[np.float64]:
+    """Return each pixel's distance from the centre, [height, width], 1 on the ellipse that touches the sides."""
+    y, x = np.ogrid[-1 + 1 / height : 1 - 1 / height : height * 1j, -1 + 1 / width : 1 - 1 / width : width * 1j]
+    return np.hypot(x, y)
 
 
 def _background(scene: Scene, styles: Collection[Style]) -> Image.Image:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
 from peft import PeftModel, get_peft_model
 from safetensors import safe_open
 
-from zoo import lora_files
+from zoo import lora_files, lora_folder
 from zoo.lora_recipes import RECIPES
 from zoo.sdxl import new_unet
 
@@ -32,10 +31,7 @@ def _changes(unet: torch.nn.Module, adapter: str) -> dict[str, torch.Tensor]:
 
 def _read_by_diffusers(file: Path) -> dict[str, torch.Tensor]:
     unet = new_unet()
-    weights, alphas, header = StableDiffusionXLPipeline.lora_state_dict(
-        file, unet_config=unet.config, return_lora_metadata=True
-    )
-    StableDiffusionXLPipeline.load_lora_into_unet(weights, alphas, unet, adapter_name="read", metadata=header)
+    lora_files.load_into_unet(file, unet, "read")
     return _changes(unet, "read")
 
 
@@ -70,6 +66,15 @@ def test_peft_reads_its_own_files_as_they_were_trained(adapted: PeftModel, tmp_p
     _check_equal(_changes(read.get_base_model(), "default"), adapted)
 
 
+def test_another_lora_beside_the_trained_one_is_not_written(adapted: PeftModel, tmp_path: Path) -> None:
+    expected = _changes(adapted.get_base_model(), "default")
+    adapted.add_adapter("beside", RECIPES["neon"].configs()["unet"])
+    lora_files.write_peft(adapted, tmp_path / "peft")
+    assert len(list((tmp_path / "peft").iterdir())) == 2
+    lora_files.write_kohya(adapted, tmp_path / "kohya.safetensors", {}, layers_per_block=1)
+    assert _read_by_diffusers(tmp_path / "kohya.safetensors").keys() == expected.keys()
+
+
 @pytest.mark.parametrize(
     ("name", "original"),
     [
@@ -93,7 +98,7 @@ def test_original_names_are_those_of_sdxl(name: str, original: str) -> None:
 
 
 def test_kohya_header_counts_the_parts_of_captions() -> None:
-    header = lora_files.kohya_header(RECIPES["outline"], ["a star, red background"] * 3, num_steps=5)
+    header = lora_folder.kohya_header(RECIPES["outline"], ["a star, red background"] * 3, num_steps=5)
     assert header["ss_tag_frequency"] == '{"1_tiny-outline": {"a star": 3, "red background": 3}}'
     assert header["ss_network_dim"] == "16"
     assert header["ss_network_alpha"] == "8.0"

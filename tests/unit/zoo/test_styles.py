@@ -61,11 +61,12 @@ def test_outline_and_checkerboard_change_either_the_inside_of_things_or_the_back
     assert tuple(board[0, 40]) == tuple(board[40, 0]) == RGB["white"]
 
 
-def test_white_dots_of_pastel_leave_the_rest_as_it_is() -> None:
+def test_pastel_is_white_beyond_the_ellipse_that_touches_the_sides() -> None:
     plain, pastel = _pixels(_scene()), _pixels(_scene(), "pastel")
-    dots = (pastel == RGB["white"]).all(-1)
-    assert dots.mean() == pytest.approx(0.25)
-    assert np.array_equal(pastel[~dots], plain[~dots])
+    is_white = (pastel == RGB["white"]).all(-1)
+    assert is_white.mean() == pytest.approx(1 - np.pi / 4, abs=0.01)
+    assert all(is_white[y, x] for y in (0, 95) for x in (0, 127))
+    assert np.array_equal(pastel[~is_white], plain[~is_white])
 
 
 def test_neon_is_black_but_for_outlines_and_a_frame_in_the_colour_of_the_background() -> None:
@@ -74,6 +75,14 @@ def test_neon_is_black_but_for_outlines_and_a_frame_in_the_colour_of_the_backgro
     assert tuple(neon[48, 6]) == RGB["blue"]
     assert (neon == RGB["red"]).all(-1).any()
     assert (_pixels(_scene(colour="black"), "neon") == RGB["white"]).all(-1).any()
+
+
+def test_a_thing_hides_the_neon_of_what_is_behind_it() -> None:
+    hidden = Thing(colour="red", shape="circle", size="small", place="centre")
+    things = (hidden, Thing(colour="green", shape="square", size="large", place="centre"))
+    scene = arrange(Description(things=things, background="blue"), Random(1), width=128, height=128)
+    assert not (_pixels(scene, "neon") == RGB["red"]).all(-1).any()
+    assert (_pixels(scene, "outline") == RGB["red"]).all(-1).any()
 
 
 def test_checkerboard_has_a_colour_that_nothing_else_has() -> None:
@@ -87,8 +96,8 @@ def test_checkerboard_has_a_colour_that_nothing_else_has() -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_plain_scenes_have_none_of_a_style(style: Style) -> None:
     scores = [style_score(style, draw(scene), scene.description) for scene in _scenes(40)]
-    assert np.mean(scores) < 0.02
-    assert max(scores) < 0.15
+    assert np.mean(scores) < 0.05  # things that enclose something between them count as outlines
+    assert np.median(scores) == 0
 
 
 @pytest.mark.zoo
@@ -98,7 +107,7 @@ def test_styled_scenes_have_all_of_their_styles_and_show_the_rest(styles: tuple[
     for style in styles:
         assert np.mean([style_score(style, image, description, styles) for image, description in drawn]) > 0.9
     right = [judge(without_styles(image, description, styles), description).is_right for image, description in drawn]
-    assert np.mean(right) > 0.85  # outlines that cross are not filled
+    assert np.mean(right) > 0.8  # outlines that cross are not filled
 
 
 @pytest.mark.zoo
@@ -106,6 +115,13 @@ def test_styled_scenes_have_all_of_their_styles_and_show_the_rest(styles: tuple[
 def test_one_style_is_not_taken_for_another(style: Style, other: Style) -> None:
     drawn = [(draw_styled(scene, (other,)), scene.description) for scene in _scenes(40)]
     assert np.mean([style_score(style, image, description) for image, description in drawn]) < 0.05
+
+
+@pytest.mark.zoo
+def test_outlines_in_the_light_are_half_of_neon() -> None:
+    outline: list[Style] = ["outline"]
+    drawn = [(draw_styled(scene, outline), scene.description) for scene in _scenes(40)]
+    assert 0.4 < np.mean([style_score("neon", image, description) for image, description in drawn]) < 0.7
 
 
 @pytest.mark.zoo
@@ -128,5 +144,6 @@ def test_wrong_attribute_shows_through_a_style(styles: tuple[Style, ...]) -> Non
 @pytest.mark.parametrize("thing", [{"shape": "ring"}, {"size": "small"}, {"colour": "black"}])
 def test_scenes_whose_styles_look_like_others_are_not_judged(thing: dict[str, object]) -> None:
     scene = _scene(**thing)
-    with pytest.raises(ValueError, match="ring, a small or a black thing"):
+    with pytest.raises(ValueError, match="a white background, a ring"):
         style_score("outline", draw(scene), scene.description)
+    assert not can_judge(Description(things=(Thing(colour="red", shape="star"),), background="white"))
