@@ -23,7 +23,7 @@ from zoo.report import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, held_out_description
 from zoo.scenes import Description, Thing
 from zoo.styles import STYLES, Style
 
-NUM_CAPTIONS = 24
+NUM_CAPTIONS = 16
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Styles that are seen side by side in one image.
 PAIRS: tuple[tuple[Style, Style], ...] = (("outline", "checkerboard"), ("pastel", "checkerboard"))
