@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from zoo import control_report, depth_estimator, report, tiny_controlnets, tiny_sdxl, upscaler
+from zoo import control_report, depth_estimator, lora_report, loras, report, tiny_controlnets, tiny_sdxl, upscaler
+from zoo.lora_recipes import RECIPES as LORAS
 
 RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sdxl": tiny_sdxl.make,
@@ -14,6 +15,7 @@ RECIPES: dict[str, Callable[[], None]] = {
     "tiny-depth": partial(tiny_controlnets.make, "depth"),
     "tiny-depth-anything": depth_estimator.make,
     "tiny-x4": upscaler.make,
+    **{recipe.name: partial(loras.make, style) for style, recipe in LORAS.items()},
 }
 
 
@@ -29,6 +31,7 @@ def main() -> None:
             RECIPES[name]()
     report.write()
     control_report.write()
+    lora_report.write()
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Verdict:
 
 def judge(image: Image.Image, description: Description) -> Verdict:
     """Compare an image with its description."""
-    colours = _nearest_colours(np.asarray(image.convert("RGB"), dtype=np.float32))
+    colours = nearest_colours(np.asarray(image.convert("RGB"), dtype=np.float32))
     background = _background(colours)
     masks = _thing_masks(colours, background, description)
     return Verdict(
@@ -70,7 +70,7 @@ def judge(image: Image.Image, description: Description) -> Verdict:
     )
 
 
-def _nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+def nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     """Return the index in `COLOURS` of each pixel's nearest colour, [height, width], from RGB [height, width, 3]."""
     distances = np.square(pixels[:, :, None, :] - _PALETTE).sum(-1)
     nearest: npt.NDArray[np.intp] = distances.argmin(-1)

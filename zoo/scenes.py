@@ -154,7 +154,7 @@ def draw(scene: Scene) -> Image.Image:
     """Render the scene as an RGB image with smooth edges."""
     image = Image.new("RGB", (scene.width, scene.height), RGB[scene.description.background])
     for placed in scene.placed:
-        image.paste(RGB[placed.thing.colour], mask=_coverage(placed, scene))
+        image.paste(RGB[placed.thing.colour], mask=coverage(placed, scene))
     return image
 
 
@@ -166,11 +166,12 @@ def draw_depth(scene: Scene) -> Image.Image:
     depth = Image.new("L", (scene.width, scene.height))
     largest_px = RADII["large"][1] * min(scene.width, scene.height)
     for placed in scene.placed:
-        depth.paste(round(255 * placed.radius_px / largest_px), mask=_coverage(placed, scene))
+        depth.paste(round(255 * placed.radius_px / largest_px), mask=coverage(placed, scene))
     return depth
 
 
-def _coverage(placed: Placed, scene: Scene) -> Image.Image:
+def coverage(placed: Placed, scene: Scene) -> Image.Image:
+    """Compute coverage of each pixel by the object, 0 … 255, mode L."""
     size_px = (scene.width, scene.height)
     return silhouette(placed.thing.shape, size_px, placed.centre_px, placed.radius_px, placed.rotation_deg)
 

@@ -131,33 +131,45 @@ def train_text_and_unet(vae: AutoencoderKL) -> TextAndUNet:
 
 
 def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Random) -> torch.Tensor:
-    """Compute the squared error of the predicted noise (Ho et al. 2020, eq. 14), with the weights of v-prediction.
-
-    The weight 1/α = 1 + σ² (Salimans & Ho 2022, §4) is largest at the noisiest timesteps. The colours of flat images
-    are visible through all but the strongest noise, so the text matters only there.
-    """
+    """Compute the weighted noise error of random images of the bucket, some of them without their prompt."""
     chosen = random.sample(range(len(bucket.descriptions)), _BATCH)
     generator = torch.Generator().manual_seed(random.getrandbits(32))
-    clean = bucket.latents[chosen]
-    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
-    timesteps = torch.randint(0, len(alphas), (_BATCH,), generator=generator).to(DEVICE)
-    alpha = alphas[timesteps].view(-1, 1, 1, 1)
-    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     chances = [random.random() for _ in chosen]
     prompts = [
         "" if chance < _DROP_TO_EMPTY else random_wording(bucket.descriptions[index], random)
         for chance, index in zip(chances, chosen, strict=True)
     ]
-    prompt_embeds, pooled_prompt_embeds = model.encode(prompts)
     kept = torch.tensor([float(chance < 1 - _DROP_TO_ZEROS) for chance in chances], device=DEVICE)
+    return noise_error(model, alphas, bucket.latents[chosen], bucket.time_ids[chosen], prompts, kept, generator)
+
+
+def noise_error(
+    model: TextAndUNet,
+    alphas: torch.Tensor,
+    clean: torch.Tensor,
+    time_ids: torch.Tensor,
+    prompts: list[str],
+    kept: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Compute the squared error of the predicted noise (Ho et al. 2020, eq. 14), with the weights of v-prediction.
+
+    The weight 1/α = 1 + σ² (Salimans & Ho 2022, §4) is largest at the noisiest timesteps. The colours of flat images
+    are visible through all but the strongest noise, so the text matters only there.
+
+    `clean` has the latents [images, 4, height / 8, width / 8], `time_ids` is [images, 6]. `kept` [images] is 1, or 0
+    where zeros replace the prompt. The generator draws noise and timesteps.
+    """
+    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+    timesteps = torch.randint(0, len(alphas), (len(clean),), generator=generator).to(DEVICE)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    prompt_embeds, pooled_prompt_embeds = model.encode(prompts)
     noise_pred: torch.Tensor = model.unet(
         noisy,
         timesteps,
         encoder_hidden_states=prompt_embeds * kept.view(-1, 1, 1),
-        added_cond_kwargs={
-            "text_embeds": pooled_prompt_embeds * kept.view(-1, 1),
-            "time_ids": bucket.time_ids[chosen],
-        },
+        added_cond_kwargs={"text_embeds": pooled_prompt_embeds * kept.view(-1, 1), "time_ids": time_ids},
     ).sample
     weight = (1 / alpha).clamp(max=_MAX_WEIGHT)
     return (weight * (noise_pred.float() - noise).square()).mean() / weight.mean()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from atelier.control.depth import depth_map
 from atelier.control.drawing import canny
@@ -13,8 +11,7 @@ from atelier.core.control import Annotation, ControlImage, ControlKind
 from zoo import tiny_sdxl
 from zoo.controlnet import DrawMap, train_controlnet
 from zoo.scenes import Scene, draw, draw_depth
-from zoo.sdxl import TextAndUNet
-from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, write_weights
+from zoo.training import WEIGHTS_FOLDER, delete_states, write_weights
 
 
 def _canny_map(scene: Scene) -> ControlImage:
@@ -32,21 +29,7 @@ MAPS: dict[ControlKind, DrawMap] = {"canny": _canny_map, "depth": _depth_map}
 def make(kind: ControlKind) -> None:
     """Train the ControlNet of a kind from scratch (resuming an interrupted run) and write safetensors in fp16."""
     name = f"tiny-{kind}"
-    vae, model = _trained()
+    vae, model = tiny_sdxl.load()
     controlnet = train_controlnet(name, vae, model, MAPS[kind])
     write_weights(controlnet.to(dtype=torch.float16), WEIGHTS_FOLDER / name)
     delete_states(name)
-
-
-def _trained() -> tuple[AutoencoderKL, TextAndUNet]:
-    """Load the VAE, and the text encoders with the UNet, of the committed tiny-sdxl."""
-    folder, model = tiny_sdxl.FOLDER, TextAndUNet()
-    parts = (
-        (model.text_encoder, CLIPTextModel, "text_encoder"),
-        (model.text_encoder_2, CLIPTextModelWithProjection, "text_encoder_2"),
-        (model.unet, UNet2DConditionModel, "unet"),
-    )
-    for part, kind, subfolder in parts:
-        part.load_state_dict(kind.from_pretrained(folder, subfolder=subfolder, dtype=torch.float32).state_dict())
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32)
-    return vae.to(DEVICE).requires_grad_(False), model.to(DEVICE)

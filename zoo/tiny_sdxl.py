@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from zoo.dataset import latent_scaling_factor
-from zoo.sdxl import new_scheduler, train_text_and_unet
-from zoo.training import WEIGHTS_FOLDER, delete_states, write_weights
+from zoo.sdxl import TextAndUNet, new_scheduler, train_text_and_unet
+from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, write_weights
 from zoo.vae import train_vae
 
 FOLDER = WEIGHTS_FOLDER / "tiny-sdxl"
@@ -30,3 +31,17 @@ def make() -> None:
     )
     write_weights(pipeline.to(dtype=torch.float16), FOLDER)
     delete_states("vae", "vae-decoder", "sdxl", "sdxl-refined")
+
+
+def load() -> tuple[AutoencoderKL, TextAndUNet]:
+    """Load the VAE, and the text encoders with the UNet, of the committed tiny-sdxl, in float32."""
+    model = TextAndUNet()
+    parts = (
+        (model.text_encoder, CLIPTextModel, "text_encoder"),
+        (model.text_encoder_2, CLIPTextModelWithProjection, "text_encoder_2"),
+        (model.unet, UNet2DConditionModel, "unet"),
+    )
+    for part, kind, subfolder in parts:
+        part.load_state_dict(kind.from_pretrained(FOLDER, subfolder=subfolder, dtype=torch.float32).state_dict())
+    vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae", dtype=torch.float32)
+    return vae.to(DEVICE).requires_grad_(False), model.to(DEVICE)

@@ -34,10 +34,11 @@ def train(
     *,
     num_steps: int,
     learning_rate: float,
+    ema_decay: float = _EMA_DECAY,
 ) -> None:
     """Minimise `loss_at(step)` over the module's parameters, then set them to their moving average."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-3)
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(_EMA_DECAY))
+    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
     state_file = STATE_FOLDER / f"{name}.pt"
     first_step = _resume(state_file, module, average, optimizer)
     bar = tqdm(range(first_step, num_steps), desc=name, initial=first_step, total=num_steps, mininterval=10)

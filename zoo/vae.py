@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import numpy as np
@@ -103,6 +104,15 @@ def _random_scene(random: Random, width: int, height: int) -> Scene:
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """Return an RGB image as a tensor [1, 3, height, width], −1 … 1."""
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Sequence[Image.Image]) -> torch.Tensor:
+    """Encode images of one size as latents [images, 4, height / 8, width / 8], scaled as the UNet reads them."""
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        posterior = vae.encode(torch.cat([to_tensor(image) for image in images]).to(DEVICE)).latent_dist
+    latents: torch.Tensor = posterior.mean.float() * vae.config.scaling_factor
+    return latents
 
 
 @torch.inference_mode()

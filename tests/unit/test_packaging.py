@@ -29,6 +29,8 @@ _MODULES = {
     "tracing": {"deployments"},
     "zoo": {"zoo", *_MODEL_COLUMN},
 }
+#: Packages that train the zoo, but that no server needs. They are pinned with what `make setup` installs.
+_ZOO_ALONE = {"peft"}
 #: Imported packages that need no requirement of their own, because the package named here requires them.
 _PART_OF = {"pydantic_core": "pydantic"}
 
@@ -50,10 +52,8 @@ def _declared(extra: str) -> dict[str, Requirement]:
     return found
 
 
-def _pins() -> dict[str, Requirement]:
-    return {
-        canonicalize_name(pin.name): pin for pin in _parsed((_ROOT / "requirements.txt").read_text().splitlines())
-    }
+def _pins(file: str) -> dict[str, Requirement]:
+    return {canonicalize_name(pin.name): pin for pin in _parsed((_ROOT / file).read_text().splitlines())}
 
 
 @cache
@@ -79,11 +79,24 @@ def _imported(extra: str) -> set[str]:
 def test_every_pin_is_within_the_declared_range() -> None:
     declared = {name: one for extra in _MODULES for name, one in _declared(extra).items()}
     builds = {canonicalize_name(one.name): one for one in _parsed(_PYPROJECT["build-system"]["requires"])}
-    assert _pins().keys() == (declared | builds).keys()
+    pins = _pins("requirements.txt") | {name: _pins("tests/requirements.txt")[name] for name in _ZOO_ALONE}
+    assert pins.keys() == (declared | builds).keys()
     for name, requirement in (declared | builds).items():
-        [pin] = _pins()[name].specifier
-        assert requirement.specifier.contains(pin.version), f"{requirement} excludes the tested {_pins()[name]}"
-        assert requirement.extras == _pins()[name].extras
+        [pin] = pins[name].specifier
+        assert requirement.specifier.contains(pin.version), f"{requirement} excludes the tested {pins[name]}"
+        assert requirement.extras == pins[name].extras
+
+
+def test_servers_do_not_install_what_only_the_zoo_needs() -> None:
+    assert _ZOO_ALONE.isdisjoint(_pins("requirements.txt"))
+    assert _ZOO_ALONE.isdisjoint(_declared("tracing"))
+    assert _declared("zoo").keys() >= _ZOO_ALONE
+
+
+def test_wheel_has_the_weights_of_the_zoo() -> None:
+    [pattern] = _PYPROJECT["tool"]["setuptools"]["package-data"]["zoo"]
+    packed = set((_ROOT / "zoo").glob(pattern))
+    assert {file for file in (_ROOT / "zoo/weights").rglob("*") if file.is_file()} <= packed
 
 
 @pytest.mark.parametrize("extra", _MODULES, ids=lambda extra: extra or "base")
