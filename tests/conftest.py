@@ -36,7 +36,8 @@ def pytest_collection() -> None:
 
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
-    return read_catalogue().only(["tiny-sdxl"], ["tiny-canny", "tiny-depth"], ["tiny-depth-anything"], ["tiny-x4"])
+    controlnets, annotators, upscalers = ["tiny-canny", "tiny-depth"], ["tiny-depth-anything"], ["tiny-x4"]
+    return read_catalogue().only(["tiny-sdxl"], controlnets, annotators, upscalers, None)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def adapted() -> PeftModel:
 
 
 def _changes(unet: torch.nn.Module, adapter: str) -> dict[str, torch.Tensor]:
-    return {name: layer.get_delta_weight(adapter) for name, layer in lora_files.lora_layers(unet)}  # type: ignore[attr-defined]
+    return {name: layer.get_delta_weight(adapter) for name, layer in lora_files.lora_layers(unet)}
 
 
 def _read_by_diffusers(file: Path) -> dict[str, torch.Tensor]:
