@@ -8,8 +8,9 @@ import torch
 
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.denoising import RequestId
-from atelier.engine.packing import Packed, Row, Width, pack
+from atelier.engine.packing import Packed, Row, pack
 from atelier.engine.request import BatchKey, RunningRequest
+from atelier.engine.splits import Splits
 from atelier.families.family import Conditions, Family, PromptConditions
 
 
@@ -19,12 +20,12 @@ class Batch:
     Rows are packed when a request has joined or left, before the next step. Until then a slot may be empty.
     """
 
-    def __init__(self, key: BatchKey, family: Family, *, exact_width: int, max_width: int) -> None:
-        """`exact_width` is the number of rows in every call of `exact` requests, `max_width` the most of others."""
+    def __init__(self, key: BatchKey, family: Family, *, exact_width: int, splits: Splits) -> None:
+        """`exact_width` is the number of rows in every call of `exact` requests; `splits` are those of others."""
         self.key = key
         self.requests: list[RunningRequest] = []
-        is_exact = key.exact_chunks is not None
-        self._width = Width(exact_width if is_exact else max_width, is_fixed=is_exact)
+        self._width = None if key.exact_chunks is None else exact_width
+        self._splits = splits
         self._conditions = family.new_slots()
         #: The row in each slot; None if its request has left.
         self._slots: list[Row | None] = []
@@ -37,25 +38,26 @@ class Batch:
     @property
     def num_padding_rows(self) -> int:
         """Number of copied rows that pad a step's last UNet call to its fixed width; 0 for `fast` requests."""
-        return self._width.padded(self.num_rows) - self.num_rows
+        return -self.num_rows % self._width if self._width else 0
 
     @property
     def packed(self) -> Packed:
         if self._packed is None:
             self._fill_empty_slots()
             rows = [row for row in self._slots if row is not None]
-            for slot in range(len(rows), self._width.padded(len(rows))):
+            parts = self._parts(len(rows))
+            for slot in range(len(rows), parts[-1].stop):
                 self._conditions.copy(len(rows) - 1, slot)
-            self._packed = pack(self.requests, rows, self._read, self._width)
+            self._packed = pack(self.requests, rows, self._read, parts, width=self._width)
         return self._packed
 
     def pack_alone(self, request: RunningRequest) -> Packed:
         """Pack the rows of one request into UNet calls of the batch's width."""
         taken = {slot: row for slot, row in enumerate(self._slots) if row is not None and row.request is request}
-        slots = list(taken)
-        slots += slots[-1:] * (self._width.padded(len(slots)) - len(slots))
+        rows, parts = list(taken.values()), self._parts(len(taken))
+        slots = [*taken, *[max(taken)] * (parts[-1].stop - len(taken))]
         index = torch.tensor(slots, device=request.latents.device)
-        return pack([request], list(taken.values()), lambda part: self._read(index[part]), self._width)
+        return pack([request], rows, lambda part: self._read(index[part]), parts, width=self._width)
 
     def join(self, request: RunningRequest, prompts: Mapping[Role, PromptConditions]) -> None:
         """Add a request with its prompts; it takes part from the batch's next step on."""
@@ -78,6 +80,12 @@ class Batch:
         if len(staying) < len(self.requests):
             self.requests, self._packed = staying, None
             self._slots = [row if row is not None and row.request in staying else None for row in self._slots]
+
+    def _parts(self, num_rows: int) -> list[slice]:
+        """Return the positions of the rows of each call; beyond the last row they are padding."""
+        if self._width is None:
+            return self._splits.parts(num_rows)
+        return [slice(start, start + self._width) for start in range(0, num_rows, self._width)]
 
     def _fill_empty_slots(self) -> None:
         """Move the last rows into the empty slots before them."""

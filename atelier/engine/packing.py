@@ -64,25 +64,18 @@ class Packed:
     width: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Width:
-    """Number of rows in a UNet call."""
-
-    rows: int
-    #: Whether every call has exactly this number, padded with copies of the last row, instead of at most this number.
-    is_fixed: bool
-
-    def padded(self, num_rows: int) -> int:
-        """Return the number of rows of all calls together."""
-        return num_rows + (-num_rows % self.rows if self.is_fixed else 0)
-
-
 def pack(
-    requests: Sequence[RunningRequest], rows: Sequence[Row], read: Callable[[slice], Conditions], width: Width
+    requests: Sequence[RunningRequest],
+    rows: Sequence[Row],
+    read: Callable[[slice], Conditions],
+    parts: Sequence[slice],
+    *,
+    width: int | None,
 ) -> Packed:
     """Pack `rows`, which are all rows of the requests in any order, into UNet calls.
 
-    `read` returns the conditions of some rows by their positions; those behind the last row are copies of it.
+    `parts` are the positions of each call's rows; those behind the last row are copies of it. `read` returns the
+    conditions of some positions. `width` is the number of rows in every call, if it is fixed.
     """
     device = requests[0].latents.device
     passes = [request.request.pass_ for request in requests for _ in range(request.num_images)]
@@ -91,19 +84,22 @@ def pack(
     positive_row = [row_of[*image, "positive"] for image in images]
     negative_row = [row_of.get((*image, "negative"), row) for image, row in zip(images, positive_row, strict=True)]
     return Packed(
-        calls=_calls(requests, rows, read, width),
+        calls=_calls(requests, rows, read, parts),
         positive_row=torch.tensor(positive_row, device=device),
         negative_row=torch.tensor(negative_row, device=device),
         guidance_scale=torch.tensor([of.guidance_scale for of in passes], device=device).view(-1, 1, 1, 1),
         guidance_rescale={
             image: of.guidance_rescale for image, of in enumerate(passes) if of.is_guided and of.guidance_rescale > 0
         },
-        width=width.rows if width.is_fixed else None,
+        width=width,
     )
 
 
 def _calls(
-    requests: Sequence[RunningRequest], rows: Sequence[Row], read: Callable[[slice], Conditions], width: Width
+    requests: Sequence[RunningRequest],
+    rows: Sequence[Row],
+    read: Callable[[slice], Conditions],
+    parts: Sequence[slice],
 ) -> tuple[Call, ...]:
     device = requests[0].latents.device
     index_of = {id(request): index for index, request in enumerate(requests)}
@@ -111,7 +107,5 @@ def _calls(
     first_image = dict(zip(index_of, itertools.accumulate(num_images, initial=0), strict=False))
     refs = [RowRef(index_of[id(row.request)], row.role) for row in rows]
     images = [first_image[id(row.request)] + row.image for row in rows]
-    total = width.padded(len(rows))
-    images += images[-1:] * (total - len(rows))
-    parts = [slice(start, min(start + width.rows, total)) for start in range(0, total, width.rows)]
+    images += images[-1:] * (parts[-1].stop - len(rows))
     return tuple(Call(read(part), torch.tensor(images[part], device=device), tuple(refs[part])) for part in parts)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,12 +24,13 @@ from atelier.core.errors import ModelUnavailable
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
 from atelier.engine.control import StepControl, control_contexts
-from atelier.engine.packing import Packed
+from atelier.engine.packing import Call, Packed
 from atelier.engine.request import BatchKey, Emit, InpaintState, RunningRequest, Submitted, draw_noise, plain_cost
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
+from atelier.engine.side_by_side import SideBySide
+from atelier.engine.splits import Splits, fastest_splits
 from atelier.engine.step import advance, guide, numbers_of_step
-from atelier.engine.widths import WIDTHS, fastest_width
-from atelier.families.family import Adapter, LoadedAdapters, PromptConditions, family_of
+from atelier.families.family import Adapter, Conditions, LoadedAdapters, PromptConditions, family_of
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
@@ -55,6 +58,17 @@ def load_runners(
     host = ModelHost(unets)
     adapters = LoadedAdapters(find_lora, {model: {"unet": unet} for model, unet in unets.items()}, placement)
     return {entry.id: Runner(entry, placement, host, transport, adapters) for entry in entries}
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What one UNet call reads."""
+
+    #: [rows, 4, h, w] and [rows].
+    model_input: torch.Tensor
+    timesteps: torch.Tensor
+    conditions: Conditions
+    control: StepControl
 
 
 class Runner:
@@ -90,8 +104,9 @@ class Runner:
             except ValueError as error:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
             self._weights_hash = weights_hash(unet, settings=scheduler.config)
-        self._max_width = max(WIDTHS)
-        self._max_width = self._warm_up()
+        can_split = placement.device == "cpu" and torch.get_num_threads() > 1
+        self._side_by_side = SideBySide(torch.get_num_threads()) if can_split else None
+        self._splits = self._warm_up()
 
     def submitted(self, request: DenoiseRequest, emit: Emit, now_s: float = 0.0) -> Submitted:
         """Return the request as it waits, with its LoRAs, which are loaded from now on. Called in any thread.
@@ -142,7 +157,7 @@ class Runner:
 
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
         """Return an empty batch for requests with this key."""
-        return Batch(key, self.family, exact_width=exact_width, max_width=self._max_width)
+        return Batch(key, self.family, exact_width=exact_width, splits=self._splits)
 
     @torch.inference_mode()
     def step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
@@ -165,17 +180,42 @@ class Runner:
 
         Returns `noise_pred` of the rows (one per image and prompt role) of all calls, [rows, 4, h, w].
         """
-        noise_preds = []
+        inputs = [self._input(requests, call, model_input, timesteps, packed.width) for call in packed.calls]
+        has_control = any(of_call.control.calls for of_call in inputs)
         with self._host.acquire(self._entry.id) as unet:
-            for call in packed.calls:
-                row_input, row_timesteps = model_input[call.image].to(self._placement.dtype), timesteps[call.image]
-                control = StepControl.of(requests, call, row_input, row_timesteps, width=packed.width)
-                wait = self._transport.start(control.calls, control.contexts) if control.calls else None
-                encoded = self.family.encode_half(unet, row_input, row_timesteps, call.conditions)
-                if wait is not None:
-                    control.add(wait(), encoded, requests)
-                noise_preds.append(self.family.decode_half(unet, encoded, call.conditions).float())
+            run = partial(self._run, unet, requests)
+            # The bits of `exact` requests must not depend on the number of threads of a call.
+            is_exact = packed.width is not None
+            if self._side_by_side is None or (not is_exact and (has_control or len(inputs) == 1)):
+                noise_preds = [run(of_call) for of_call in inputs]
+            elif has_control:
+                noise_preds = self._side_by_side.one_by_one(run, inputs)
+            else:
+                noise_preds = self._side_by_side.map(run, inputs)
         return torch.cat(noise_preds)
+
+    def _input(
+        self,
+        requests: Sequence[RunningRequest],
+        call: Call,
+        model_input: torch.Tensor,
+        timesteps: torch.Tensor,
+        width: int | None,
+    ) -> _Input:
+        """Select a call's rows from `model_input` [images, 4, h, w] and `timesteps` [images]."""
+        row_input, row_timesteps = model_input[call.image].to(self._placement.dtype), timesteps[call.image]
+        control = StepControl.of(requests, call, row_input, row_timesteps, width=width)
+        return _Input(row_input, row_timesteps, call.conditions, control)
+
+    @torch.inference_mode()
+    def _run(self, unet: UNet2DConditionModel, requests: Sequence[RunningRequest], of_call: _Input) -> torch.Tensor:
+        """Run one call. ControlNets are called by one thread at a time."""
+        control, conditions = of_call.control, of_call.conditions
+        wait = self._transport.start(control.calls, control.contexts) if control.calls else None
+        encoded = self.family.encode_half(unet, of_call.model_input, of_call.timesteps, conditions)
+        if wait is not None:
+            control.add(wait(), encoded, requests)
+        return self.family.decode_half(unet, encoded, conditions).float()
 
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""
@@ -219,18 +259,18 @@ class Runner:
             latents = noise * schedule.init_noise_sigma
         return latents, InpaintState(x0=x0, noise=noise, mask=torch.tensor(init_image.mask, device=device))
 
-    def _warm_up(self) -> int:
-        """Take steps at the default size, and return the width of calls at which a row takes the least time."""
+    def _warm_up(self) -> Splits:
+        """Take steps at the default size, and return the splits with which they are fastest."""
         new_batch = functools.cache(self._new_warm_up_batch)
 
-        def call(width: int) -> None:
-            batch = new_batch(width)
+        def step(num_rows: int, num_calls: int) -> None:
+            batch = new_batch(num_rows, num_calls)
             self.step(batch.requests, batch.packed)
 
-        return fastest_width(call)
+        return fastest_splits(step, 1 if self._side_by_side is None else torch.get_num_threads())
 
-    def _new_warm_up_batch(self, num_rows: int) -> Batch:
-        """Return a batch with one guided request of so many rows."""
+    def _new_warm_up_batch(self, num_rows: int, num_calls: int) -> Batch:
+        """Return a batch with one guided request of so many rows, split into so many calls."""
         with self._host.acquire(self._entry.id) as unet:
             positive = self.family.zero_embeds(unet)
         request = DenoiseRequest(
@@ -245,6 +285,6 @@ class Runner:
             conditioning=Conditioning(positive=positive, negative=None),
         )
         submitted = self.submitted(request, emit=lambda _: None)
-        batch = self.new_batch(submitted.key, exact_width=1)
+        batch = Batch(submitted.key, self.family, exact_width=1, splits=Splits({num_rows: num_calls}))
         batch.join(*self.admit(submitted))
         return batch

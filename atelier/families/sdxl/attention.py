@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from atelier.core.conditioning import TextEmbeds
+from atelier.families.sdxl.adapters import rows
 from atelier.families.sdxl.adapters.adapter import Layers
 from atelier.families.sdxl.adapters.rows import RequestLayers, applied, combined, in_faster_form, stacked
 from atelier.families.sdxl.conditions import KeysValues, PromptConditions
@@ -79,7 +80,10 @@ class RowAttention:
 
 
 def install(model: UNet2DConditionModel | ControlNetModel) -> None:
-    """Set `RowAttention` on every attention layer. Raises ValueError if a layer is not SDXL's plain attention."""
+    """Set `RowAttention` on every attention layer, and let all layers take LoRAs per row.
+
+    Raises ValueError if an attention layer is not SDXL's plain one.
+    """
     for name, layer in _layers(model):
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
         if any(extra is not None for extra in extras) or layer.residual_connection:
@@ -87,6 +91,7 @@ def install(model: UNet2DConditionModel | ControlNetModel) -> None:
         layer.set_processor(RowAttention(None))
     for index, layer in enumerate(_cross_attention(model)):
         layer.set_processor(RowAttention(index))
+    rows.install(model)
 
 
 def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: torch.Tensor) -> KeysValues:
@@ -111,7 +116,7 @@ def prompt_conditions(
     check_widths(model, embeds)
     prompt_embeds = torch.tensor(embeds.prompt_embeds, device=placement.device, dtype=placement.dtype)
     pooled = torch.tensor(embeds.pooled_prompt_embeds, device=placement.device, dtype=placement.dtype)
-    with applied(model, stacked([adapters.of_prompt])):
+    with applied(stacked([adapters.of_prompt])):
         computed = keys_values(model, prompt_embeds[None])
     return PromptConditions(computed, len(prompt_embeds), pooled, adapters.of_rows)
 

@@ -5,8 +5,7 @@ A text longer than one chunk's 75 tokens is split into several chunks, which are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,7 @@ from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.families.sdxl.adapters.adapter import WeightedAdapter
 from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.rows import applied, combined, stacked
+from atelier.families.sdxl.adapters.rows import applied, combined, install, stacked
 from atelier.models.hashes import weights_hash
 from atelier.models.loading import Placement, load_text_encoder_modules
 
@@ -36,6 +35,8 @@ class TextEncoders:
         """Load and warm up the encoders. Raises ModelUnavailable if files are missing or corrupt."""
         self._modules = load_text_encoder_modules(entry, placement)
         self._device = placement.device
+        for encoder in (self._modules.encoder, self._modules.encoder_2):
+            install(encoder)
         vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._modules.tokenizers]
         self.weights_hash = weights_hash(
             self._modules.encoder, self._modules.encoder_2, settings={"vocabularies": vocabularies}
@@ -75,8 +76,8 @@ class TextEncoders:
             text_chunks += _chunks(tokenizer, "") * -missing
             text_chunks_2 += _chunks(tokenizer_2, "") * missing
         num_chunks = [len(text_chunks) for text_chunks in chunks]
-        with self._applied([of_text for of_text, num in zip(adapters, num_chunks, strict=False) for _ in range(num)]):
-            prompt_embeds, pooled = self._encode_chunks(chunks, chunks_2)
+        of_chunks = [of_text for of_text, num in zip(adapters, num_chunks, strict=False) for _ in range(num)]
+        prompt_embeds, pooled = self._encode_chunks(chunks, chunks_2, of_chunks)
         return [
             TextEmbeds(
                 prompt_embeds=text_embeds.flatten(0, 1).numpy(),
@@ -89,21 +90,24 @@ class TextEncoders:
         ]
 
     def _encode_chunks(
-        self, chunks: list[list[Chunk]], chunks_2: list[list[Chunk]]
+        self, chunks: list[list[Chunk]], chunks_2: list[list[Chunk]], adapters: Sequence[Sequence[WeightedAdapter]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute hidden states [chunks, 77, 2048] and pooled output [chunks, 1280] of the chunks of all texts."""
-        first = self._modules.encoder(self._ids(chunks), output_hidden_states=True)
-        second = self._modules.encoder_2(self._ids(chunks_2), output_hidden_states=True)
+        """Compute hidden states [chunks, 77, 2048] and pooled output [chunks, 1280] of the chunks of all texts.
+
+        `adapters` are the LoRAs of each chunk.
+        """
+        changes = [
+            combined([(adapter.text_encoder, weight) for adapter, weight in of_chunk]) for of_chunk in adapters
+        ]
+        with applied(stacked(changes)):
+            first = self._modules.encoder(self._ids(chunks), output_hidden_states=True)
+        changes = [
+            combined([(adapter.text_encoder_2, weight) for adapter, weight in of_chunk]) for of_chunk in adapters
+        ]
+        with applied(stacked(changes)):
+            second = self._modules.encoder_2(self._ids(chunks_2), output_hidden_states=True)
         prompt_embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return prompt_embeds.float().cpu(), second.text_embeds.float().cpu()
-
-    @contextmanager
-    def _applied(self, chunks: Sequence[Sequence[WeightedAdapter]]) -> Iterator[None]:
-        """Context manager in which the encoders' layers add the changes of the LoRAs of each chunk."""
-        first = [combined([(adapter.text_encoder, weight) for adapter, weight in chunk]) for chunk in chunks]
-        second = [combined([(adapter.text_encoder_2, weight) for adapter, weight in chunk]) for chunk in chunks]
-        with applied(self._modules.encoder, stacked(first)), applied(self._modules.encoder_2, stacked(second)):
-            yield
 
     def _ids(self, chunks: list[list[Chunk]]) -> torch.Tensor:
         """Return the token ids of the chunks of all texts as one tensor, [chunks, 77]."""

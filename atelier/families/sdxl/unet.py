@@ -35,7 +35,7 @@ def encode_half(
     unet: UNet2DConditionModel, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
 ) -> Encoded:
     """Run the UNet to the end of its middle block, on `model_input` [rows, 4, h, w] at `timesteps` [rows]."""
-    with applied(unet, conditions.adapters):
+    with applied(conditions.adapters):
         return encode_rows(unet, unet.conv_in(model_input), timesteps, conditions)
 
 
@@ -61,7 +61,7 @@ def encode_rows(
 
 def decode_half(unet: UNet2DConditionModel, encoded: Encoded, conditions: Conditions) -> torch.Tensor:
     """Run the UNet from its middle block to `noise_pred`, [rows, 4, h, w]."""
-    with applied(unet, conditions.adapters):
+    with applied(conditions.adapters):
         return _decode(unet, encoded, conditions)
 
 

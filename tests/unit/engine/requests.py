@@ -18,6 +18,7 @@ from atelier.engine.batch import Batch
 from atelier.engine.control import control_contexts
 from atelier.engine.request import RunningRequest, Submitted
 from atelier.engine.schedules import Schedules
+from atelier.engine.splits import Splits
 from atelier.families.family import PromptConditions, family_of
 from atelier.families.sdxl.conditions import KeysValues
 from tests.unit.engine.diffusers_schedulers import SDXL
@@ -84,9 +85,10 @@ def prompts(request: RunningRequest, *values: float) -> dict[Role, PromptConditi
     }
 
 
-def new_batch(request: RunningRequest, *, exact_width: int = 4, max_width: int = 64) -> Batch:
-    """An empty batch for requests with this one's key."""
-    return Batch(request.submitted.key, family_of("sdxl"), exact_width=exact_width, max_width=max_width)
+def new_batch(request: RunningRequest, *, exact_width: int = 4, num_calls: int = 1) -> Batch:
+    """An empty batch for requests with this one's key; `fast` ones have so many calls, unless there are many rows."""
+    splits = Splits({1: num_calls, 1000: 1})
+    return Batch(request.submitted.key, family_of("sdxl"), exact_width=exact_width, splits=splits)
 
 
 def _prompt(value: float, *, num_tokens: int) -> PromptConditions:

@@ -13,9 +13,9 @@ _GUIDED = running(new_request(num_images=2, guidance_rescale=0.4))
 _PLAIN = running(new_request(num_chunks=2, guidance_scale=1.0, guidance_rescale=0.4))
 
 
-def _batch(*, max_width: int = 64) -> Batch:
+def _batch(*, num_calls: int = 1) -> Batch:
     """Two guided images with the prompts 1 and 2, and one image with the prompt 3, which has two chunks."""
-    batch = new_batch(_GUIDED, max_width=max_width)
+    batch = new_batch(_GUIDED, num_calls=num_calls)
     batch.join(_GUIDED, prompts(_GUIDED, 1.0, 2.0))
     batch.join(_PLAIN, prompts(_PLAIN, 3.0))
     return batch
@@ -53,12 +53,12 @@ def test_images_have_the_guidance_of_their_request() -> None:
     assert packed.guidance_rescale == {0: 0.4, 1: 0.4}
 
 
-def test_calls_have_at_most_their_width() -> None:
-    first, second = _batch(max_width=3).packed.calls
-    assert first.refs == (RowRef(0, "negative"), RowRef(0, "negative"), RowRef(0, "positive"))
-    assert second.refs == (RowRef(0, "positive"), RowRef(1, "positive"))
-    assert second.image.tolist() == [1, 2]
-    assert second.conditions.pooled_prompt_embeds[:, 0].tolist() == [2, 3]
+def test_rows_are_split_into_calls() -> None:
+    first, second = _batch(num_calls=2).packed.calls
+    assert first.refs == (RowRef(0, "negative"), RowRef(0, "negative"))
+    assert second.refs == (RowRef(0, "positive"), RowRef(0, "positive"), RowRef(1, "positive"))
+    assert second.image.tolist() == [0, 1, 2]
+    assert second.conditions.pooled_prompt_embeds[:, 0].tolist() == [2, 2, 3]
 
 
 def test_calls_of_a_fixed_width_end_in_copies_of_the_last_row() -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import torch
 
@@ -57,6 +59,9 @@ class Merged:
     #: The layer's own weight, [in, out].
     base: torch.Tensor
 
+
+#: What the present thread's calls add to the layers; calls of one model run side by side.
+_APPLIED: ContextVar[RowAdapters] = ContextVar("applied", default=MappingProxyType({}))
 
 #: A request's changes of a model's layers, by the names of its submodules.
 RequestLayers = Mapping[str, LowRank | Merged]
@@ -115,31 +120,36 @@ def stacked(rows: Sequence[Layers]) -> RowAdapters:
     return changes
 
 
-@contextmanager
-def applied(model: torch.nn.Module, adapters: RowAdapters) -> Iterator[None]:
-    """Context manager in which the model's layers have the changes of the rows of a call.
+def install(model: torch.nn.Module) -> None:
+    """Let the linear layers and convolutions of a model add the changes that `applied` names."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            layer.forward = partial(_forward, name, layer, layer.forward)  # type: ignore[method-assign]
 
-    The first axis of every layer's input must be those rows.
+
+@contextmanager
+def applied(adapters: RowAdapters) -> Iterator[None]:
+    """Context manager in which the layers of an installed model have the changes of the rows of a call.
+
+    It is of the present thread alone. The first axis of every layer's input must be those rows.
     """
-    layers = {name: model.get_submodule(name) for name in adapters}
-    for name, layer in layers.items():
-        layer.forward = _changed(layer, adapters[name])
+    token = _APPLIED.set(adapters)
     try:
         yield
     finally:
-        for layer in layers.values():
-            del layer.forward
+        _APPLIED.reset(token)
 
 
-def _changed(layer: torch.nn.Module, changes: RowChanges) -> Forward:
-    forward: Forward = layer.forward
+def _forward(name: str, layer: torch.nn.Linear | torch.nn.Conv2d, forward: Forward, x: torch.Tensor) -> torch.Tensor:
+    changes = _APPLIED.get().get(name)
+    if changes is None:
+        return forward(x)
     if isinstance(layer, torch.nn.Conv2d):
         assert changes.factors is not None, "convolutions have factors only"
-        return partial(_convolution, layer, forward, changes.factors)
-    assert isinstance(layer, torch.nn.Linear), "LoRAs change linear layers and convolutions"
+        return _convolution(layer, forward, changes.factors, x)
     if changes.weights is not None:
         forward = partial(_own_weights, changes.weights, layer.bias)
-    return partial(_linear, forward, changes.factors)
+    return _linear(forward, changes.factors, x)
 
 
 def _linear(forward: Forward, factors: RowFactors | None, x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from atelier.families.sdxl.adapters.adapter import Layers, LowRank
-from atelier.families.sdxl.adapters.rows import applied, combined, forms, in_faster_form, stacked
+from atelier.families.sdxl.adapters.rows import applied, combined, forms, in_faster_form, install, stacked
 from atelier.families.sdxl.adapters.slots import AdapterSlots
 
 _LINEAR, _CONVOLUTION = "blocks.0.linear", "convolution"
@@ -27,7 +27,9 @@ class _Model(torch.nn.Module):
 @pytest.fixture
 def model() -> _Model:
     torch.manual_seed(0)
-    return _Model().eval()
+    model = _Model().eval()
+    install(model)
+    return model
 
 
 def _change(*shape: int, rank: int) -> LowRank:
@@ -55,7 +57,7 @@ def _linear(model: _Model, x: torch.Tensor, *changes: LowRank) -> torch.Tensor:
 @torch.inference_mode()
 def test_every_row_of_a_linear_layer_has_its_own_change(model: _Model, shape: Sequence[int]) -> None:
     x, first, third = torch.randn(*shape), _layers(rank=2), _layers(rank=4)
-    with applied(model, stacked([first, {}, third])):
+    with applied(stacked([first, {}, third])):
         y = model.get_submodule(_LINEAR)(x)
     torch.testing.assert_close(y[0], _linear(model, x[0], first[_LINEAR]))
     assert torch.equal(y[1], model.get_submodule(_LINEAR)(x)[1])
@@ -65,7 +67,7 @@ def test_every_row_of_a_linear_layer_has_its_own_change(model: _Model, shape: Se
 @torch.inference_mode()
 def test_every_row_of_a_convolution_has_its_own_change(model: _Model) -> None:
     x, second = torch.randn(2, 3, 8, 10), _layers(rank=3)
-    with applied(model, stacked([{}, second])):
+    with applied(stacked([{}, second])):
         y = model.convolution(x)
     assert torch.equal(y[0], model.convolution(x)[0])
     expected = functional.conv2d(
@@ -83,14 +85,14 @@ def test_rows_with_weights_of_their_own_are_those_with_factors(
     if not has_bias:
         model.get_submodule(_LINEAR).register_parameter("bias", None)
     x, first, third = torch.randn(*shape), _layers(rank=2), _layers(rank=4)
-    with applied(model, stacked([first, {}, third])):
+    with applied(stacked([first, {}, third])):
         expected = model.get_submodule(_LINEAR)(x)
     slots, requests = AdapterSlots(), [in_faster_form(model, layers) for layers in (first, {}, third)]
     for slot, layers in enumerate(requests):
         slots.write([slot], layers)
     changes = slots.read(slice(0, 3), [forms(layers) for layers in requests])
     assert changes[_LINEAR].weights is not None
-    with applied(model, changes):
+    with applied(changes):
         torch.testing.assert_close(model.get_submodule(_LINEAR)(x), expected)
 
 
@@ -112,7 +114,7 @@ def test_combined_loras_add_up_by_their_weights(model: _Model) -> None:
     del second[_CONVOLUTION]  # type: ignore[attr-defined]
     together = combined([(first, 0.5), (second, -2.0)])
     assert {name: change.rank for name, change in together.items()} == {_LINEAR: 5, _CONVOLUTION: 2}
-    with applied(model, stacked([together])):
+    with applied(stacked([together])):
         y = model.get_submodule(_LINEAR)(x)
     scaled = [LowRank(of[_LINEAR].down, w * of[_LINEAR].up) for of, w in ((first, 0.5), (second, -2.0))]
     torch.testing.assert_close(y, _linear(model, x, *scaled))
@@ -122,9 +124,9 @@ def test_combined_loras_add_up_by_their_weights(model: _Model) -> None:
 def test_a_row_with_nan_spoils_no_other(model: _Model) -> None:
     x, sound = torch.randn(2, 6), _layers(rank=2)
     poisoned = {name: LowRank(change.down * float("nan"), change.up) for name, change in _layers(rank=4).items()}
-    with applied(model, stacked([sound, sound])):
+    with applied(stacked([sound, sound])):
         alone = model.get_submodule(_LINEAR)(x)[0]
-    with applied(model, stacked([sound, poisoned])):
+    with applied(stacked([sound, poisoned])):
         y = model.get_submodule(_LINEAR)(x)
     torch.testing.assert_close(y[0], alone)
     assert y[1].isnan().all()
@@ -133,6 +135,6 @@ def test_a_row_with_nan_spoils_no_other(model: _Model) -> None:
 def test_layers_are_plain_again_afterwards(model: _Model) -> None:
     x = torch.randn(1, 6)
     plain = model.get_submodule(_LINEAR)(x)
-    with pytest.raises(RuntimeError), applied(model, stacked([_layers(rank=2)])):
+    with pytest.raises(RuntimeError), applied(stacked([_layers(rank=2)])):
         model.get_submodule(_LINEAR)(torch.randn(1, 7))
     assert torch.equal(model.get_submodule(_LINEAR)(x), plain)

@@ -1,0 +1,95 @@
+"""Into how many UNet calls a step's rows are split: what measured fastest when the model was loaded."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+#: Numbers of rows that are measured, in ascending order; the first is that of one guided image.
+_NUMS_OF_ROWS = (2, 8, 32)
+_NUM_REPETITIONS = 2
+#: Calls that do not run side by side with others have at least so many rows each.
+_MIN_ROWS = 8
+#: More calls must take at most this, relative to fewer: measurements differ by as much.
+_GAIN = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The number of calls by the number of rows from which on it is the fastest."""
+
+    num_calls: Mapping[int, int]
+
+    def parts(self, num_rows: int) -> list[slice]:
+        """Return the rows of each call, as equal in number as possible."""
+        measured = sorted(self.num_calls)
+        nearest = measured[max(bisect_right(measured, num_rows) - 1, 0)]
+        rows_per_call = max(nearest / self.num_calls[nearest], 1)
+        num_calls = self.num_calls[nearest]
+        if nearest == measured[-1]:
+            num_calls = round(num_rows / rows_per_call)
+        return even_parts(num_rows, min(num_calls, num_rows))
+
+
+def even_parts(num_rows: int, num_calls: int) -> list[slice]:
+    """Split rows into calls whose numbers of rows differ by at most one."""
+    ends = [num_rows * call // num_calls for call in range(num_calls + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def fastest_splits(
+    step: Callable[[int, int], object], num_parallel: int, *, now_s: Callable[[], float] = time.perf_counter
+) -> Splits:
+    """Measure steps, and return the fastest splits.
+
+    `step` takes a step with a number of rows in a number of calls, of which `num_parallel` run side by side. The
+    device is taken to have memory for the smallest step in one call; what it has none for is left out.
+    """
+    found = {}
+    for num_rows in _NUMS_OF_ROWS:
+        taken_s = _times_s(step, num_rows, _candidates(num_rows, num_parallel), now_s)
+        if taken_s:
+            found[num_rows] = _fastest(taken_s)
+    if not found:
+        raise torch.OutOfMemoryError(f"there is no memory for {_NUMS_OF_ROWS[0]} rows")
+    return Splits(found)
+
+
+def _candidates(num_rows: int, num_parallel: int) -> list[int]:
+    """Return the numbers of calls that are worth measuring."""
+    nums = {1, num_parallel} | ({2 * num_parallel} if num_rows >= _MIN_ROWS * 2 * num_parallel else set())
+    return sorted(num for num in nums if num <= num_rows)
+
+
+def _times_s(
+    step: Callable[[int, int], object], num_rows: int, nums_of_calls: Sequence[int], now_s: Callable[[], float]
+) -> dict[int, float]:
+    """Return the time of a step by the number of its calls, without those that the device has no memory for."""
+    taken_s: dict[int, float] = {}
+    for num_calls in nums_of_calls:
+        try:
+            step(num_rows, num_calls)
+            taken_s[num_calls] = min(_time_s(step, num_rows, num_calls, now_s) for _ in range(_NUM_REPETITIONS))
+        except torch.OutOfMemoryError:
+            continue
+    return taken_s
+
+
+def _fastest(taken_s: Mapping[int, float]) -> int:
+    fewest, *more = sorted(taken_s)
+    best = fewest
+    for num_calls in more:
+        if taken_s[num_calls] <= _GAIN * taken_s[best]:
+            best = num_calls
+    return best
+
+
+def _time_s(step: Callable[[int, int], object], num_rows: int, num_calls: int, now_s: Callable[[], float]) -> float:
+    start_s = now_s()
+    step(num_rows, num_calls)
+    return now_s() - start_s

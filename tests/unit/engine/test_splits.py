@@ -1,0 +1,86 @@
+"""Into how many calls rows are split, on plain values and a clock that calls move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from atelier.engine.splits import Splits, fastest_splits
+from tests.engines import Clock
+
+
+def _sizes(splits: Splits, num_rows: int) -> list[int]:
+    """The number of rows of each call."""
+    parts = splits.parts(num_rows)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(num_rows))
+    return [part.stop - part.start for part in parts]
+
+
+def _fastest(step_s: Callable[[int, int], float], *, num_parallel: int) -> Splits:
+    """The splits that are found if steps take so many seconds."""
+    clock = Clock()
+
+    def step(num_rows: int, num_calls: int) -> None:
+        clock.now_s += step_s(num_rows, num_calls)
+
+    return fastest_splits(step, num_parallel, now_s=clock)
+
+
+def test_rows_are_split_as_the_nearest_smaller_number_that_was_measured() -> None:
+    splits = Splits({2: 1, 8: 2, 32: 4})
+    assert _sizes(splits, 1) == [1]
+    assert _sizes(splits, 7) == [7]
+    assert _sizes(splits, 9) == [4, 5]
+    assert _sizes(splits, 32) == [8, 8, 8, 8]
+
+
+def test_calls_are_no_larger_than_the_largest_that_was_measured() -> None:
+    assert _sizes(Splits({2: 1, 32: 2}), 64) == [16] * 4
+    assert _sizes(Splits({2: 1, 32: 2}), 40) == [20, 20]
+
+
+def test_a_call_has_a_row() -> None:
+    assert _sizes(Splits({2: 2}), 1) == [1]
+
+
+def test_the_fastest_number_of_calls_is_found_for_each_number_of_rows() -> None:
+    """Small steps are slower in two calls here, large ones in one or four."""
+    splits = _fastest(
+        lambda rows, calls: {(2, 2): 30.0, (8, 2): 6.0, (32, 2): 20.0, (32, 4): 25.0}.get((rows, calls), 28.0),
+        num_parallel=2,
+    )
+    assert splits == Splits({2: 1, 8: 2, 32: 2})
+
+
+def test_more_calls_that_are_hardly_faster_are_not_preferred() -> None:
+    assert _fastest(lambda _, calls: 100.0 - calls, num_parallel=2) == Splits({2: 1, 8: 1, 32: 1})
+
+
+def test_a_device_that_runs_one_call_at_a_time_may_prefer_smaller_ones() -> None:
+    assert _fastest(lambda rows, calls: 10.0 if rows < 32 or calls == 2 else 20.0, num_parallel=1) == Splits(
+        {2: 1, 8: 1, 32: 2}
+    )
+
+
+def test_steps_without_memory_are_left_out() -> None:
+    def step(num_rows: int, num_calls: int) -> None:
+        if num_rows / num_calls > 16:
+            raise torch.OutOfMemoryError("no memory")
+
+    assert fastest_splits(step, 1, now_s=Clock()) == Splits({2: 1, 8: 1, 32: 2})
+
+
+def test_a_device_without_memory_for_any_step_cannot_serve_the_model() -> None:
+    def no_memory(*_: int) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        fastest_splits(no_memory, 1, now_s=Clock())
+
+
+def test_a_step_that_is_slow_once_counts_by_its_better_time() -> None:
+    times_s = iter([9.0, 9.0, 5.0, *[9.0, 1.0, 9.0], *[1.0] * 99])
+    splits = _fastest(lambda rows, _: next(times_s) if rows == 2 else 1.0, num_parallel=2)
+    assert splits.num_calls[2] == 2
