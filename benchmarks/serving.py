@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -133,12 +134,13 @@ def running_baseline(module: str, port: int, *, num_threads: int) -> Iterator[st
     """Run one of the servers that Atelier is compared with in a process of its own; yields its address."""
     command = [sys.executable, "-m", module, f"--port={port}", f"--threads={num_threads}"]
     address = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command) as server:
+    # LitServe's workers outlive their server, so all processes of its session are ended.
+    with subprocess.Popen(command, start_new_session=True) as server:
         try:
             _wait_until_it_answers(address, server)
             yield address
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)
 
 
 def _wait_until_it_answers(address: str, server: subprocess.Popen[bytes]) -> None:
