@@ -184,12 +184,10 @@ class Runner:
         has_control = any(of_call.control.calls for of_call in inputs)
         with self._host.acquire(self._entry.id) as unet:
             run = partial(self._run, unet, requests)
-            # The bits of `exact` requests must not depend on the number of threads of a call.
-            is_exact = packed.width is not None
-            if self._side_by_side is None or (not is_exact and (has_control or len(inputs) == 1)):
+            # One thread at a time calls ControlNets, and the bits of their residuals depend on the number of threads.
+            one_by_one = len(inputs) == 1 or has_control or packed.width is not None
+            if self._side_by_side is None or one_by_one:
                 noise_preds = [run(of_call) for of_call in inputs]
-            elif has_control:
-                noise_preds = self._side_by_side.one_by_one(run, inputs)
             else:
                 noise_preds = self._side_by_side.map(run, inputs)
         return torch.cat(noise_preds)
@@ -209,7 +207,7 @@ class Runner:
 
     @torch.inference_mode()
     def _run(self, unet: UNet2DConditionModel, requests: Sequence[RunningRequest], of_call: _Input) -> torch.Tensor:
-        """Run one call. ControlNets are called by one thread at a time."""
+        """Run one call, in any thread if no ControlNet acts on its rows."""
         control, conditions = of_call.control, of_call.conditions
         wait = self._transport.start(control.calls, control.contexts) if control.calls else None
         encoded = self.family.encode_half(unet, of_call.model_input, of_call.timesteps, conditions)

@@ -7,7 +7,7 @@ of a core while another process uses it. Calls side by side wait for each other 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -23,9 +23,10 @@ class SideBySide:
         self._threads = ThreadPoolExecutor(num_threads, "unet", initializer=torch.set_num_threads, initargs=(1,))
 
     def map(self, run: Callable[[C], R], calls: Sequence[C]) -> list[R]:
-        """Run calls at the same time; returns their results in order, or raises the first one's error."""
-        return list(self._threads.map(run, calls))
+        """Run calls at the same time, and return their results in order.
 
-    def one_by_one(self, run: Callable[[C], R], calls: Sequence[C]) -> list[R]:
-        """Run calls one after the other in one of the threads."""
-        return self._threads.submit(lambda: [run(call) for call in calls]).result()
+        When all have ended, raises the error of the first that failed.
+        """
+        running = [self._threads.submit(run, call) for call in calls]
+        wait(running)
+        return [ended.result() for ended in running]

@@ -16,8 +16,8 @@ _NUMS_OF_ROWS = (2, 8, 16, 32)
 _NUM_REPETITIONS = 3
 #: Calls that do not run side by side with others have at least so many rows each.
 _MIN_ROWS = 8
-#: Calls that run side by side are preferred to one if they take less than this, relative to it. While the graph works,
-#: they gain: with 16 clients on two cores, 10 to 20 % of the throughput.
+#: Calls that run side by side are preferred to one if they take less than this, relative to it. They gain while the
+#: graph works: with 16 clients on two cores, 10 to 20 % of the throughput.
 _TOLERANCE = 1.15
 #: Still more calls must take less than this, relative to those: measurements differ by as much.
 _GAIN = 0.95
