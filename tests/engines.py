@@ -14,7 +14,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.control.controlnets import load_controlnets
 from atelier.control.transports import InProcess
 from atelier.core.conditioning import Floats
-from atelier.core.denoising import Denoised, DenoiseRequest, StepEvent
+from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import load_runners
@@ -49,12 +49,7 @@ def run_together(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Flo
     ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
     for request, events in zip(requests, ends, strict=True):
         engine.submit(request, events.put)
-    latents = []
-    for events in ends:
-        event = events.get(timeout=WAIT_S)
-        assert isinstance(event, Denoised), event
-        latents.append(event.latents)
-    return latents
+    return [_latents(events) for events in ends]
 
 
 @contextmanager
@@ -73,6 +68,22 @@ def held_at_first_step(engine: Engine, request: DenoiseRequest) -> Iterator[None
     yield
     go_on.set()
     assert ended.wait(WAIT_S)
+
+
+def run_in_one_batch(engine: Engine, first: DenoiseRequest, requests: Sequence[DenoiseRequest]) -> list[Floats]:
+    """Final latents of requests that join one that has begun, `first`, after their LoRAs have been loaded."""
+    run_together(engine, requests)
+    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
+    with held_at_first_step(engine, replace(first, request_id=RequestId("first"))):
+        for request, events in zip(requests, ends, strict=True):
+            engine.submit(request, events.put)
+    return [_latents(events) for events in ends]
+
+
+def _latents(events: queue.Queue[Event]) -> Floats:
+    event = events.get(timeout=WAIT_S)
+    assert isinstance(event, Denoised), event
+    return event.latents
 
 
 class Clock:

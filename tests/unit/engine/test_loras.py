@@ -27,7 +27,7 @@ from atelier.families.family import Adapter
 from atelier.families.sdxl.adapters.keys import Part
 from atelier.families.sdxl.adapters.reading import read_adapter
 from atelier.models.loading import load_scheduler, load_unet
-from tests.engines import held_at_first_step, new_engine, run_together
+from tests.engines import held_at_first_step, new_engine, run_in_one_batch, run_together
 from tests.loras import add_lora, write_lora
 from tests.small_models import CPU
 
@@ -133,7 +133,7 @@ def test_eight_different_loras_in_one_batch_are_those_of_peft(
     engine: Engine, loras: Loras, request_: DenoiseRequest, reports: list[StepReport]
 ) -> None:
     requests = [_with(request_, weights, name=f"req_{index}", seed=index) for index, weights in enumerate(_EIGHT)]
-    together = _run_in_one_batch(engine, request_, requests)
+    together = run_in_one_batch(engine, request_, requests)
     assert max(report.num_requests for report in reports) == len(_EIGHT) + 1
     for request, latents in zip(requests, together, strict=True):
         assert _distance(latents, loras.oracle(request)) < _BOUND, request.pass_.loras
@@ -146,33 +146,18 @@ def test_exact_requests_have_the_same_bits_beside_any_others(
         _with(request_, weights, name=f"req_{index}", seed=index, reproducibility="exact")
         for index, weights in enumerate([*_EIGHT, {"a": 0.2}, {"a": 0.3, "b": 0.1, "e": 0.3}])
     ]
-    together = _run_in_one_batch(engine, request_, requests)
+    together = run_in_one_batch(engine, request_, requests)
     for request, latents in zip(requests, together, strict=True):
         [alone] = run_together(engine, [request])
         assert np.array_equal(latents, alone), request.pass_.loras
         assert _distance(latents, loras.oracle(request)) < _BOUND
 
 
-def _run_in_one_batch(engine: Engine, request: DenoiseRequest, requests: Sequence[DenoiseRequest]) -> list[Floats]:
-    """Load the requests' LoRAs, then run the requests together, beside a plain one that has begun."""
-    run_together(engine, requests)
-    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
-    with held_at_first_step(engine, replace(request, request_id=RequestId("first"))):
-        for each, events in zip(requests, ends, strict=True):
-            engine.submit(each, events.put)
-    latents = []
-    for events in ends:
-        event = events.get(timeout=_WAIT_S)
-        assert isinstance(event, Denoised), event
-        latents.append(event.latents)
-    return latents
-
-
 def test_a_plain_request_beside_loras_has_its_own_latents(
     engine: Engine, loras: Loras, request_: DenoiseRequest
 ) -> None:
     requests = [_with(request_, {}, name="plain"), _with(request_, {"c": 1.0}, name="other")]
-    plain, _ = _run_in_one_batch(engine, request_, requests)
+    plain, _ = run_in_one_batch(engine, request_, requests)
     assert _distance(plain, loras.oracle(requests[0])) < _BOUND
 
 
@@ -263,6 +248,6 @@ def test_loras_of_a_high_rank_count_as_more_rows(
     for weights, together in (({"a": 0.1}, 1), ({"wide": 0.1}, 1), ({}, 2)):
         run_together(engine, [_with(request_, weights)])
         del reports[:]
-        _run_in_one_batch(engine, request_, [_with(request_, weights)])
+        run_in_one_batch(engine, request_, [_with(request_, weights)])
         assert max(report.num_running for report in reports) == together, weights
     engine.close()

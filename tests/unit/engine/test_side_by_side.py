@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,13 +13,12 @@ import torch
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.adapters import Lora
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
-from atelier.engine.engine import Engine, StepReport
-from atelier.engine.request import Event
+from atelier.core.denoising import DenoiseRequest, RequestId
+from atelier.engine.engine import StepReport
 from atelier.engine.side_by_side import SideBySide
 from atelier.engine.splits import Splits
 from atelier.models.loading import load_unet
-from tests.engines import held_at_first_step, new_engine, run_together
+from tests.engines import new_engine, run_in_one_batch, run_together
 from tests.loras import add_lora, write_lora
 from tests.small_models import CPU
 
@@ -83,24 +81,8 @@ def test_requests_in_calls_side_by_side_have_their_own_latents(
     alone.close()
     monkeypatch.setattr("atelier.engine.runner.fastest_splits", lambda *_: Splits({1: 1, 2: 2}))
     engine = new_engine(catalogue, num_threads=2, max_rows=100, observe=reports.append, find=lora_files.__getitem__)
-    together = _run_in_one_batch(engine, request_, requests)
+    together = run_in_one_batch(engine, request_, requests)
     engine.close()
     assert max(report.num_requests for report in reports) == len(requests) + 1
     for ours, theirs in zip(together, expected, strict=True):
         assert np.abs(ours - theirs).max() < 5e-4 * np.abs(theirs).max()
-
-
-def _run_in_one_batch(
-    engine: Engine, first: DenoiseRequest, requests: list[DenoiseRequest]
-) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    run_together(engine, requests)
-    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
-    with held_at_first_step(engine, replace(first, request_id=RequestId("first"))):
-        for request, events in zip(requests, ends, strict=True):
-            engine.submit(request, events.put)
-    latents = []
-    for events in ends:
-        event = events.get(timeout=_WAIT_S)
-        assert isinstance(event, Denoised), event
-        latents.append(event.latents)
-    return latents
