@@ -22,8 +22,7 @@ class Autoencoder:
 
         Raises ModelUnavailable if files are missing or corrupt.
         """
-        # Convolutions read this format faster: decoding takes a seventh less on the CPU.
-        self._vae = load_vae(entry, placement).to(memory_format=torch.channels_last)
+        self._vae = load_vae(entry, placement)
         self._placement = placement
         self.weights_hash = weights_hash(self._vae, settings=self._vae.config)
         size = entry.defaults.size
