@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
-from atelier.core.errors import DeadlineExceeded, QueueFull, ReplicaLost
+from atelier.core.errors import DeadlineExceeded, ModelNotFound, QueueFull, ReplicaLost
 from atelier.core.origin import Origin
 from atelier.engine.batch import Batch
 from atelier.engine.policy import admissible, next_key
@@ -124,9 +124,13 @@ class Engine:
         Raises:
             QueueFull: `max_waiting` requests are waiting.
             ReplicaLost: the engine's thread has ended.
-            LoraNotFound: a LoRA is not in the catalogue.
+            ModelNotFound, LoraNotFound: the model or a LoRA is not in the catalogue.
+            AdapterInvalid: the file of a LoRA is not there.
         """
-        submitted = self._runners[request.pass_.model].submitted(request, emit, self._now_s())
+        runner = self._runners.get(request.pass_.model)
+        if runner is None:
+            raise ModelNotFound(f"This Denoiser has no model {request.pass_.model!r}.")
+        submitted = runner.submitted(request, emit, self._now_s())
         for adapter in submitted.adapters:
             adapter.add_done_callback(self._wake)
         with self._changed:
@@ -252,7 +256,7 @@ class Engine:
                 self._changed.wait(_IDLE_WAIT_S)
             admitted = admissible(
                 self._waiting,
-                sum(request.submitted.cost for batch in self._batches.values() for request in batch.requests),
+                sum(request.cost for batch in self._batches.values() for request in batch.requests),
                 is_ready=lambda submitted: submitted.is_ready,
                 cost_of=lambda submitted: submitted.cost,
                 max_cost=self._settings.max_rows,

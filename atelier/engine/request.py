@@ -148,6 +148,8 @@ class RunningRequest:
     control_contexts: tuple[ControlContext, ...] = ()
     #: Weights hashes of the models that have run on the request so far, by name.
     weights: dict[str, str] = field(default_factory=dict)
+    #: Share of the engine's capacity, as `Submitted.cost` was at admission.
+    cost: float = 1.0
     #: Seconds from the submission to the admission.
     queue_s: float = 0.0
     #: Number of steps done.

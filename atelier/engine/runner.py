@@ -146,6 +146,7 @@ class Runner:
             control_contexts=control_contexts(request.controls, roles),
             weights=self._weights(request, adapters),
             adapter_forms=self.family.forms(changes.of_rows),
+            cost=submitted.cost,
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )

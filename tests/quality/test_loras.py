@@ -34,7 +34,7 @@ def _scores(
     return lora_scores(images, _DESCRIPTIONS, styles)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("style", STYLES)
 def test_style_grows_with_the_weight_of_its_lora(pipeline: StableDiffusionXLPipeline, style: Style) -> None:
     without, half, whole = (_scores(pipeline, style, weight=weight).styles[style] for weight in (0.0, 0.5, 1.0))
@@ -43,7 +43,7 @@ def test_style_grows_with_the_weight_of_its_lora(pipeline: StableDiffusionXLPipe
     assert whole >= without + 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("style", [recipe.style for recipe in RECIPES.values() if recipe.trigger])
 def test_style_with_trigger_words_needs_them(pipeline: StableDiffusionXLPipeline, style: Style) -> None:
     with_trigger, without = (_scores(pipeline, style, trigger=trigger).styles[style] for trigger in (True, False))

@@ -13,7 +13,7 @@ import pytest
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Conditioning, Floats, Text, TextEmbeds
 from atelier.core.denoising import Denoised, DenoiseRequest, InitImage, Pass, RequestId, StepEvent
-from atelier.core.errors import GenerationFailed, ModelUnavailable, QueueFull
+from atelier.core.errors import GenerationFailed, ModelNotFound, ModelUnavailable, QueueFull
 from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.engine.engine import Engine, EngineStatus, Runners, StepReport
@@ -168,6 +168,11 @@ def test_cancelling_a_finished_request_spares_the_next_one_of_its_id(engine: Eng
     for _ in range(2):
         assert isinstance(_result(engine, _request(embeds)), Denoised)
         engine.cancel(RequestId("req_a"))
+
+
+def test_a_request_for_another_model_is_refused_at_once(engine: Engine, embeds: TextEmbeds) -> None:
+    with pytest.raises(ModelNotFound, match="no model 'another'"):
+        engine.submit(_request(embeds, model="another"), lambda _: None)
 
 
 def test_request_beyond_the_bound_is_rejected(engine: Engine, embeds: TextEmbeds) -> None:
