@@ -54,8 +54,8 @@ async def test_limits_change_in_the_running_replicas(changed: Graph) -> None:
 
 @pytest.mark.slow
 async def test_a_smaller_batch_is_kept_by_the_running_engine(changed: Graph, steps: Steps) -> None:
-    """Three requests of ten rows share a call at first, and two at most afterwards."""
-    body = {"prompt": "x", "n": 5, "size": "64x64", "num_inference_steps": 40}
+    """Three requests of ten rows share a batch at first, and two at most afterwards."""
+    body = {"prompt": "x", "n": 5, "size": "128x128", "num_inference_steps": 20}
 
     async def wide_steps() -> int:
         async with httpx2.AsyncClient(base_url=changed.address, timeout=120) as client:
