@@ -11,8 +11,6 @@ ENVIRONMENT = {
     # keeps its requests and its GPU.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middleware",
-    # With Serve's 0.1 s the controller takes a tenth of a core, and every process that it asks a part of another one.
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     # glibc gives every thread an arena of its own, and none returns memory that another one could use: a Router grew
     # by 0.7 MiB a minute under 16 clients.
     "MALLOC_ARENA_MAX": "2",

@@ -88,7 +88,7 @@ def test_the_weights_of_the_config_are_fetched_by_the_commands(small_catalogue: 
         upscalers=("RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B"),
     )
     assert absent(selection.read(models_dir)) == []
-    assert len(absent(selection.read({"ATELIER_MODELS_DIR": str(tmp_path / "elsewhere")}))) == 7
+    assert len(absent(selection.read({"ATELIER_MODELS_DIR": str(tmp_path / "elsewhere")}))) == 6
 
 
 def test_every_file_of_a_command_exists() -> None:

@@ -88,6 +88,16 @@ def _replicas(app: str, deployment: str) -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if _title(entry).startswith(title)]
 
 
+async def _controlnet(app: str) -> int:
+    """The process of the only ControlNet replica, when the one before it has been replaced."""
+    async with asyncio.timeout(60):
+        while True:
+            pids = _replicas(app, "ControlNet")
+            if len(pids) == 1 and serve.status().applications[app].status == "RUNNING":
+                return pids[0]
+            await asyncio.sleep(0.2)
+
+
 def _title(process: Path) -> bytes:
     try:
         return (process / "cmdline").read_bytes() if process.name.isdigit() else b""
@@ -119,7 +129,7 @@ async def test_a_lost_controlnet_does_not_change_the_image(
     # A transport that failed in the previous test is skipped for 5 s.
     await asyncio.sleep(6)
     failures = await _failures(address)
-    [pid] = _replicas(name, "ControlNet")
+    pid = await _controlnet(name)
     try:
         assert await _image_with_signal(address, pid, signal_) == expected
     finally:
