@@ -88,7 +88,7 @@ def test_the_weights_of_the_config_are_fetched_by_the_commands(small_catalogue: 
         upscalers=("RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B"),
     )
     assert absent(selection.read(models_dir)) == []
-    assert len(absent(selection.read({"ATELIER_MODELS_DIR": str(tmp_path / "elsewhere")}))) == 6
+    assert len(absent(selection.read({"ATELIER_MODELS_DIR": str(tmp_path / "elsewhere")}))) == 7
 
 
 def test_every_file_of_a_command_exists() -> None:
@@ -107,5 +107,5 @@ def test_every_file_of_a_command_exists() -> None:
 def test_the_exported_variables_are_those_of_the_table() -> None:
     exported = {command.split()[1].partition("=")[0] for command in _commands() if command.startswith("export ")}
     table = _PAGE.partition("## The environment")[2]
-    assert len(exported) == 7
+    assert len(exported) == 6
     assert exported <= set(re.findall(r"^\| `(\w+)", table, flags=re.MULTILINE))
