@@ -176,7 +176,7 @@ def _gaps(entry: ModelEntry, files: Mapping[str, Path], request: DenoiseRequest)
     reports: list[StepReport] = []
     engine = Engine(
         lambda: load_runners([entry], _CPU, find_lora=files.__getitem__),
-        # One row more than the long request has, so that those that have loaded their LoRAs do not join it.
+        # No room beside the long request, so that those that have loaded their LoRAs do not join it.
         EngineSettings(num_threads=num_threads, max_waiting=64, max_rows=2, exact_width=8),
         place=place_hash(_CPU, num_threads=num_threads, width=8),
         observe=reports.append,

@@ -1,6 +1,7 @@
 """How a handle chooses the Denoiser of a request: one that has the request's LoRAs in memory, unless it is busier.
 
-Without LoRAs, Serve's own choice is made: the less busy of two random replicas.
+Without LoRAs, Serve's own choice is made: the less busy of two random replicas. So it is for a request that is
+repeated, because the replica with its LoRAs may be the one that was lost, and frozen until Serve replaces it.
 """
 
 from __future__ import annotations
@@ -66,9 +67,11 @@ def candidates(
 
 
 def _loras(pending: PendingRequest | None) -> list[str]:
-    if pending is None or not pending.args or not isinstance(pending.args[0], DenoiseRequest):
+    """Return the LoRAs by which a replica is chosen."""
+    request = pending.args[0] if pending is not None and pending.args else None
+    if not isinstance(request, DenoiseRequest) or request.is_repeated:
         return []
-    return [lora.id for lora in pending.args[0].pass_.loras]
+    return [lora.id for lora in request.pass_.loras]
 
 
 ROUTING = RequestRouterConfig(request_router_class=ResidentLoras, request_routing_stats_period_s=_REPORT_PERIOD_S)

@@ -16,7 +16,7 @@ from deployments.options import TextEncoderOptions
 from deployments.replica import Replica
 
 if TYPE_CHECKING:
-    from atelier.local.texts import TextKey
+    from atelier.local.texts import TextTask
 
 _MAX_BATCH = 16
 _BATCH_WAIT_S = 0.002
@@ -36,10 +36,10 @@ class TextEncoder(Replica):
         """Encode a request's prompts. Raises InvalidParameter if a text is too long."""
         return await self._stage.encode_texts(model, prompts, reproducibility, encode=self._encode)
 
-    async def _encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
-        embeds: list[TextEmbeds] = await asyncio.gather(*(self._encode_batch(key) for key in keys))
+    async def _encode(self, tasks: Sequence[TextTask]) -> list[TextEmbeds]:
+        embeds: list[TextEmbeds] = await asyncio.gather(*(self._encode_batch(task) for task in tasks))
         return embeds
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=_BATCH_WAIT_S)
-    async def _encode_batch(self, keys: list[TextKey]) -> list[TextEmbeds]:
-        return await self._stage.encode(keys)
+    async def _encode_batch(self, tasks: list[TextTask]) -> list[TextEmbeds]:
+        return await self._stage.encode(tasks)

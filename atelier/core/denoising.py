@@ -86,6 +86,8 @@ class DenoiseRequest:
     report_steps: bool = False
     #: Number of evenly spaced steps whose event carries a preview.
     num_previews: int = 0
+    #: Whether the replica that had the request before was lost.
+    is_repeated: bool = False
     #: Seconds after its submission at which the engine ends the request, so that a lost Router leaves no work behind.
     time_limit_s: float | None = None
 

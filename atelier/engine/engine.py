@@ -124,8 +124,7 @@ class Engine:
         Raises:
             QueueFull: `max_waiting` requests are waiting.
             ReplicaLost: the engine's thread has ended.
-            ModelNotFound, LoraNotFound: the model or a LoRA is not in the catalogue.
-            AdapterInvalid: the file of a LoRA is not there.
+            ModelNotFound: the model is not loaded here.
         """
         runner = self._runners.get(request.pass_.model)
         if runner is None:

@@ -37,6 +37,8 @@ from atelier.models.loading import Placement, load_scheduler, load_unet
 
 _NO_CONTROLNETS = InOrder({})
 _NO_LORAS = LoraLibrary()
+#: With guidance.
+_ROWS_OF_ONE_IMAGE = 2
 
 
 def load_runners(
@@ -109,10 +111,7 @@ class Runner:
         self._splits = self._warm_up()
 
     def submitted(self, request: DenoiseRequest, emit: Emit, now_s: float = 0.0) -> Submitted:
-        """Return the request as it waits, with its LoRAs, which are loaded from now on. Called in any thread.
-
-        Raises what the search for a LoRA raises, such as LoraNotFound.
-        """
+        """Return the request as it waits, with its LoRAs, which are loaded from now on. Called in any thread."""
         adapters = tuple(self._adapters.get(self._entry.id, lora.id) for lora in request.pass_.loras)
         return Submitted(request, emit, now_s, adapters, plain_cost(request, self._entry.defaults.size))
 
@@ -259,13 +258,15 @@ class Runner:
         return latents, InpaintState(x0=x0, noise=noise, mask=torch.tensor(init_image.mask, device=device))
 
     def _warm_up(self) -> Splits:
-        """Take steps at the default size, and return the splits with which they are fastest."""
+        """Take steps at the default size, as most requests have it, and return the splits that are fastest."""
         new_batch = functools.cache(self._new_warm_up_batch)
 
         def step(num_rows: int, num_calls: int) -> None:
             batch = new_batch(num_rows, num_calls)
             self.step(batch.requests, batch.packed)
 
+        for _ in range(2):
+            step(_ROWS_OF_ONE_IMAGE, 1)
         return fastest_splits(step, 1 if self._side_by_side is None else torch.get_num_threads())
 
     def _new_warm_up_batch(self, num_rows: int, num_calls: int) -> Batch:

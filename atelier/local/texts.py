@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cachetools import LRUCache
 
@@ -27,19 +27,20 @@ class TextKey:
     text: Text
     #: Part of the key because texts of `exact` requests are encoded alone, which may change the last bits.
     reproducibility: Reproducibility
-    #: The LoRAs that have a part for the text encoders, and the hashes of those parts.
-    loras: tuple[Lora, ...] = ()
-    lora_hashes: tuple[str, ...] = ()
-    #: The same LoRAs in memory.
-    adapters: tuple[Adapter, ...] = field(default=(), compare=False, repr=False)
-
-    @property
-    def weighted_adapters(self) -> list[WeightedAdapter]:
-        return [(adapter, lora.weight) for adapter, lora in zip(self.adapters, self.loras, strict=True)]
+    #: The LoRAs that have a part for the text encoders, each with the hash of that part.
+    loras: tuple[tuple[Lora, str], ...] = ()
 
 
-#: Encodes texts of any models; embeddings are in the order of the keys.
-EncodeTexts = Callable[[Sequence[TextKey]], Awaitable[list[TextEmbeds]]]
+@dataclass(frozen=True, slots=True)
+class TextTask:
+    """A text to encode, and its LoRAs in memory, which the cache does not hold on to."""
+
+    key: TextKey
+    adapters: tuple[WeightedAdapter, ...] = ()
+
+
+#: Encodes texts of any models; embeddings are in the order of the tasks.
+EncodeTexts = Callable[[Sequence[TextTask]], Awaitable[list[TextEmbeds]]]
 
 
 class TextEncoderStage:
@@ -91,10 +92,11 @@ class TextEncoderStage:
         loaded.
         """
         adapters = await self._load_adapters(model, prompts.loras)
-        loras, hashes = tuple(adapters), tuple(adapter.weights_hash for adapter in adapters.values())
+        loras = tuple((lora, adapter.weights_hash) for lora, adapter in adapters.items())
+        weighted = tuple((adapter, lora.weight) for lora, adapter in adapters.items())
         texts = [prompts.positive] if prompts.negative is None else [prompts.positive, prompts.negative]
-        keys = [TextKey(model, text, reproducibility, loras, hashes, tuple(adapters.values())) for text in texts]
-        positive, *negative = await self._encode_cached(keys, encode or self.encode)
+        tasks = [TextTask(TextKey(model, text, reproducibility, loras), weighted) for text in texts]
+        positive, *negative = await self._encode_cached(tasks, encode or self.encode)
         conditioning = Conditioning(positive=positive, negative=negative[0] if negative else None)
         weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
         weights |= {f"{lora.id}/text_encoders": adapter.weights_hash for lora, adapter in adapters.items()}
@@ -105,28 +107,29 @@ class TextEncoderStage:
         loaded = await asyncio.gather(*(asyncio.wrap_future(self._adapters.get(model, lora.id)) for lora in loras))
         return {lora: adapter for lora, adapter in zip(loras, loaded, strict=True) if adapter.changes_texts}
 
-    async def encode(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
+    async def encode(self, tasks: Sequence[TextTask]) -> list[TextEmbeds]:
         """Encode texts without the cache, in one call per model; each text of an `exact` request is encoded alone."""
-        return await self._runtime.thread.run_async(lambda: self._encode_now(keys))
+        return await self._runtime.thread.run_async(lambda: self._encode_now(tasks))
 
-    async def _encode_cached(self, keys: Sequence[TextKey], encode: EncodeTexts) -> list[TextEmbeds]:
-        embeds = {key: self._cache[key] for key in keys if key in self._cache}
-        missing = [key for key in dict.fromkeys(keys) if key not in embeds]
+    async def _encode_cached(self, tasks: Sequence[TextTask], encode: EncodeTexts) -> list[TextEmbeds]:
+        embeds = {task.key: self._cache[task.key] for task in tasks if task.key in self._cache}
+        missing = {task.key: task for task in tasks if task.key not in embeds}
         for key in missing:
             self._encoders[key.model].check_length(key.text)
         if missing:
-            made = dict(zip(missing, await encode(missing), strict=True))
+            made = dict(zip(missing, await encode([*missing.values()]), strict=True))
             self._cache.update(made)
             embeds |= made
-        return [embeds[key] for key in keys]
+        return [embeds[task.key] for task in tasks]
 
-    def _encode_now(self, keys: Sequence[TextKey]) -> list[TextEmbeds]:
-        calls: dict[TextKey | str, list[TextKey]] = {}
-        for key in dict.fromkeys(keys):
-            calls.setdefault(key if key.reproducibility == "exact" else key.model, []).append(key)
+    def _encode_now(self, tasks: Sequence[TextTask]) -> list[TextEmbeds]:
+        calls: dict[TextKey | str, dict[TextKey, TextTask]] = {}
+        for task in tasks:
+            key = task.key
+            calls.setdefault(key if key.reproducibility == "exact" else key.model, {})[key] = task
         embeds: dict[TextKey, TextEmbeds] = {}
         for call in calls.values():
-            encoders, adapters = self._encoders[call[0].model], [key.weighted_adapters for key in call]
-            encoded = encoders.encode([key.text for key in call], adapters)
+            encoders = self._encoders[next(iter(call)).model]
+            encoded = encoders.encode([key.text for key in call], [task.adapters for task in call.values()])
             embeds.update(zip(call, encoded, strict=True))
-        return [embeds[key] for key in keys]
+        return [embeds[task.key] for task in tasks]

@@ -83,7 +83,9 @@ class RequestStages:
         The engine knows the request by an id of its own, because a lost replica may still be at work under the last.
         """
         request_id = RequestId(f"{request.request_id}.{call}")
-        limited = replace(request, request_id=request_id, time_limit_s=self._deadline.remaining_s)
+        limited = replace(
+            request, request_id=request_id, is_repeated=call > 1, time_limit_s=self._deadline.remaining_s
+        )
         latents: Denoised | None = None
         try:
             async with self._stages.denoise(limited) as events:

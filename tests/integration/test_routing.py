@@ -79,6 +79,8 @@ def test_a_lora_stays_on_its_replica_until_that_one_is_busy(handle: DeploymentHa
     holders = {lora: _keep(handle, lora) for lora in ("a", "b")}
     assert _replicas(handle, "a", 30) == {holders["a"]: 30}
     assert _replicas(handle, "b", 30) == {holders["b"]: 30}
+    repeated = replace(_request("a"), is_repeated=True)
+    assert len({handle.denoise.remote(repeated).result(timeout_s=30) for _ in range(30)}) > 1
     lasting = [handle.denoise.remote(_request("a", lasts=True)) for _ in range(30)]
     # Short requests of the same LoRA reach other replicas while its own has so many more.
     while len(_replicas(handle, "a", 12)) == 1:

@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from atelier.core.conditioning import TextEmbeds
-from atelier.families.sdxl.adapters import rows
 from atelier.families.sdxl.adapters.adapter import Layers
-from atelier.families.sdxl.adapters.rows import RequestLayers, applied, combined, in_faster_form, stacked
+from atelier.families.sdxl.adapters.rows import (
+    RequestLayers,
+    applied,
+    combined,
+    in_faster_form,
+    install_row_changes,
+    stacked,
+)
 from atelier.families.sdxl.conditions import KeysValues, PromptConditions
 from atelier.families.sdxl.embeds import check_widths
 from atelier.models.loading import Placement
@@ -91,7 +97,7 @@ def install(model: UNet2DConditionModel | ControlNetModel) -> None:
         layer.set_processor(RowAttention(None))
     for index, layer in enumerate(_cross_attention(model)):
         layer.set_processor(RowAttention(index))
-    rows.install(model)
+    install_row_changes(model)
 
 
 def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: torch.Tensor) -> KeysValues:
@@ -110,8 +116,8 @@ def prompt_conditions(
 ) -> PromptConditions:
     """Compute the conditions of a prompt (keys, values, pooled output) for all steps of a request.
 
-    `adapters` are what the request's LoRAs change. Raises ValueError if the embeddings do
-    not have the model's widths.
+    `adapters` are what the request's LoRAs change. Raises ValueError if the embeddings do not have the widths that
+    the model reads.
     """
     check_widths(model, embeds)
     prompt_embeds = torch.tensor(embeds.prompt_embeds, device=placement.device, dtype=placement.dtype)

@@ -13,9 +13,8 @@ import torch
 from atelier.core.geometry import Size
 from atelier.families.sdxl.adapters.rows import Forms
 from atelier.families.sdxl.adapters.slots import AdapterSlots
+from atelier.families.sdxl.buffers import capacity, grown
 from atelier.families.sdxl.conditions import MASKED, Conditions, KeysValues, PromptConditions, add_time_ids
-
-_MIN_SLOTS = 8
 
 
 class ConditionSlots:
@@ -47,7 +46,7 @@ class ConditionSlots:
     def copy(self, source: int, target: int) -> None:
         """Copy what is in one slot to another one, which may lie behind the last."""
         if target >= self._num_slots:
-            self._resize(2 * target, self._num_tokens)
+            self._resize(capacity(target + 1, self._num_slots), self._num_tokens)
         self._adapters.copy(source, target)
         buffers = [*self._keys_values, *self._others]
         torch._foreach_copy_([buffer[target] for buffer in buffers], [buffer[source] for buffer in buffers])
@@ -81,29 +80,19 @@ class ConditionSlots:
             pooled = prompt.pooled_prompt_embeds
             self._keys_values = [of.new_empty((0, 0, of.shape[-1])) for of in keys_values]
             self._others = [pooled.new_empty(shape) for shape in ((0, 1, 0), (0, len(pooled)), (0, 6))]
-        if num_slots > self._num_slots or prompt.num_tokens > self._num_tokens:
-            if num_slots > self._num_slots:
-                num_slots = max(num_slots, 2 * self._num_slots, _MIN_SLOTS)
-            else:
-                num_slots = self._num_slots
-            self._resize(num_slots, max(prompt.num_tokens, self._num_tokens))
+        num_slots, num_tokens = capacity(num_slots, self._num_slots), max(prompt.num_tokens, self._num_tokens)
+        if (num_slots, num_tokens) != (self._num_slots, self._num_tokens):
+            self._resize(num_slots, num_tokens)
 
     def _resize(self, num_slots: int, num_tokens: int) -> None:
-        keys_values = [_grown(buffer, (num_slots, num_tokens, buffer.shape[-1])) for buffer in self._keys_values]
+        keys_values = [grown(buffer, (num_slots, num_tokens, buffer.shape[-1])) for buffer in self._keys_values]
         bias, pooled, time_ids = self._others
         others = [
-            _grown(bias, (num_slots, 1, num_tokens), fill=MASKED),
-            _grown(pooled, (num_slots, pooled.shape[-1])),
-            _grown(time_ids, (num_slots, time_ids.shape[-1])),
+            grown(bias, (num_slots, 1, num_tokens), fill=MASKED),
+            grown(pooled, (num_slots, pooled.shape[-1])),
+            grown(time_ids, (num_slots, time_ids.shape[-1])),
         ]
         self._keys_values, self._others = keys_values, others
-
-
-def _grown(buffer: torch.Tensor, shape: Sequence[int], *, fill: float = 0.0) -> torch.Tensor:
-    """Return a larger buffer that begins with the contents of `buffer`."""
-    grown = buffer.new_full(tuple(shape), fill)
-    grown[tuple(slice(length) for length in buffer.shape)] = buffer
-    return grown
 
 
 def new_slots() -> ConditionSlots:

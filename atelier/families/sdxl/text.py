@@ -15,7 +15,7 @@ from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.families.sdxl.adapters.adapter import WeightedAdapter
 from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.rows import applied, combined, install, stacked
+from atelier.families.sdxl.adapters.rows import applied, combined, install_row_changes, stacked
 from atelier.models.hashes import weights_hash
 from atelier.models.loading import Placement, load_text_encoder_modules
 
@@ -36,7 +36,7 @@ class TextEncoders:
         self._modules = load_text_encoder_modules(entry, placement)
         self._device = placement.device
         for encoder in (self._modules.encoder, self._modules.encoder_2):
-            install(encoder)
+            install_row_changes(encoder)
         vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._modules.tokenizers]
         self.weights_hash = weights_hash(
             self._modules.encoder, self._modules.encoder_2, settings={"vocabularies": vocabularies}

@@ -27,7 +27,7 @@ loras:
 
 
 class _Clock:
-    """A clock that stands until it is told the time."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

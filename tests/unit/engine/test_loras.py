@@ -180,9 +180,12 @@ def test_a_poisoned_lora_fails_its_own_request_only(
     assert _distance(latents.latents, loras.oracle(_with(request_, {"a": 1.0}))) < _BOUND
 
 
-def test_an_unknown_lora_is_refused_at_once(engine: Engine, request_: DenoiseRequest) -> None:
-    with pytest.raises(ModelNotFound, match="no LoRA unknown"):
-        engine.submit(_with(request_, {"unknown": 1.0}), lambda _: None)
+def test_an_unknown_lora_fails_its_own_request(engine: Engine, request_: DenoiseRequest) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    engine.submit(_with(request_, {"unknown": 1.0}), events.put)
+    failure = events.get(timeout=_WAIT_S)
+    assert isinstance(failure, ModelNotFound)
+    assert "no LoRA unknown" in str(failure)
 
 
 def test_a_lora_that_loads_slowly_delays_no_other_request(

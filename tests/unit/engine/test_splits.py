@@ -37,53 +37,52 @@ def test_rows_are_split_as_the_nearest_smaller_number_that_was_measured() -> Non
 
 
 def test_calls_are_no_larger_than_the_largest_that_was_measured() -> None:
-    assert _sizes(Splits({2: 1, 32: 2}), 64) == [16] * 4
-    assert _sizes(Splits({2: 1, 32: 2}), 40) == [20, 20]
+    assert _sizes(Splits({1: 1, 32: 2}), 64) == [16] * 4
+    assert _sizes(Splits({1: 1, 32: 2}), 40) == [10] * 4
+    assert _sizes(Splits({1: 1, 16: 2}), 40) == [6, 7, 7, 6, 7, 7]
+
+
+def test_without_a_measurement_all_rows_are_one_call() -> None:
+    assert _sizes(Splits({1: 1}), 40) == [40]
 
 
 def test_a_call_has_a_row() -> None:
     assert _sizes(Splits({2: 2}), 1) == [1]
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 8, 15])
+def test_few_rows_are_one_call_wherever_they_run(num_rows: int) -> None:
+    """What is measured differs from replica to replica, and bits depend on the number of rows in a call."""
+    assert _sizes(_fastest(lambda _, calls: 10.0 / calls, num_parallel=2), num_rows) == [num_rows]
+
+
 def test_the_fastest_number_of_calls_is_found_for_each_number_of_rows() -> None:
-    """Small steps are slower in two calls here, and large ones are faster in two than in one or in four."""
-    splits = _fastest(
-        lambda rows, calls: {(2, 2): 30.0, (8, 2): 6.0, (32, 2): 20.0, (32, 4): 19.5}.get((rows, calls), 24.0),
-        num_parallel=2,
-    )
-    assert splits == Splits({2: 1, 8: 2, 16: 2, 32: 2})
+    splits = _fastest(lambda rows, calls: {(16, 2): 30.0, (32, 2): 20.0}.get((rows, calls), 24.0), num_parallel=2)
+    assert splits == Splits({1: 1, 16: 1, 32: 2})
 
 
 def test_four_calls_may_be_faster_than_two() -> None:
-    assert _fastest(lambda _, calls: 10.0 / calls, num_parallel=2) == Splits({2: 2, 8: 2, 16: 2, 32: 4})
+    assert _fastest(lambda _, calls: 10.0 / calls, num_parallel=2) == Splits({1: 1, 16: 2, 32: 4})
 
 
 def test_calls_side_by_side_are_preferred_to_one_that_is_as_fast() -> None:
-    assert _fastest(lambda _, calls: 100.0 + 2 * calls, num_parallel=2) == Splits({2: 2, 8: 2, 16: 2, 32: 2})
+    assert _fastest(lambda _, calls: 100.0 + 2 * calls, num_parallel=2) == Splits({1: 1, 16: 2, 32: 2})
 
 
 def test_a_device_that_runs_one_call_at_a_time_may_prefer_smaller_ones() -> None:
     splits = _fastest(lambda rows, calls: 10.0 if rows < 32 or calls == 2 else 20.0, num_parallel=1)
-    assert splits == Splits({2: 1, 8: 1, 16: 1, 32: 2})
+    assert splits == Splits({1: 1, 16: 1, 32: 2})
 
 
 def test_steps_without_memory_are_left_out() -> None:
     def step(num_rows: int, num_calls: int) -> None:
-        if num_rows / num_calls > 16:
+        if num_rows / num_calls > 12:
             raise torch.OutOfMemoryError("no memory")
 
-    assert fastest_splits(step, 1, now_s=Clock()) == Splits({2: 1, 8: 1, 16: 1, 32: 2})
-
-
-def test_a_device_without_memory_for_any_step_cannot_serve_the_model() -> None:
-    def no_memory(*_: int) -> None:
-        raise torch.OutOfMemoryError("no memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        fastest_splits(no_memory, 1, now_s=Clock())
+    assert fastest_splits(step, 1, now_s=Clock()) == Splits({1: 1, 16: 2})
 
 
 def test_a_split_that_is_often_slow_is_not_the_fastest() -> None:
     times_s = iter([0.0, *[2.0, 9.0, 9.0], 0.0, *[5.0] * 3])
-    splits = _fastest(lambda rows, _: next(times_s) if rows == 2 else 1.0, num_parallel=2)
-    assert splits.num_calls[2] == 2
+    splits = _fastest(lambda rows, _: next(times_s) if rows == 16 else 1.0, num_parallel=2)
+    assert splits.num_calls[16] == 2

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from peft.tuners.lora import LoraLayer
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.adapters import Lora
 from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.sampling import Reproducibility
-from atelier.families.family import LoadedAdapters
+from atelier.families.family import Adapter, LoadedAdapters
+from atelier.families.sdxl.adapters.adapter import LowRank
 from atelier.families.sdxl.text import TextEncoders
 from atelier.local.runtime import Runtime
-from atelier.local.texts import TextEncoderStage, TextKey
+from atelier.local.texts import TextEncoderStage, TextTask
 from atelier.models.loading import load_unet
 from atelier.pipeline.stages import EncodedTexts
 from tests.loras import add_lora, write_lora
-from tests.small_models import CPU
+from tests.small_models import CPU, TEXT_WIDTHS
 
 _RED, _BLUE = Text("a red circle", "a red circle"), Text("blue " * 80, "blue " * 80)
 _LORAS = ("a", "b")
@@ -94,18 +100,46 @@ async def test_the_cache_tells_loras_and_weights_apart(texts: Texts) -> None:
 async def test_texts_with_different_loras_share_a_call(texts: Texts) -> None:
     """Each chunk of the call is a row with its own factors; the blue text has two."""
     loras = [(), (Lora("a", 1.0),), (Lora("b", 0.7),), (Lora("a", -0.5), Lora("b", 0.5))]
-    keys: list[TextKey] = []
+    tasks: list[TextTask] = []
 
-    async def keep(missing: Sequence[TextKey]) -> list[TextEmbeds]:
-        keys.extend(missing)
+    async def keep(missing: Sequence[TextTask]) -> list[TextEmbeds]:
+        tasks.extend(missing)
         return await texts.stage.encode(missing)
 
     for of_text in loras:
         prompts = Prompts(positive=Text("x y", "x y"), negative=_BLUE, loras=of_text)
         await texts.stage.encode_texts("small-sdxl", prompts, "fast", encode=keep)
-    for key, embeds in zip(keys, await texts.stage.encode(keys), strict=True):
-        if key.loras:
-            _assert_close(embeds, texts.oracle(key.text, *key.loras))
+    for task, embeds in zip(tasks, await texts.stage.encode(tasks), strict=True):
+        loras_of_text = [lora for lora, _ in task.key.loras]
+        if loras_of_text:
+            _assert_close(embeds, texts.oracle(task.key.text, *loras_of_text))
+
+
+class _Unkept(LoadedAdapters):
+    """A LoRA that nobody keeps in memory: each time it is asked for, it is made anew."""
+
+    def __init__(self) -> None:
+        self.made: list[weakref.ref[torch.Tensor]] = []
+
+    def get(self, model: str, lora: str) -> Future[Adapter]:  # noqa: ARG002
+        change, future = LowRank(torch.zeros(1, TEXT_WIDTHS[0]), torch.zeros(TEXT_WIDTHS[0], 1)), Future[Adapter]()
+        self.made.append(weakref.ref(change.down))
+        layers = {"encoder.layers.0.self_attn.q_proj": change}
+        future.set_result(Adapter(unet={}, text_encoder=layers, text_encoder_2={}, weights_hash="hash"))
+        return future
+
+
+async def test_a_cached_text_keeps_no_lora_in_memory(small_catalogue: Catalogue) -> None:
+    entry, runtime, adapters = small_catalogue.model(None), Runtime.start("texts", CPU, num_threads=1), _Unkept()
+    encoders = runtime.thread.run(lambda: TextEncoders(entry, CPU))
+    stage = TextEncoderStage({"small-sdxl": encoders}, runtime, adapters)
+    prompts = Prompts(positive=_RED, negative=None, loras=(Lora("a", 1.0),))
+    first, again = [await stage.encode_texts("small-sdxl", prompts, "fast") for _ in range(2)]
+    assert again.conditioning.positive is first.conditioning.positive
+    # The event loop drops what it waited for in its next turn.
+    await asyncio.sleep(0)
+    gc.collect()
+    assert [made() for made in adapters.made] == [None, None]
 
 
 async def test_a_lora_for_the_unet_alone_changes_no_text(texts: Texts) -> None:

@@ -14,7 +14,7 @@ from atelier.core.sampling import Reproducibility
 from atelier.families.family import LoadedAdapters, WeightedAdapter
 from atelier.families.sdxl.adapters.keys import Part
 from atelier.local.runtime import Runtime
-from atelier.local.texts import TextEncoderStage, TextKey
+from atelier.local.texts import TextEncoderStage, TextKey, TextTask
 from tests.small_models import CPU
 
 _RED, _BLUE, _LONG = Text("red", "red"), Text("blue", "blue"), Text("long", "long")
@@ -35,7 +35,7 @@ class _RecordingEncoders:
 
     def encode(self, texts: Sequence[Text], adapters: Sequence[Sequence[WeightedAdapter]] = ()) -> list[TextEmbeds]:
         self.calls.append([text.prompt for text in texts])
-        assert list(adapters) == [[] for _ in texts]
+        assert list(adapters) == [() for _ in texts]
         return [
             TextEmbeds(
                 prompt_embeds=np.full((77, 2), ord(text.prompt[0]), dtype=np.float32),
@@ -57,8 +57,8 @@ def stage(encoders: _RecordingEncoders) -> TextEncoderStage:
     return TextEncoderStage({"a": encoders, "b": encoders}, runtime, adapters, max_cached_texts=4)
 
 
-def _keys(model: str, reproducibility: Reproducibility, *texts: Text) -> list[TextKey]:
-    return [TextKey(model, text, reproducibility) for text in texts]
+def _tasks(model: str, reproducibility: Reproducibility, *texts: Text) -> list[TextTask]:
+    return [TextTask(TextKey(model, text, reproducibility)) for text in texts]
 
 
 async def test_positive_and_negative_embeddings_are_those_of_their_texts(stage: TextEncoderStage) -> None:
@@ -114,7 +114,7 @@ async def test_the_cache_drops_the_text_that_was_used_longest_ago(
 async def test_texts_of_exact_requests_are_encoded_alone(
     stage: TextEncoderStage, encoders: _RecordingEncoders
 ) -> None:
-    exact, fast = _keys("a", "exact", _RED, _BLUE), _keys("a", "fast", _RED, _BLUE)
+    exact, fast = _tasks("a", "exact", _RED, _BLUE), _tasks("a", "fast", _RED, _BLUE)
     embeds = await stage.encode([exact[0], fast[0], exact[1], fast[1]])
     assert encoders.calls == [["red"], ["red", "blue"], ["blue"]]
     assert [chr(int(of_text.prompt_embeds[0, 0])) for of_text in embeds] == ["r", "r", "b", "b"]
@@ -123,14 +123,14 @@ async def test_texts_of_exact_requests_are_encoded_alone(
 async def test_texts_of_different_models_are_not_encoded_together(
     stage: TextEncoderStage, encoders: _RecordingEncoders
 ) -> None:
-    await stage.encode(_keys("a", "fast", _RED, _BLUE) + _keys("b", "fast", _BLUE))
+    await stage.encode(_tasks("a", "fast", _RED, _BLUE) + _tasks("b", "fast", _BLUE))
     assert encoders.calls == [["red", "blue"], ["blue"]]
 
 
 async def test_equal_texts_of_one_batch_are_encoded_once(
     stage: TextEncoderStage, encoders: _RecordingEncoders
 ) -> None:
-    embeds = await stage.encode(_keys("a", "fast", _RED, _BLUE, _RED))
+    embeds = await stage.encode(_tasks("a", "fast", _RED, _BLUE, _RED))
     assert encoders.calls == [["red", "blue"]]
     assert embeds[0] is embeds[2]
 
@@ -145,11 +145,11 @@ async def test_a_text_that_is_too_long_is_rejected_before_anything_is_encoded(
 
 async def test_requests_may_be_batched_by_the_caller(stage: TextEncoderStage, encoders: _RecordingEncoders) -> None:
     """`encode` replaces the call of the encoders; only texts that are not cached reach it."""
-    batched: list[TextKey] = []
+    batched: list[TextTask] = []
 
-    async def encode(keys: Sequence[TextKey]) -> list[TextEmbeds]:
-        batched.extend(keys)
-        return await stage.encode(keys)
+    async def encode(tasks: Sequence[TextTask]) -> list[TextEmbeds]:
+        batched.extend(tasks)
+        return await stage.encode(tasks)
 
     await stage.encode_texts("a", Prompts(positive=_RED, negative=None), "fast")
     await asyncio.gather(
@@ -158,5 +158,5 @@ async def test_requests_may_be_batched_by_the_caller(stage: TextEncoderStage, en
             for text in (None, _BLUE)
         )
     )
-    assert batched == _keys("a", "fast", _BLUE)
+    assert batched == _tasks("a", "fast", _BLUE)
     assert encoders.calls == [["red"], ["blue"]]

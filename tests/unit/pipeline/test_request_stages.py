@@ -99,6 +99,7 @@ async def test_a_lost_denoising_request_starts_again_and_reports_no_step_twice()
     events = [event async for event in called.denoise(replace(new_request(), request_id=RequestId("req_1")))]
     assert events == [*steps, _LATENTS]
     assert [request.request_id for request in stages.requests] == ["req_1.1", "req_1.2"]
+    assert [request.is_repeated for request in stages.requests] == [False, True]
     assert all(0 < (request.time_limit_s or 0) <= 60 for request in stages.requests)
     assert (record.num_repeats, record.stage_s["queue"], stages.num_closed) == (1, 0.25, 2)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,19 +44,34 @@ class LoadedAdapters:
         self._modules = modules
         self._placement = placement
         self._cache: AdapterCache[_File, Adapter] = AdapterCache(self._read, self._to_device, num_bytes=_num_bytes)
+        self._lookups = ThreadPoolExecutor(1, "lora-lookups")
 
     def get(self, model: str, lora: str) -> Future[Adapter]:
-        """Return a LoRA, on the device and with the model's precision, or the future of one that is being loaded.
+        """Return the future of a LoRA on the device, in the model's precision. Does not wait for any file.
 
-        Raises what `find` raises, and AdapterInvalid if the file cannot be read. The future raises AdapterInvalid if
-        the LoRA does not fit the model.
+        The future cannot be cancelled. It raises what `find` raises, and AdapterInvalid if the file cannot be read or
+        does not fit the model.
         """
+        adapter: Future[Adapter] = Future()
+        adapter.set_running_or_notify_cancel()
+        self._lookups.submit(self._look_up, model, lora, adapter)
+        return adapter
+
+    def _look_up(self, model: str, lora: str, adapter: Future[Adapter]) -> None:
+        try:
+            loading = self._cache.get(self._file(model, lora))
+        except Exception as error:
+            adapter.set_exception(error)
+        else:
+            loading.add_done_callback(partial(_pass_on, adapter))
+
+    def _file(self, model: str, lora: str) -> _File:
         path = self._find(lora)
         try:
             stat = path.stat()
         except OSError as error:
             raise AdapterInvalid(f"LoRA {lora!r}: {error}.", param="loras") from error
-        return self._cache.get(_File(model, lora, path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return _File(model, lora, path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
     def resident(self) -> list[str]:
         """Return the ids of the LoRAs on the device."""
@@ -67,6 +83,14 @@ class LoadedAdapters:
 
     def _to_device(self, adapter: Adapter) -> Adapter:
         return _converted(adapter, lambda tensor: tensor.to(self._placement.device))
+
+
+def _pass_on(adapter: Future[Adapter], loading: Future[Adapter]) -> None:
+    """End the future of one request as the one that several share has ended."""
+    if (error := loading.exception()) is None:
+        adapter.set_result(loading.result())
+    else:
+        adapter.set_exception(error)
 
 
 def _converted(adapter: Adapter, convert: Callable[[torch.Tensor], torch.Tensor]) -> Adapter:

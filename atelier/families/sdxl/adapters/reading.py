@@ -1,7 +1,7 @@
 """Read a LoRA's file into memory.
 
 A file is read by safetensors only. Its keys are understood before any tensor is loaded, and every key counts: a file
-with an unknown key is refused. Layouts are told apart by keys, never by the file's name.
+with an unknown key is refused. A file's layout follows from its keys, not from its name.
 """
 
 from __future__ import annotations

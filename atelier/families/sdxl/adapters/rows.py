@@ -120,7 +120,7 @@ def stacked(rows: Sequence[Layers]) -> RowAdapters:
     return changes
 
 
-def install(model: torch.nn.Module) -> None:
+def install_row_changes(model: torch.nn.Module) -> None:
     """Let the linear layers and convolutions of a model add the changes that `applied` names."""
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):

@@ -8,6 +8,7 @@ import torch
 
 from atelier.families.sdxl.adapters.adapter import LowRank
 from atelier.families.sdxl.adapters.rows import Forms, Merged, RequestLayers, RowAdapters, RowChanges, RowFactors
+from atelier.families.sdxl.buffers import capacity, grown
 
 
 class AdapterSlots:
@@ -88,36 +89,23 @@ def _grown_factors(old: RowFactors | None, num_slots: int, change: LowRank | Non
     """Return factors with room for so many slots and for the rank of a change; new ones are zeros."""
     if old is None:
         assert change is not None, "a layer without buffers has a change"
-        down, up = change.down[None, :0], change.up.T[None, :0]
-        return RowFactors(_padded(down, num_slots, change.rank), _padded(up, num_slots, change.rank))
-    capacity, old_rank = old.down.shape[:2]
-    rank = max(old_rank, 0 if change is None else change.rank)
-    if num_slots <= capacity and rank == old_rank:
+        old = RowFactors(change.down[None][:0], change.up.T[None][:0])
+    present, old_rank = old.down.shape[:2]
+    needed = capacity(num_slots, present), old_rank if change is None else max(old_rank, change.rank)
+    if needed == (present, old_rank):
         return old
-    capacity = _capacity(num_slots, capacity)
-    return RowFactors(_padded(old.down, capacity, rank), _padded(old.up, capacity, rank))
+    return RowFactors(grown(old.down, (*needed, *old.down.shape[2:])), grown(old.up, (*needed, old.up.shape[2])))
 
 
 def _grown_weights(old: torch.Tensor | None, num_slots: int, base: torch.Tensor) -> torch.Tensor:
     """Return weights with room for so many slots; new ones are the layer's own."""
-    capacity = 0 if old is None else len(old)
-    if old is not None and num_slots <= capacity:
+    present = 0 if old is None else len(old)
+    if old is not None and num_slots <= present:
         return old
-    grown = base.repeat(_capacity(num_slots, capacity), 1, 1)
+    weights = base.repeat(capacity(num_slots, present), 1, 1)
     if old is not None:
-        grown[:capacity] = old
-    return grown
-
-
-def _capacity(num_slots: int, capacity: int) -> int:
-    """Return the capacity that holds so many slots: the present one, or at least twice as much."""
-    return capacity if num_slots <= capacity else max(num_slots, 2 * capacity)
-
-
-def _padded(buffer: torch.Tensor, num_slots: int, rank: int) -> torch.Tensor:
-    padded = buffer.new_zeros((num_slots, rank, *buffer.shape[2:]))
-    padded[: buffer.shape[0], : buffer.shape[1]] = buffer
-    return padded
+        weights[:present] = old
+    return weights
 
 
 def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:

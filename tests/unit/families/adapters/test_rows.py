@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from atelier.families.sdxl.adapters.adapter import Layers, LowRank
-from atelier.families.sdxl.adapters.rows import applied, combined, forms, in_faster_form, install, stacked
+from atelier.families.sdxl.adapters.rows import applied, combined, forms, in_faster_form, install_row_changes, stacked
 from atelier.families.sdxl.adapters.slots import AdapterSlots
 
 _LINEAR, _CONVOLUTION = "blocks.0.linear", "convolution"
@@ -28,7 +28,7 @@ class _Model(torch.nn.Module):
 def model() -> _Model:
     torch.manual_seed(0)
     model = _Model().eval()
-    install(model)
+    install_row_changes(model)
     return model
 
 
