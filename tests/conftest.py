@@ -42,7 +42,8 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="session")
 def local_stages(catalogue: Catalogue) -> Iterator[LocalStages]:
-    yield from _stages(catalogue)
+    # Two processes run tests at once. Teams of two threads each would wait for each other at every operation.
+    yield from _stages(catalogue, num_threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def lora_files(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def engine(catalogue: Catalogue, lora_files: Mapping[str, Path]) -> Iterator[Engine]:
-    engine = new_engine(catalogue, max_rows=64, num_threads=2, find=lora_files.__getitem__)
+    engine = new_engine(catalogue, max_rows=64, find=lora_files.__getitem__)
     yield engine
     engine.close()
 
@@ -68,7 +68,7 @@ def engine(catalogue: Catalogue, lora_files: Mapping[str, Path]) -> Iterator[Eng
 @pytest.fixture(scope="module")
 def replica(catalogue: Catalogue, lora_files: Mapping[str, Path]) -> Iterator[Engine]:
     """Another engine with the same settings, and its own modules and thread."""
-    engine = new_engine(catalogue, max_rows=64, num_threads=2, find=lora_files.__getitem__)
+    engine = new_engine(catalogue, max_rows=64, find=lora_files.__getitem__)
     yield engine
     engine.close()
 
