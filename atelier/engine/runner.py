@@ -18,7 +18,7 @@ from diffusers import UNet2DConditionModel
 from atelier.catalogue.entries import ModelEntry
 from atelier.catalogue.loras import LoraLibrary
 from atelier.control.transports import InOrder, Transport
-from atelier.core.conditioning import Conditioning, Role
+from atelier.core.conditioning import Conditioning, Role, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
 from atelier.core.errors import ModelUnavailable
 from atelier.core.sampling import Sampling
@@ -30,7 +30,7 @@ from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Sch
 from atelier.engine.side_by_side import SideBySide
 from atelier.engine.splits import Splits, fastest_splits
 from atelier.engine.step import advance, guide, numbers_of_step
-from atelier.families.family import Adapter, Conditions, LoadedAdapters, PromptConditions, family_of
+from atelier.families.family import Adapter, Conditions, LoadedAdapters, PromptConditions, RequestAdapters, family_of
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
@@ -130,10 +130,7 @@ class Runner:
         with self._host.acquire(self._entry.id) as unet:
             layers = [(adapter.unet, weight) for adapter, weight in zip(adapters, weights, strict=True)]
             changes = self.family.request_adapters(unet, layers)
-            prompts = {
-                role: self.family.prompt_conditions(unet, embeds, self._placement, changes)
-                for role, embeds in roles.items()
-            }
+            prompts = self._prompts(unet, roles, changes)
         running = RunningRequest(
             submitted=submitted,
             schedule=schedule,
@@ -214,6 +211,22 @@ class Runner:
         if wait is not None:
             control.add(wait(), encoded, requests)
         return self.family.decode_half(unet, encoded, conditions).float()
+
+    def _prompts(
+        self, unet: UNet2DConditionModel, roles: Mapping[Role, TextEmbeds], changes: RequestAdapters
+    ) -> dict[Role, PromptConditions]:
+        """Compute the conditions of a request's prompts; on the CPU each in a single thread."""
+
+        @torch.inference_mode()
+        def conditions(embeds: TextEmbeds) -> PromptConditions:
+            return self.family.prompt_conditions(unet, embeds, self._placement, changes)
+
+        embeds = [*roles.values()]
+        if self._side_by_side is None:
+            computed = [conditions(of_role) for of_role in embeds]
+        else:
+            computed = self._side_by_side.map(conditions, embeds)
+        return dict(zip(roles, computed, strict=True))
 
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""

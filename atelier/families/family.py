@@ -39,6 +39,7 @@ __all__ = [
     "Forms",
     "LoadedAdapters",
     "PromptConditions",
+    "RequestAdapters",
     "TextEncoders",
     "WeightedAdapter",
     "family_of",

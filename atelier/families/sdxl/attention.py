@@ -1,8 +1,8 @@
 """Attention of packed rows (images with one prompt each): each row attends to its own prompt.
 
 The keys and values of a prompt are equal in every step, so they are computed once, at admission: this saves 7 % of
-a UNet call of the tiny model in `zoo/` (benchmarks/engine.py). Only `RowAttention`, the processor of every self- and
-cross-attention layer, applies a row's keys, values and bias.
+a UNet call of the tiny model in `zoo/` (benchmarks/engine.py). Only `RowAttention`, the forward pass of every self-
+and cross-attention layer, applies a row's keys, values and bias.
 """
 
 from __future__ import annotations
@@ -50,19 +50,21 @@ NO_ADAPTERS = RequestAdapters()
 
 
 class RowAttention:
-    """diffusers attention processor of one layer, for packed rows with precomputed prompt keys and values."""
+    """The forward pass of one attention layer, for packed rows with precomputed prompt keys and values.
 
-    def __init__(self, cross_index: int | None) -> None:
+    It replaces `Attention.forward` of diffusers, which inspects the signature of its processor in every call.
+    """
+
+    def __init__(self, attn: Attention, cross_index: int | None) -> None:
         """`cross_index` is the layer's index among the cross-attention layers; None for self-attention."""
+        self._attn = attn
         self._cross_index = cross_index
 
     def __call__(
         self,
-        attn: Attention,
         hidden_states: torch.Tensor,
         encoder_hidden_states: None = None,  # noqa: ARG002 diffusers passes it
         attention_mask: torch.Tensor | None = None,
-        temb: None = None,  # noqa: ARG002
         *,
         prompt: KeysValues,
     ) -> torch.Tensor:
@@ -70,6 +72,7 @@ class RowAttention:
 
         `attention_mask` is a bias [rows, 1, 77 · chunks]; None adds no bias.
         """
+        attn = self._attn
         query: torch.Tensor = attn.to_q(hidden_states)
         if self._cross_index is None:
             key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
@@ -86,7 +89,7 @@ class RowAttention:
 
 
 def install(model: UNet2DConditionModel | ControlNetModel) -> None:
-    """Set `RowAttention` on every attention layer, and let all layers take LoRAs per row.
+    """Give every attention layer `RowAttention`.
 
     Raises ValueError if an attention layer is not SDXL's plain one.
     """
@@ -94,10 +97,9 @@ def install(model: UNet2DConditionModel | ControlNetModel) -> None:
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
         if any(extra is not None for extra in extras) or layer.residual_connection:
             raise ValueError(f"{name} is not the plain attention of SDXL")
-        layer.set_processor(RowAttention(None))
+        layer.forward = RowAttention(layer, None)
     for index, layer in enumerate(_cross_attention(model)):
-        layer.set_processor(RowAttention(index))
-    install_row_changes(model)
+        layer.forward = RowAttention(layer, index)
 
 
 def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: torch.Tensor) -> KeysValues:
@@ -128,8 +130,10 @@ def prompt_conditions(
 
 
 def request_adapters(model: UNet2DConditionModel, adapters: Sequence[tuple[Layers, float]]) -> RequestAdapters:
-    """Combine the LoRAs of a request, each with its weight."""
+    """Combine the LoRAs of a request, each with its weight. The first ones let the model's layers take changes."""
     layers = combined(adapters)
+    if layers:
+        install_row_changes(model)
     of_prompt = {name: change for name, change in layers.items() if name.endswith(_READ_PROMPT)}
     of_rows = {name: change for name, change in layers.items() if name not in of_prompt}
     return RequestAdapters(of_prompt, in_faster_form(model, of_rows))
