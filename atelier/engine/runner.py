@@ -30,7 +30,15 @@ from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Sch
 from atelier.engine.side_by_side import SideBySide
 from atelier.engine.splits import Splits, fastest_splits
 from atelier.engine.step import advance, guide, numbers_of_step
-from atelier.families.family import Adapter, Conditions, LoadedAdapters, PromptConditions, RequestAdapters, family_of
+from atelier.families.family import (
+    Adapter,
+    Conditions,
+    Encoded,
+    LoadedAdapters,
+    PromptConditions,
+    RequestAdapters,
+    family_of,
+)
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_scheduler, load_unet
@@ -39,6 +47,9 @@ _NO_CONTROLNETS = InOrder({})
 _NO_LORAS = LoraLibrary()
 #: With guidance.
 _ROWS_OF_ONE_IMAGE = 2
+
+_EncodeHalf = Callable[[torch.Tensor, torch.Tensor, Conditions], Encoded]
+_DecodeHalf = Callable[[Encoded, Conditions], torch.Tensor]
 
 
 def load_runners(
@@ -106,6 +117,7 @@ class Runner:
             except ValueError as error:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
             self._weights_hash = weights_hash(unet, settings=scheduler.config)
+            self._traced = self.family.trace(unet, placement) if placement.device == "cpu" else None
         can_split = placement.device == "cpu" and torch.get_num_threads() > 1
         self._side_by_side = SideBySide(torch.get_num_threads()) if can_split else None
         self._splits = self._warm_up()
@@ -206,11 +218,17 @@ class Runner:
     def _run(self, unet: UNet2DConditionModel, requests: Sequence[RunningRequest], of_call: _Input) -> torch.Tensor:
         """Run one call, in any thread if no ControlNet acts on its rows."""
         control, conditions = of_call.control, of_call.conditions
+        encode, decode = self._halves(unet)
         wait = self._transport.start(control.calls, control.contexts) if control.calls else None
-        encoded = self.family.encode_half(unet, of_call.model_input, of_call.timesteps, conditions)
+        encoded = encode(of_call.model_input, of_call.timesteps, conditions)
         if wait is not None:
             control.add(wait(), encoded, requests)
-        return self.family.decode_half(unet, encoded, conditions).float()
+        return decode(encoded, conditions).float()
+
+    def _halves(self, unet: UNet2DConditionModel) -> tuple[_EncodeHalf, _DecodeHalf]:
+        if self._traced is None:
+            return partial(self.family.encode_half, unet), partial(self.family.decode_half, unet)
+        return self._traced.encode_half, self._traced.decode_half
 
     def _prompts(
         self, unet: UNet2DConditionModel, roles: Mapping[Role, TextEmbeds], changes: RequestAdapters

@@ -11,8 +11,8 @@ from math import ceil
 
 import torch
 
-#: Numbers of rows that are measured, in ascending order. Fewer rows are one call on every replica, so that a request
-#: alone has the same bits wherever it runs.
+#: Numbers of rows that are measured, in ascending order. Fewer rows are split by a rule, so that a request alone has
+#: the same bits wherever it runs: into one call per core, or one in all if there are fewer rows than cores.
 _NUMS_OF_ROWS = (16, 32)
 #: Their times are added up, because a step in one call is often slow, not always, while other processes work.
 _NUM_REPETITIONS = 3
@@ -56,7 +56,7 @@ def fastest_splits(
     `step` takes a step with a number of rows in a number of calls, of which `num_parallel` run side by side. What the
     device has no memory for is left out.
     """
-    found = {1: 1}
+    found = {1: 1, num_parallel: num_parallel}
     for num_rows in _NUMS_OF_ROWS:
         taken_s = _times_s(step, num_rows, _candidates(num_rows, num_parallel), now_s)
         if taken_s:

@@ -24,6 +24,7 @@ from atelier.families.sdxl.adapters.rows import Forms, RequestLayers
 from atelier.families.sdxl.attention import NO_ADAPTERS, RequestAdapters
 from atelier.families.sdxl.conditions import Conditions, PromptConditions
 from atelier.families.sdxl.slots import ConditionSlots
+from atelier.families.sdxl.traced import TracedUNet
 from atelier.families.sdxl.unet import Encoded
 from atelier.models.loading import Placement
 
@@ -41,6 +42,7 @@ __all__ = [
     "PromptConditions",
     "RequestAdapters",
     "TextEncoders",
+    "TracedUNet",
     "WeightedAdapter",
     "family_of",
 ]
@@ -131,6 +133,10 @@ class Family(Protocol):
 
         `hidden_states` [rows, channels, h, w] are the output of the first convolution; `timesteps` are [rows].
         """
+        ...
+
+    def trace(self, unet: UNet2DConditionModel, placement: Placement) -> TracedUNet:
+        """Return the two halves of an installed UNet as programs that run on the CPU without Python."""
         ...
 
     def encode_half(

@@ -6,6 +6,7 @@ from atelier.families.sdxl.conditions import stack
 from atelier.families.sdxl.embeds import zero_embeds
 from atelier.families.sdxl.slots import new_slots
 from atelier.families.sdxl.text import load_text_encoders
+from atelier.families.sdxl.traced import trace
 from atelier.families.sdxl.unet import decode_half, encode_half, encode_rows
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "prompt_conditions",
     "request_adapters",
     "stack",
+    "trace",
     "zero_embeds",
 ]

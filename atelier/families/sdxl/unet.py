@@ -96,6 +96,6 @@ def _time_embedding(
     """Embed the timestep, the image's size and crop, and the pooled prompt (Podell et al. 2023, §2.2)."""
     pooled = conditions.pooled_prompt_embeds
     emb: torch.Tensor = model.time_embedding(model.time_proj(timesteps).to(pooled.dtype))
-    size_and_crop = model.add_time_proj(conditions.add_time_ids.flatten()).view(len(pooled), -1)
+    size_and_crop = model.add_time_proj(conditions.add_time_ids.flatten()).view(pooled.shape[0], -1)
     added: torch.Tensor = model.add_embedding(torch.cat([pooled, size_and_crop.to(pooled.dtype)], dim=-1))
     return emb + added

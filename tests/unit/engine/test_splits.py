@@ -39,7 +39,7 @@ def test_rows_are_split_as_the_nearest_smaller_number_that_was_measured() -> Non
 def test_calls_are_no_larger_than_the_largest_that_was_measured() -> None:
     assert _sizes(Splits({1: 1, 32: 2}), 64) == [16] * 4
     assert _sizes(Splits({1: 1, 32: 2}), 40) == [10] * 4
-    assert _sizes(Splits({1: 1, 16: 2}), 40) == [6, 7, 7, 6, 7, 7]
+    assert _sizes(Splits({1: 1, 2: 2, 16: 2}), 40) == [6, 7, 7, 6, 7, 7]
 
 
 def test_without_a_measurement_all_rows_are_one_call() -> None:
@@ -50,23 +50,25 @@ def test_a_call_has_a_row() -> None:
     assert _sizes(Splits({2: 2}), 1) == [1]
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 8, 15])
-def test_few_rows_are_one_call_wherever_they_run(num_rows: int) -> None:
+@pytest.mark.parametrize("slow", [1, 2])
+def test_few_rows_are_split_by_a_rule_wherever_they_run(slow: int) -> None:
     """What is measured differs from replica to replica, and bits depend on the number of rows in a call."""
-    assert _sizes(_fastest(lambda _, calls: 10.0 / calls, num_parallel=2), num_rows) == [num_rows]
+    splits = _fastest(lambda _, calls: 100.0 if calls == slow else 1.0, num_parallel=2)
+    assert [_sizes(splits, num_rows) for num_rows in (1, 2, 9, 15)] == [[1], [1, 1], [4, 5], [7, 8]]
+    assert _sizes(_fastest(lambda *_: 1.0, num_parallel=4), 3) == [3]
 
 
 def test_the_fastest_number_of_calls_is_found_for_each_number_of_rows() -> None:
     splits = _fastest(lambda rows, calls: {(16, 2): 30.0, (32, 2): 20.0}.get((rows, calls), 24.0), num_parallel=2)
-    assert splits == Splits({1: 1, 16: 1, 32: 2})
+    assert splits == Splits({1: 1, 2: 2, 16: 1, 32: 2})
 
 
 def test_four_calls_may_be_faster_than_two() -> None:
-    assert _fastest(lambda _, calls: 10.0 / calls, num_parallel=2) == Splits({1: 1, 16: 2, 32: 4})
+    assert _fastest(lambda _, calls: 10.0 / calls, num_parallel=2) == Splits({1: 1, 2: 2, 16: 2, 32: 4})
 
 
 def test_calls_side_by_side_are_preferred_to_one_that_is_as_fast() -> None:
-    assert _fastest(lambda _, calls: 100.0 + 2 * calls, num_parallel=2) == Splits({1: 1, 16: 2, 32: 2})
+    assert _fastest(lambda _, calls: 100.0 + 2 * calls, num_parallel=2) == Splits({1: 1, 2: 2, 16: 2, 32: 2})
 
 
 def test_a_device_that_runs_one_call_at_a_time_may_prefer_smaller_ones() -> None:

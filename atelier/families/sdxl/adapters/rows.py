@@ -172,14 +172,19 @@ def _own_weights(weights: torch.Tensor, bias: torch.Tensor | None, tokens: torch
 def _convolution(layer: torch.nn.Conv2d, forward: Forward, factors: RowFactors, x: torch.Tensor) -> torch.Tensor:
     """Apply a convolution to `x`, [rows, in, h, w]: each row is a group of a convolution with all rows' `down`."""
     y = forward(x)
-    num_rows, rank = factors.down.shape[:2]
-    grouped = torch.nn.functional.conv2d(
-        x.reshape(1, -1, *x.shape[2:]),
-        factors.down.flatten(0, 1),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=num_rows,
-    )
-    change = torch.bmm(factors.up.transpose(1, 2), grouped.view(num_rows, rank, -1))
+    grouped = _grouped(x, factors.down, list(layer.stride), list(layer.padding), list(layer.dilation))
+    change = torch.bmm(factors.up.transpose(1, 2), grouped)
     return y + change.view(y.shape)
+
+
+# A trace would keep the number of groups of its example.
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+def _grouped(
+    x: torch.Tensor, down: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> torch.Tensor:
+    """Convolve each row of `x`, [rows, in, h, w], by its own kernels; returns [rows, rank, h · w] of the output."""
+    rows, rank = down.shape[:2]
+    grouped = torch.conv2d(
+        x.reshape(1, -1, x.shape[2], x.shape[3]), down.flatten(0, 1), None, stride, padding, dilation, rows
+    )
+    return grouped.view(rows, rank, -1)
