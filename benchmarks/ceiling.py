@@ -1,9 +1,9 @@
 """The throughput of the model alone on this machine: the best of everything that was measured.
 
-UNet calls are timed with 8, 16 and 32 rows, in channels-last format: by diffusers' own forward, with the prompts' keys
-and values kept, and so without Python. VAE decodes are timed for 1, 4 and 8 images, in both formats. Rows and images
-are computed by all cores together, and divided among cores that work side by side. The fastest of each counts: no
-server can be faster, because it does the same work and more.
+UNet calls are timed with 8, 16 and 32 rows, in channels-last format: by diffusers' own forward, with the prompts'
+keys and values kept, and so without Python. VAE decodes are timed for 1, 4 and 8 images, in both formats. Rows and
+images are computed by all cores together, and divided among cores that work side by side. The fastest of each counts:
+no server can be faster, because it does the same work and more.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from benchmarks.results import record
 _ROUTE = "/v1/images/generations"
 _CLIENTS = (1, 4, 16)
 #: With fewer, the start and the end of a run, when not all clients wait, would count for much.
-_MAX_REQUESTS = 96
+_MAX_REQUESTS = 64
 _COLOURS = ("red", "green", "blue", "yellow", "purple")
 _SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
@@ -190,10 +190,11 @@ def _rates(servers: Mapping[str, str], ceiling: Ceiling, *, num_rounds: int) -> 
         for load, bodies in loads.items():
             measured[f"{load} ceiling"].append(ceiling_images_per_s(ceiling, bodies))
             for num_clients in _CLIENTS:
-                sent = bodies[: max(8, 6 * num_clients)]
+                sent = bodies[: max(8, 4 * num_clients)]
                 for server, address in servers.items():
                     rate = asyncio.run(images_per_s(address, sent, num_clients=num_clients))
                     measured[f"{load} {num_clients} {server}"].append(rate)
+                    print(f"{load}, {num_clients} clients, {server}: {rate:.2f} images/s", flush=True)
     return {name: statistics.median(rates) for name, rates in measured.items()}
 
 
