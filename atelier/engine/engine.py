@@ -20,9 +20,10 @@ from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import DeadlineExceeded, ModelNotFound, QueueFull, ReplicaLost
 from atelier.core.origin import Origin
 from atelier.engine.batch import Batch
-from atelier.engine.policy import admissible, next_key
+from atelier.engine.policy import admissible
 from atelier.engine.request import BatchKey, Emit, Event, Submitted
 from atelier.engine.runner import Runner
+from atelier.engine.turns import Turns
 from atelier.models.failures import Failures
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ class Engine:
         self._observe = observe
         self._now_s = now_s
         self._batches: dict[BatchKey, Batch] = {}
-        #: Value of `_num_steps` after the last step of each batch; the batch with the lowest value goes next.
-        self._last_step: dict[BatchKey, int] = {}
+        #: Whose step is next, among the keys of `_batches`.
+        self._turns = Turns[BatchKey]()
         self._changed = threading.Condition()
         # Threads share `_waiting`, `_running`, `_cancelled` and `_is_open`, and write them only under `_changed`.
         self._waiting: deque[Submitted] = deque()
@@ -272,11 +273,11 @@ class Engine:
         if key not in self._batches:
             runner = self._runners[key.model]
             self._batches[key] = runner.new_batch(key, exact_width=self._settings.exact_width)
-            self._last_step[key] = self._num_steps - 1
+            self._turns.join(key)
         return self._batches[key]
 
     def _next_batch(self) -> Batch | None:
-        key = next_key(self._last_step)
+        key = self._turns.next()
         return None if key is None else self._batches[key]
 
     def _step(self, batch: Batch) -> None:
@@ -292,8 +293,7 @@ class Engine:
                     runner.step([request], batch.pack_alone(request))
         end_s = self._now_s()
         self._num_steps += 1
-        if batch.key in self._last_step:
-            self._last_step[batch.key] = self._num_steps
+        self._turns.took(batch.key, end_s - start_s)
         report = StepReport(
             num_requests=num_requests,
             num_rows=num_rows,
@@ -347,4 +347,5 @@ class Engine:
         for key, batch in list(self._batches.items()):
             batch.leave(request_id)
             if not batch.requests:
-                del self._batches[key], self._last_step[key]
+                del self._batches[key]
+                self._turns.leave(key)

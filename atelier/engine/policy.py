@@ -1,17 +1,11 @@
-"""Decides which batch takes the next step, and which waiting requests are admitted; computes on plain values only."""
+"""Decides which waiting requests are admitted; computes on plain values only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-K = TypeVar("K")
 R = TypeVar("R")
-
-
-def next_key(last_step: Mapping[K, int]) -> K | None:
-    """Return the batch key whose last step is longest ago, so that batches take turns; None if there are no keys."""
-    return min(last_step, key=lambda key: last_step[key], default=None)
 
 
 def admissible(

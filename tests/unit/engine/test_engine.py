@@ -245,6 +245,25 @@ def test_batches_of_different_sizes_take_turns(
     assert "step failed" not in caplog.text
 
 
+def test_batches_share_the_time_and_not_the_steps(
+    engine: Engine, embeds: TextEmbeds, reports: list[StepReport], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch, with two rows, takes 4 s for a step, and the other one a second."""
+    step = Runner.step
+
+    def timed(runner: Runner, requests: Sequence[RunningRequest], packed: Packed) -> None:
+        step(runner, requests, packed)
+        clock.now_s += {2: 4.0, 1: 1.0}[sum(request.num_rows for request in requests)]
+
+    monkeypatch.setattr(Runner, "step", timed)
+    ended: queue.Queue[Event] = queue.Queue()
+    with held_at_first_step(engine, _request(embeds, steps=4)):
+        size = Size(width=64, height=96)
+        engine.submit(_request(embeds, request_id=RequestId("b"), size=size, guidance_scale=1.0, steps=8), ended.put)
+    assert isinstance(ended.get(timeout=_WAIT_S), Denoised)
+    assert [report.num_rows for report in reports[:11]] == [2, 2, 1, 1, 1, 1, 2, 1, 1, 1, 1]
+
+
 def test_running_requests_never_exceed_the_rows(
     catalogue: Catalogue, embeds: TextEmbeds, reports: list[StepReport]
 ) -> None:

@@ -15,6 +15,7 @@ from atelier.engine import engine as engine_module
 from atelier.engine.engine import Engine, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runner import Runner
+from atelier.engine.turns import Turns
 from tests.engines import WAIT_S, new_engine
 
 
@@ -68,15 +69,15 @@ def test_a_model_that_always_fails_is_lost_until_a_step_succeeds(
     engine.check(stall_s=WAIT_S)
 
 
-@pytest.mark.parametrize("name", ["admissible", "next_key"])
+@pytest.mark.parametrize(("owner", "name"), [(engine_module, "admissible"), (Turns, "next")])
 def test_a_failing_policy_ends_the_requests_but_not_the_loop(
-    engine: Engine, request_: DenoiseRequest, name: str, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, request_: DenoiseRequest, owner: object, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ValueError("no policy")
 
     with monkeypatch.context() as broken:
-        broken.setattr(engine_module, name, fail)
+        broken.setattr(owner, name, fail)
         for _ in range(3):
             assert isinstance(_result(engine, request_), ReplicaLost)
         with pytest.raises(RuntimeError, match="model calls"):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from atelier.engine.policy import admissible, next_key
+from atelier.engine.policy import admissible
 
 
 def _admitted(waiting: list[tuple[str, float]], running_cost: float = 0) -> str:
@@ -13,11 +13,6 @@ def _admitted(waiting: list[tuple[str, float]], running_cost: float = 0) -> str:
         max_cost=8,
     )
     return "".join(name for name, _ in admitted)
-
-
-def test_the_key_that_waited_longest_is_next() -> None:
-    assert next_key({"a": 7, "b": 3, "c": 5}) == "b"
-    assert next_key({}) is None
 
 
 def test_requests_are_admitted_until_the_engine_is_full() -> None:
