@@ -47,6 +47,8 @@ _CPU = Placement("cpu", "float32")
 _RANKS = (8, 16, 32, 64)
 _NUM_RESIDENT = 16
 _NUM_REQUESTS, _NUM_STEPS = 16, 15
+#: Programs of the UNet are traced after a hundred calls.
+_NUM_WARM_UPS = 7
 #: Layers that LoRAs for SDXL usually change: the linear layers of the transformer blocks.
 _LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 
@@ -108,7 +110,7 @@ def _steps(runner: Runner, requests: Sequence[DenoiseRequest], *, rounds: int) -
     """Steps of equal requests, with two LoRAs per row and with none, in turn."""
     plain, loras = _Steps(runner, requests), _Steps(runner, [_with_two(*each) for each in enumerate(requests)])
     taken_s: dict[str, list[float]] = {"plain": [], "loras": []}
-    for is_warm in [False, *[True] * rounds]:
+    for is_warm in [*[False] * _NUM_WARM_UPS, *[True] * rounds]:
         measured = {"plain": plain.time_s(_NUM_STEPS), "loras": loras.time_s(_NUM_STEPS)}
         if is_warm:
             for name, times_s in measured.items():

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_PROGRAMS = 16
+#: Tracing takes as much time as Python takes in so many calls. A trace that is made after so many calls never costs
+#: more than it might have saved until then, however often sets of LoRAs change.
+_NUM_CALLS_BEFORE_TRACE = 100
 _EXAMPLE_ROWS, _EXAMPLE_SIDE = 2, 16
 
 #: PyTorch traces one model at a time in a process.
@@ -49,18 +52,23 @@ class _Programs:
 
 
 class TracedUNet:
-    """A UNet on the CPU. Calls with LoRAs run as usual until their programs have been traced, in another thread."""
+    """A UNet on the CPU.
+
+    Calls with LoRAs are run by Python at first. After a hundred with changes of the same layers, their programs are
+    traced in another thread.
+    """
 
     def __init__(self, unet: UNet2DConditionModel, programs: _Programs) -> None:
         """`programs` are those for calls without LoRAs."""
         self._unet = unet
         self._lock = threading.Lock()
-        #: None while a pair is being traced, or if that has failed.
-        self._programs: LRUCache[Changed, _Programs | None] = LRUCache(_MAX_PROGRAMS)
-        self._programs[()] = programs
+        self._without_loras = programs
+        #: Pairs of programs; before they have been traced, the number of calls that could have used them.
+        self._with_loras: LRUCache[Changed, _Programs | int] = LRUCache(_MAX_PROGRAMS)
 
     def encode_half(self, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> Encoded:
         """Run the UNet to the end of its middle block, on `model_input` [rows, 4, h, w] at `timesteps` [rows]."""
+        self._count(conditions)
         programs = self._programs_for(conditions)
         if programs is None:
             return encode_half(self._unet, model_input, timesteps, conditions)
@@ -80,12 +88,22 @@ class TracedUNet:
         return noise_pred
 
     def _programs_for(self, conditions: Conditions) -> _Programs | None:
+        if not conditions.adapters:
+            return self._without_loras
+        with self._lock:
+            programs = self._with_loras.get(_changed(conditions.adapters))
+        return None if isinstance(programs, int) else programs
+
+    def _count(self, conditions: Conditions) -> None:
+        """Count a call with LoRAs that has no program yet, and have one traced if that pays."""
         changed = _changed(conditions.adapters)
         with self._lock:
-            if changed not in self._programs:
-                self._programs[changed] = None
-                _TRACING.submit(self._trace, changed, conditions)
-            return self._programs[changed]
+            num_calls = self._with_loras.get(changed, 0)
+            if not changed or not isinstance(num_calls, int):
+                return
+            self._with_loras[changed] = num_calls + 1
+        if num_calls + 1 == _NUM_CALLS_BEFORE_TRACE:
+            _TRACING.submit(self._trace, changed, conditions)
 
     def _trace(self, changed: Changed, conditions: Conditions) -> None:
         try:
@@ -94,7 +112,7 @@ class TracedUNet:
             logger.exception("a UNet with LoRAs was not traced; it runs without a program")
             return
         with self._lock:
-            self._programs[changed] = programs
+            self._with_loras[changed] = programs
 
 
 def trace(unet: UNet2DConditionModel, placement: Placement) -> TracedUNet:
