@@ -15,6 +15,15 @@ from deployments.options import GraphArgs
 from graph import build
 
 PORT = 8765
+#: Beginnings of the titles of the graph's processes, by the names in the results.
+PROCESSES = {
+    **{
+        name: f"ray::ServeReplica:atelier:{name}"
+        for name in ("Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler")
+    },
+    "proxy": "ray::ProxyActor",
+    "controller": "ray::ServeController",
+}
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import ray
 
-from benchmarks.graph import running_graph
+from benchmarks.graph import PROCESSES, running_graph
 from benchmarks.mixed_requests import Answers, Request, requests
 from benchmarks.results import record
 from deployments.settings import Settings
@@ -29,15 +29,6 @@ from deployments.settings import Settings
 _NUM_CLIENTS = 16
 _SAMPLE_S, _WARM_S = 20, 120
 _MIB = 2**20
-#: Beginnings of the titles of processes, by the names in the results.
-_PROCESSES = {
-    **{
-        name: f"ray::ServeReplica:atelier:{name}"
-        for name in ("Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler")
-    },
-    "proxy": "ray::ProxyActor",
-    "controller": "ray::ServeController",
-}
 
 
 def main() -> None:
@@ -87,7 +78,7 @@ def _sample() -> dict[str, float]:
     values = {"temporary files MiB": _size_of(_kept_folders()) / _MIB}
     for process in psutil.process_iter(["cmdline"]):
         title = " ".join(process.info["cmdline"] or ())
-        name = next((name for name, beginning in _PROCESSES.items() if title.startswith(beginning)), None)
+        name = next((name for name, beginning in PROCESSES.items() if title.startswith(beginning)), None)
         if name is not None:
             values[f"{name} MiB"] = process.memory_info().rss / _MIB
             values[f"{name} descriptors"] = process.num_fds()

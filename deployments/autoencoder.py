@@ -15,8 +15,10 @@ class Autoencoder(Replica):
     def __init__(self, catalogue: Catalogue, options: AutoencoderOptions) -> None:
         """Load the VAEs. Raises ModelUnavailable if a model's files are missing or corrupt."""
         from atelier.local.images import AutoencoderStage
+        from atelier.models.allocator import keep_freed_memory
 
         super().__init__("autoencoder", options)
+        keep_freed_memory()
         self._stage = AutoencoderStage.load(catalogue, self._runtime)
 
     async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:

@@ -26,12 +26,10 @@ class Denoiser:
         """
         from atelier.engine.engine import EngineSettings
         from atelier.local.denoising import new_engine
-        from atelier.models.allocator import keep_freed_memory
         from deployments.accelerator import placement
         from deployments.residuals import transport
 
         log_to_serve()
-        keep_freed_memory()
         place = placement(options)
         self._limits = limits = DenoiserLimits()
         self._metrics = metrics = DenoiserMetrics()

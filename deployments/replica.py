@@ -13,11 +13,9 @@ class Replica:
     def __init__(self, name: str, options: ReplicaOptions) -> None:
         """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing."""
         from atelier.local.runtime import Runtime
-        from atelier.models.allocator import keep_freed_memory
         from deployments.accelerator import placement
 
         log_to_serve()
-        keep_freed_memory()
         self._limits = ReplicaLimits()
         self._runtime = Runtime.start(name, placement(options), num_threads=options.num_threads)
 
