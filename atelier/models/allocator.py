@@ -1,6 +1,6 @@
 """Lets a process keep the memory that a model frees, for the model's next call.
 
-By default glibc returns it to the operating system and takes it back page by page: thirty decodes by the zoo's VAE
+By default glibc returns it to the operating system and takes it back page by page: 24 decodes by the zoo's VAE
 made 12,000 page faults, and make a few with these settings (tests/integration/test_memory.py).
 """
 
