@@ -56,7 +56,9 @@ def fastest_splits(
     `step` takes a step with a number of rows in a number of calls, of which `num_parallel` run side by side. What the
     device has no memory for is left out.
     """
-    found = {1: 1, num_parallel: num_parallel}
+    found = {1: 1}
+    if num_parallel < _NUMS_OF_ROWS[0]:
+        found[num_parallel] = num_parallel
     for num_rows in _NUMS_OF_ROWS:
         taken_s = _times_s(step, num_rows, _candidates(num_rows, num_parallel), now_s)
         if taken_s:

@@ -1,7 +1,7 @@
 """Lets a process keep the memory that a model frees, for the model's next call.
 
 By default glibc returns it to the operating system and takes it back page by page: 24 decodes by the zoo's VAE
-made 12,000 page faults, and make a few with these settings (tests/integration/test_memory.py).
+made 12,000 page faults, and make 900 with these settings (tests/integration/test_memory.py).
 """
 
 from __future__ import annotations

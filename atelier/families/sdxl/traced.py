@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_PROGRAMS = 16
-#: Tracing takes as much time as Python takes in so many calls. A trace that is made after so many calls never costs
+#: Tracing takes about as much time as Python takes in a hundred calls of two halves. After so many halves it costs no
 #: more than it might have saved until then, however often sets of LoRAs change.
-_NUM_CALLS_BEFORE_TRACE = 100
+_NUM_HALVES_BEFORE_TRACE = 200
 _EXAMPLE_ROWS, _EXAMPLE_SIDE = 2, 16
 
 #: PyTorch traces one model at a time in a process.
@@ -63,12 +63,11 @@ class TracedUNet:
         self._unet = unet
         self._lock = threading.Lock()
         self._without_loras = programs
-        #: Pairs of programs; before they have been traced, the number of calls that could have used them.
+        #: Pairs of programs; before they have been traced, the number of halves that could have used them.
         self._with_loras: LRUCache[Changed, _Programs | int] = LRUCache(_MAX_PROGRAMS)
 
     def encode_half(self, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> Encoded:
         """Run the UNet to the end of its middle block, on `model_input` [rows, 4, h, w] at `timesteps` [rows]."""
-        self._count(conditions)
         programs = self._programs_for(conditions)
         if programs is None:
             return encode_half(self._unet, model_input, timesteps, conditions)
@@ -88,22 +87,18 @@ class TracedUNet:
         return noise_pred
 
     def _programs_for(self, conditions: Conditions) -> _Programs | None:
+        """Return the programs for the LoRAs of a call; if there are none, have them traced as soon as that pays."""
         if not conditions.adapters:
             return self._without_loras
-        with self._lock:
-            programs = self._with_loras.get(_changed(conditions.adapters))
-        return None if isinstance(programs, int) else programs
-
-    def _count(self, conditions: Conditions) -> None:
-        """Count a call with LoRAs that has no program yet, and have one traced if that pays."""
         changed = _changed(conditions.adapters)
         with self._lock:
-            num_calls = self._with_loras.get(changed, 0)
-            if not changed or not isinstance(num_calls, int):
-                return
-            self._with_loras[changed] = num_calls + 1
-        if num_calls + 1 == _NUM_CALLS_BEFORE_TRACE:
+            programs = self._with_loras.get(changed, 0)
+            if not isinstance(programs, int):
+                return programs
+            self._with_loras[changed] = programs + 1
+        if programs + 1 == _NUM_HALVES_BEFORE_TRACE:
             _TRACING.submit(self._trace, changed, conditions)
+        return None
 
     def _trace(self, changed: Changed, conditions: Conditions) -> None:
         try:

@@ -56,6 +56,7 @@ def test_few_rows_are_split_by_a_rule_wherever_they_run(slow: int) -> None:
     splits = _fastest(lambda _, calls: 100.0 if calls == slow else 1.0, num_parallel=2)
     assert [_sizes(splits, num_rows) for num_rows in (1, 2, 9, 15)] == [[1], [1, 1], [4, 5], [7, 8]]
     assert _sizes(_fastest(lambda *_: 1.0, num_parallel=4), 3) == [3]
+    assert _fastest(lambda *_: 1.0, num_parallel=24) == Splits({1: 1, 16: 1, 32: 24})
 
 
 def test_the_fastest_number_of_calls_is_found_for_each_number_of_rows() -> None:

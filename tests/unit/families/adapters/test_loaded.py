@@ -41,7 +41,7 @@ def adapters(tmp_path: Path, go_on: threading.Event, monkeypatch: pytest.MonkeyP
 
 
 def test_a_request_that_gives_up_takes_nothing_from_others(adapters: LoadedAdapters, go_on: threading.Event) -> None:
-    """More LoRAs are asked for than are loaded at a time, so the last one has not begun when it is given up."""
+    """Four LoRAs load at a time. Of six, two have not begun to load when their requests give up."""
     given_up = [adapters.get("model", name) for name in "abcdef"]
     assert [adapter.cancel() for adapter in given_up] == [False] * 6
     go_on.set()
