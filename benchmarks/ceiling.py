@@ -55,7 +55,7 @@ class Ceiling:
         if count % self._num_threads:
             return together_s
         part = partial(call, count // self._num_threads, size)
-        return min(together_s, max(self._side_by_side.map(_median_s, [part] * self._num_threads)))
+        return min(together_s, max(self._side_by_side.map([partial(_median_s, part)] * self._num_threads)))
 
 
 def _load() -> tuple[list[Call], list[Call]]:

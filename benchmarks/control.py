@@ -13,7 +13,7 @@ import os
 import queue
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +68,8 @@ class _Stored(ControlNets):
     def unknown(self, rows: object) -> tuple[ContextId, ...]:  # noqa: ARG002
         return ()
 
-    def residuals(self, call: ControlCall) -> Residuals:
-        return self._by_size[call.controlnet]
+    def ready(self, call: ControlCall) -> Callable[[], Residuals]:
+        return lambda: self._by_size[call.controlnet]
 
 
 def _stored(shapes: list[tuple[int, int]], *, rows: int, dtype: torch.dtype) -> Residuals:

@@ -55,6 +55,8 @@ def transport(
 class OverHandle:
     """The transport to ControlNet replicas on any node; the calls of a step may reach different replicas."""
 
+    takes_many_steps = False
+
     def __init__(self, controlnet: DeploymentHandle, placement: Placement, *, deadline_s: float) -> None:
         self._controlnet = controlnet
         self._placement = placement

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffusers import ControlNetModel
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ControlNetEntry
 from atelier.control.calls import ContextId, ControlCall, ControlContext, ControlRow
+from atelier.control.programs import trace
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.errors import ModelUnavailable
@@ -26,7 +28,8 @@ from atelier.models.loading import Placement, load_controlnet
 
 #: A context (about 25 MB at SDXL's size) is evicted after this many calls without it; it can be sent again.
 _EVICTED_AFTER_CALLS = 16
-#: Number of passes whose stacked conditions are kept for the next step: enough for one batch with two ControlNets.
+#: Number of passes whose stacked conditions are kept for the next step, for each call that a step may have side by
+#: side: enough for one batch with two ControlNets.
 _MAX_STACKED = 2
 
 T = TypeVar("T")
@@ -42,6 +45,15 @@ class _Prepared:
     size: Size
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One pass of a ControlNet."""
+
+    rows: tuple[ControlRow, ...]
+    #: Input of the UNet, timesteps, conditions and embeddings of the control images.
+    inputs: tuple[torch.Tensor, torch.Tensor, Conditions, torch.Tensor]
+
+
 def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
     """Load a catalogue's ControlNets and warm them up at their models' default sizes. Raises ModelUnavailable."""
     controlnets = ControlNets(catalogue.controlnets, placement)
@@ -51,20 +63,28 @@ def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
 
 
 class ControlNets:
-    """The ControlNets of a replica and the contexts they have prepared. Not thread-safe: used from one thread."""
+    """The ControlNets of a replica and the contexts they have prepared.
+
+    Not thread-safe: used from one thread, apart from what `ready` returns.
+    """
 
     def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
         """Load all ControlNets. Raises ModelUnavailable if files are missing or one is no plain SDXL ControlNet."""
         controlnets = {entry.id: _load(entry, placement) for entry in entries}
         self._weights_hashes = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
+        on_cpu = placement.device == "cpu"
+        self._programs = (
+            {name: trace(controlnet, placement) for name, controlnet in controlnets.items()} if on_cpu else {}
+        )
         self._host = ModelHost(controlnets)
         self._placement = placement
         self._prepared: dict[ContextId, _Prepared] = {}
         #: Number of the last call that used each context.
         self._last_call: dict[ContextId, int] = {}
         self._num_calls = 0
+        calls_side_by_side = torch.get_num_threads() if on_cpu else 1
         self._stacked: LRUCache[tuple[tuple[ControlRow, ...], int], tuple[Conditions, torch.Tensor]] = LRUCache(
-            _MAX_STACKED
+            _MAX_STACKED * calls_side_by_side
         )
 
     def unknown(self, rows: Iterable[ControlRow]) -> tuple[ContextId, ...]:
@@ -88,19 +108,29 @@ class ControlNets:
                 Size(width=width, height=height),
             )
 
-    @torch.inference_mode()
     def residuals(self, call: ControlCall) -> Residuals:
         """Compute the residuals of a call's rows. Raises KeyError if a context is not prepared."""
+        return self.ready(call)()
+
+    @torch.inference_mode()
+    def ready(self, call: ControlCall) -> Callable[[], Residuals]:
+        """Return a function that computes the residuals of a call's rows, in any thread.
+
+        Raises KeyError if a context is not prepared.
+        """
         self._num_calls += 1
         self._last_call.update((row.context_id, self._num_calls) for row in call.rows)
         self._evict()
-        width, num_rows = call.width or len(call.rows), len(call.rows)
+        width = call.width or len(call.rows)
+        passes = [self._pass(call, slice(start, start + width), width) for start in range(0, len(call.rows), width)]
+        return partial(self._compute, call, passes)
+
+    @torch.inference_mode()
+    def _compute(self, call: ControlCall, passes: Sequence[_Pass]) -> Residuals:
         with self._host.acquire(call.controlnet) as controlnet:
-            passes = [
-                self._pass(controlnet, call, slice(start, start + width), width)
-                for start in range(0, num_rows, width)
-            ]
-        joined = Residuals.joined(passes).select(slice(num_rows))
+            compute = self._programs.get(call.controlnet, partial(residuals, controlnet))
+            parts = [_scaled(compute(*of_pass.inputs), of_pass.rows) for of_pass in passes]
+        joined = Residuals.joined(parts).select(slice(len(call.rows)))
         return replace(joined, weights_hash=self._weights_hashes[call.controlnet])
 
     def warm_up(self, controlnet_id: str, size: Size) -> None:
@@ -125,18 +155,12 @@ class ControlNets:
             )
         )
 
-    def _pass(self, controlnet: ControlNetModel, call: ControlCall, part: slice, width: int) -> Residuals:
-        """Compute the residuals of some rows of a call, in a pass padded to `width` rows."""
+    def _pass(self, call: ControlCall, part: slice, width: int) -> _Pass:
+        """Return the pass of some rows of a call, padded to `width` rows."""
         rows = _padded(call.rows[part], width)
         model_input = torch.stack(_padded(call.model_input[part].unbind(), width))
         timesteps = torch.stack(_padded(call.timesteps[part].unbind(), width))
-        return residuals(
-            controlnet,
-            model_input.to(self._placement.dtype),
-            timesteps,
-            *self._stack(rows, call.num_tokens),
-            _scales(controlnet, rows, like=model_input),
-        )
+        return _Pass(rows, (model_input.to(self._placement.dtype), timesteps, *self._stack(rows, call.num_tokens)))
 
     def _evict(self) -> None:
         oldest = self._num_calls - _EVICTED_AFTER_CALLS
@@ -160,16 +184,14 @@ def _padded(rows: tuple[T, ...], width: int) -> tuple[T, ...]:
     return rows + rows[-1:] * (width - len(rows))
 
 
-def _scales(controlnet: ControlNetModel, rows: Sequence[ControlRow], like: torch.Tensor) -> torch.Tensor | None:
-    """Return the scales of all layers and rows, [skips + 1, rows]; None if all are 1."""
+def _scaled(residuals: Residuals, rows: Sequence[ControlRow]) -> Residuals:
     if all(row.controlnet_conditioning_scale == 1 and not row.guess_mode for row in rows):
-        return None
-    num_skips = len(controlnet.controlnet_down_blocks)
+        return residuals
     scales = [
-        scales_of_layers(row.controlnet_conditioning_scale, num_skips=num_skips, guess_mode=row.guess_mode)
+        scales_of_layers(row.controlnet_conditioning_scale, num_skips=len(residuals.skips), guess_mode=row.guess_mode)
         for row in rows
     ]
-    return torch.stack(scales, dim=1).to(like)
+    return residuals.scaled(torch.stack(scales, dim=1).to(residuals.hidden_states))
 
 
 def _load(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:

@@ -43,9 +43,10 @@ class Residuals:
         return Residuals(skips, self.hidden_states[rows], self.weights_hash)
 
     def scaled(self, scales: torch.Tensor) -> Residuals:
-        """Return the residuals times `scales` [skips + 1, rows, 1, 1, 1]; the last scale is the middle block's."""
-        skips = tuple(skip * scale for skip, scale in zip(self.skips, scales[:-1], strict=True))
-        return Residuals(skips, self.hidden_states * scales[-1])
+        """Return the residuals times `scales` [skips + 1, rows]; the last scale is the middle block's."""
+        *of_skips, of_middle = scales[..., None, None, None]
+        skips = tuple(skip * scale for skip, scale in zip(self.skips, of_skips, strict=True))
+        return Residuals(skips, self.hidden_states * of_middle)
 
     def add_to(self, encoded: Encoded, rows: slice | torch.Tensor) -> None:
         """Add the residuals, in place, to the given rows of `encoded`; no row may occur twice."""
@@ -66,22 +67,19 @@ def residuals(
     timesteps: torch.Tensor,
     conditions: Conditions,
     embedding: torch.Tensor,
-    scales: torch.Tensor | None,
 ) -> Residuals:
-    """Compute a ControlNet's residuals for `model_input` [rows, 4, h, w] at `timesteps` [rows].
+    """Compute a ControlNet's residuals, at scale 1, for `model_input` [rows, 4, h, w] at `timesteps` [rows].
 
-    `embedding` [rows, channels, h, w] holds the control images' embeddings. `scales` [skips + 1, rows] multiply the
-    residuals; None if all are 1.
+    `embedding` [rows, channels, h, w] holds the control images' embeddings.
     """
     encoded = encode_rows(controlnet, controlnet.conv_in(model_input) + embedding, timesteps, conditions)
-    unscaled = Residuals(
+    return Residuals(
         tuple(
             convolution(skip)
             for convolution, skip in zip(controlnet.controlnet_down_blocks, encoded.skips, strict=True)
         ),
         controlnet.controlnet_mid_block(encoded.hidden_states),
     )
-    return unscaled if scales is None else unscaled.scaled(scales[..., None, None, None])
 
 
 def scales_of_layers(controlnet_conditioning_scale: float, *, num_skips: int, guess_mode: bool) -> torch.Tensor:

@@ -34,6 +34,11 @@ class TransportFailed(Exception):
 class Transport(Protocol):
     """A way for a Denoiser to get residuals from ControlNets."""
 
+    @property
+    def takes_many_steps(self) -> bool:
+        """Whether calls may be sent before the residuals of those before are there, and awaited in any thread."""
+        ...
+
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         """Send the calls of a step; `contexts` holds the contexts of all their rows. Raises TransportFailed."""
         ...
@@ -42,17 +47,19 @@ class Transport(Protocol):
 class InProcess:
     """The transport to ControlNets in the Denoiser's own process: no hop, but every Denoiser holds their weights."""
 
+    takes_many_steps = True
+
     def __init__(self, controlnets: ControlNets) -> None:
         self._controlnets = controlnets
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        """Compute the residuals before returning; the returned function hands them over without waiting."""
-        results = []
+        """Prepare the contexts; the returned function computes the residuals, in any thread."""
+        ready = []
         for call in calls:
             for context_id in self._controlnets.unknown(call.rows):
                 self._controlnets.prepare(contexts[context_id])
-            results.append(self._controlnets.residuals(call))
-        return lambda: results
+            ready.append(self._controlnets.ready(call))
+        return lambda: [compute() for compute in ready]
 
 
 class InOrder:
@@ -67,6 +74,10 @@ class InOrder:
         self._transports = transports
         self._on_failure = on_failure
         self._skipped_until_s: dict[TransportName, float] = {}
+
+    @property
+    def takes_many_steps(self) -> bool:
+        return all(transport.takes_many_steps for transport in self._transports.values())
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         """Send the calls. Raises ReplicaLost, here or while waiting, when no transport is left or all are skipped."""

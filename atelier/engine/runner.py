@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.entries import ModelEntry
 from atelier.catalogue.loras import LoraLibrary
-from atelier.control.transports import InOrder, Transport
+from atelier.control.transports import InOrder, Transport, Wait
 from atelier.core.conditioning import Conditioning, Role, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
 from atelier.core.errors import ModelUnavailable
@@ -190,15 +190,13 @@ class Runner:
         Returns `noise_pred` of the rows (one per image and prompt role) of all calls, [rows, 4, h, w].
         """
         inputs = [self._input(requests, call, model_input, timesteps, packed.width) for call in packed.calls]
-        has_control = any(of_call.control.calls for of_call in inputs)
+        waits_for_control = any(of_call.control.calls for of_call in inputs) and not self._transport.takes_many_steps
         with self._host.acquire(self._entry.id) as unet:
-            run = partial(self._run, unet, requests)
-            # One thread at a time calls ControlNets, and the bits of their residuals depend on the number of threads.
-            one_by_one = len(inputs) == 1 or has_control or packed.width is not None
+            one_by_one = len(inputs) == 1 or waits_for_control or packed.width is not None
             if self._side_by_side is None or one_by_one:
-                noise_preds = [run(of_call) for of_call in inputs]
+                noise_preds = [self._started(unet, requests, of_call)() for of_call in inputs]
             else:
-                noise_preds = self._side_by_side.map(run, inputs)
+                noise_preds = self._side_by_side.map([self._started(unet, requests, of_call) for of_call in inputs])
         return torch.cat(noise_preds)
 
     def _input(
@@ -214,12 +212,25 @@ class Runner:
         control = StepControl.of(requests, call, row_input, row_timesteps, width=width)
         return _Input(row_input, row_timesteps, call.conditions, control)
 
+    def _started(
+        self, unet: UNet2DConditionModel, requests: Sequence[RunningRequest], of_call: _Input
+    ) -> Callable[[], torch.Tensor]:
+        """Send a call's rows to their ControlNets, and return a function that runs the UNet on them."""
+        control = of_call.control
+        wait = self._transport.start(control.calls, control.contexts) if control.calls else None
+        return partial(self._run, unet, requests, of_call, wait)
+
     @torch.inference_mode()
-    def _run(self, unet: UNet2DConditionModel, requests: Sequence[RunningRequest], of_call: _Input) -> torch.Tensor:
-        """Run one call, in any thread if no ControlNet acts on its rows."""
+    def _run(
+        self,
+        unet: UNet2DConditionModel,
+        requests: Sequence[RunningRequest],
+        of_call: _Input,
+        wait: Wait | None,
+    ) -> torch.Tensor:
+        """Run one call, and add the residuals of its ControlNets as soon as they are there."""
         control, conditions = of_call.control, of_call.conditions
         encode, decode = self._halves(unet)
-        wait = self._transport.start(control.calls, control.contexts) if control.calls else None
         encoded = encode(of_call.model_input, of_call.timesteps, conditions)
         if wait is not None:
             control.add(wait(), encoded, requests)
@@ -243,7 +254,7 @@ class Runner:
         if self._side_by_side is None:
             computed = [conditions(of_role) for of_role in embeds]
         else:
-            computed = self._side_by_side.map(conditions, embeds)
+            computed = self._side_by_side.map([partial(conditions, of_role) for of_role in embeds])
         return dict(zip(roles, computed, strict=True))
 
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:

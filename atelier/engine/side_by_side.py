@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import torch
 
-C = TypeVar("C")
 R = TypeVar("R")
 
 
@@ -22,11 +21,11 @@ class SideBySide:
     def __init__(self, num_threads: int) -> None:
         self._threads = ThreadPoolExecutor(num_threads, "unet", initializer=torch.set_num_threads, initargs=(1,))
 
-    def map(self, run: Callable[[C], R], calls: Sequence[C]) -> list[R]:
+    def map(self, calls: Sequence[Callable[[], R]]) -> list[R]:
         """Run calls at the same time, and return their results in order.
 
         When all have ended, raises the error of the first that failed.
         """
-        running = [self._threads.submit(run, call) for call in calls]
+        running = [self._threads.submit(call) for call in calls]
         wait(running)
         return [ended.result() for ended in running]

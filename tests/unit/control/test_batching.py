@@ -25,9 +25,9 @@ class _Recording(ControlNets):
 
     num_rows: list[int]
 
-    def residuals(self, call: ControlCall) -> Residuals:
+    def ready(self, call: ControlCall) -> Callable[[], Residuals]:
         self.num_rows.append(len(call.rows))
-        return super().residuals(call)
+        return super().ready(call)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import torch
 from diffusers import ControlNetModel
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.control.programs import trace
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
 from atelier.families.sdxl.attention import install, keys_values
 from atelier.families.sdxl.conditions import Conditions
@@ -26,6 +27,29 @@ def controlnet_pair(small_catalogue: Catalogue) -> tuple[ControlNetModel, Contro
     ours.load_state_dict(theirs.state_dict())
     install(ours)
     return theirs, ours
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "height", "width", "num_chunks"), [(1, 16, 16, 1), (5, 9, 15, 1), (3, 8, 20, 3)]
+)
+@torch.inference_mode()
+def test_a_program_gives_the_bits_of_residuals(
+    controlnet_pair: tuple[ControlNetModel, ControlNetModel], num_rows: int, height: int, width: int, num_chunks: int
+) -> None:
+    _, ours = controlnet_pair
+    conditions = Conditions(
+        prompt=keys_values(ours, torch.randn(num_rows, 77 * num_chunks, sum(TEXT_WIDTHS))),
+        prompt_bias=torch.zeros(num_rows, 1, 77 * num_chunks),
+        pooled_prompt_embeds=torch.randn(num_rows, POOLED_WIDTH),
+        add_time_ids=torch.rand(num_rows, 6) * 100,
+    )
+    embedding = embed_control_image(ours, torch.rand(num_rows, 3, 8 * height, 8 * width))
+    inputs = (torch.randn(num_rows, 4, height, width), torch.rand(num_rows) * 999, conditions, embedding)
+    expected, made = residuals(ours, *inputs), trace(ours, CPU)(*inputs)
+    for mine, theirs in zip(
+        [*made.skips, made.hidden_states], [*expected.skips, expected.hidden_states], strict=True
+    ):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize("guess_mode", [False, True])
@@ -59,7 +83,7 @@ def test_residuals_equal_those_of_diffusers_forward_pass(
     )
     scales = scales_of_layers(0.7, num_skips=len(skips), guess_mode=guess_mode)[:, None].expand(-1, 2)
     embedding = embed_control_image(ours, image).expand(2, -1, -1, -1)
-    made = residuals(ours, latents, timesteps, conditions, embedding, scales)
+    made = residuals(ours, latents, timesteps, conditions, embedding).scaled(scales)
     for mine, expected in zip([*made.skips, made.hidden_states], [*skips, mid], strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
