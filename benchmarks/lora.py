@@ -29,13 +29,14 @@ from safetensors.torch import save_file
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.adapters import Lora, in_order
-from atelier.core.conditioning import Conditioning, Text
+from atelier.core.conditioning import Conditioning, Role, Text
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.sampling import Sampling
 from atelier.engine.engine import Engine, EngineSettings, StepReport
-from atelier.engine.request import Event
+from atelier.engine.request import Event, RunningRequest, Submitted
 from atelier.engine.runner import Runner, load_runners
 from atelier.families import sdxl
+from atelier.families.family import PromptConditions
 from atelier.families.sdxl.adapters.loaded import LoadedAdapters
 from atelier.families.sdxl.text import TextEncoders
 from atelier.models.hashes import place_hash
@@ -87,6 +88,11 @@ def _write_loras(entry: ModelEntry, folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.safetensors" for name in names}
 
 
+def _admitted(runner: Runner, submitted: Submitted) -> tuple[RunningRequest, Mapping[Role, PromptConditions]]:
+    running = runner.begin(submitted)
+    return running, runner.prompts(running)
+
+
 class _Steps:
     """Steps of a batch of 16 guided requests, with a given number of LoRAs each."""
 
@@ -96,7 +102,7 @@ class _Steps:
         wait([adapter for each in submitted for adapter in each.adapters])
         self._batch = runner.new_batch(submitted[0].key, exact_width=8)
         for each in submitted:
-            self._batch.join(*runner.admit(each))
+            self._batch.join(*_admitted(runner, each))
 
     def time_s(self, num_steps: int) -> list[float]:
         for request in self._batch.requests:
@@ -133,7 +139,7 @@ def _with_two(index: int, request: DenoiseRequest) -> DenoiseRequest:
 def _joining(runner: Runner, requests: Sequence[DenoiseRequest], *, rounds: int) -> dict[str, float]:
     """Let a request join 15 others and leave them; then pack all prompts again, as if there were no slots."""
     submitted = [runner.submitted(request, emit=lambda _: None) for request in requests]
-    admitted = [runner.admit(each) for each in submitted]
+    admitted = [_admitted(runner, each) for each in submitted]
     batch = runner.new_batch(submitted[0].key, exact_width=8)
     for each in admitted:
         batch.join(*each)

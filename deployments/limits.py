@@ -35,8 +35,9 @@ class DenoiserLimits(ReplicaLimits):
     max_waiting: int = Field(
         256,
         ge=1,
-        le=900,
-        description="Number of requests that may wait in a replica; others are rejected with status 429.",
+        le=300,
+        description="Number of requests of each priority that may wait in a replica; others are rejected with status "
+        "429.",
     )
     max_rows: int = Field(
         32,

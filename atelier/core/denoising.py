@@ -10,6 +10,7 @@ from atelier.core.conditioning import Conditioning, Floats, Role, TextEmbeds
 from atelier.core.control import Control
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
+from atelier.core.priority import Priority
 from atelier.core.sampling import Reproducibility, Sampling
 
 RequestId = NewType("RequestId", str)
@@ -82,6 +83,7 @@ class DenoiseRequest:
     conditioning: Conditioning
     init_image: InitImage | None = None
     controls: tuple[Control, ...] = ()
+    priority: Priority = "standard"
     #: Whether to emit a `StepEvent` after every step.
     report_steps: bool = False
     #: Number of evenly spaced steps whose event carries a preview.
@@ -90,6 +92,8 @@ class DenoiseRequest:
     is_repeated: bool = False
     #: Seconds after its submission at which the engine ends the request, so that a lost Router leaves no work behind.
     time_limit_s: float | None = None
+    #: Whether that is the client's own deadline.
+    has_deadline: bool = False
 
     def __post_init__(self) -> None:
         size, num_images = self.pass_.size, len(self.pass_.seeds)

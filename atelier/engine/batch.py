@@ -74,6 +74,10 @@ class Batch:
             for image, slot in enumerate(taken):
                 self._slots[slot] = Row(request, role, image)
 
+    def request(self, request_id: RequestId) -> RunningRequest:
+        """Return a request of this batch. Raises StopIteration if it has left."""
+        return next(request for request in self.requests if request.submitted.request_id == request_id)
+
     def leave(self, request_id: RequestId) -> None:
         """Remove a request if it is in this batch."""
         staying = [request for request in self.requests if request.submitted.request_id != request_id]

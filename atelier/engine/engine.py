@@ -9,21 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
-from atelier.core.errors import DeadlineExceeded, ModelNotFound, QueueFull, ReplicaLost
+from atelier.core.errors import DeadlineExceeded, ModelNotFound, ReplicaLost
 from atelier.core.origin import Origin
 from atelier.engine.batch import Batch
-from atelier.engine.policy import admissible
-from atelier.engine.request import BatchKey, Emit, Event, Submitted
+from atelier.engine.queue import Lane, Queue, lane_of
+from atelier.engine.request import Emit, Event, RunningRequest, Submitted
 from atelier.engine.runner import Runner
-from atelier.engine.turns import Turns
 from atelier.models.failures import Failures
 
 logger = logging.getLogger(__name__)
@@ -37,6 +35,7 @@ _IDLE_WAIT_S = 0.5
 class EngineStatus:
     """Counts of an engine at one moment."""
 
+    #: With those that have begun and step aside for others.
     num_waiting: int
     num_running: int
     #: Steps since the start; a step that several requests share counts once.
@@ -64,7 +63,7 @@ class EngineSettings:
     """Settings of an engine, the same for all its models."""
 
     num_threads: int
-    #: Maximum number of waiting requests.
+    #: Maximum number of waiting requests of each priority.
     max_waiting: int
     #: Maximum number of rows (one per image and prompt role) that are denoised at the same time, in all batches; rows
     #: of larger images, with longer prompts or with LoRAs count more.
@@ -96,13 +95,12 @@ class Engine:
         self._place = place
         self._observe = observe
         self._now_s = now_s
-        self._batches: dict[BatchKey, Batch] = {}
-        #: Whose step is next, among the keys of `_batches`.
-        self._turns = Turns[BatchKey]()
+        self._batches: dict[Lane, Batch] = {}
+        #: Requests that have begun and wait.
+        self._parked: dict[RequestId, RunningRequest] = {}
         self._changed = threading.Condition()
-        # Threads share `_waiting`, `_running`, `_cancelled` and `_is_open`, and write them only under `_changed`.
-        self._waiting: deque[Submitted] = deque()
-        self._running: set[RequestId] = set()
+        # Threads share `_queue`, `_cancelled` and `_is_open`, and use them only under `_changed`.
+        self._queue: Queue[Submitted] = Queue(max_waiting=settings.max_waiting, max_cost=settings.max_rows)
         self._cancelled: set[RequestId] = set()
         self._is_open = True
         self._num_steps = 0
@@ -123,7 +121,7 @@ class Engine:
         """Queue a request. `emit` receives its events; the last one is `Denoised` or an error.
 
         Raises:
-            QueueFull: `max_waiting` requests are waiting.
+            QueueFull: `max_waiting` requests of this priority are waiting.
             ReplicaLost: the engine's thread has ended.
             ModelNotFound: the model is not loaded here.
         """
@@ -136,32 +134,33 @@ class Engine:
         with self._changed:
             if not self._is_open:
                 raise ReplicaLost
-            if len(self._waiting) >= self._settings.max_waiting:
-                raise QueueFull
-            self._waiting.append(submitted)
+            self._queue.submit(submitted)
             self._changed.notify()
 
     def _wake(self, _: object) -> None:
+        """Let the loop see that a request has its LoRAs."""
         with self._changed:
+            self._queue.changed()
             self._changed.notify()
 
     def cancel(self, request_id: RequestId) -> None:
         """Remove a request before the next step; it emits no further event. Does nothing if it has finished."""
         with self._changed:
-            self._waiting = deque(submitted for submitted in self._waiting if submitted.request_id != request_id)
-            if request_id in self._running:
+            if self._queue.has_begun(request_id):
                 self._cancelled.add(request_id)
+            else:
+                self._queue.remove(request_id)
 
     def set_limits(self, *, max_waiting: int, max_rows: int) -> None:
         """Change these settings; requests that wait or run stay."""
         with self._changed:
-            self._settings = replace(self._settings, max_waiting=max_waiting, max_rows=max_rows)
+            self._queue.set_limits(max_waiting=max_waiting, max_cost=max_rows)
 
     def status(self) -> EngineStatus:
         """Return the engine's present counts."""
         with self._changed:
             return EngineStatus(
-                num_waiting=len(self._waiting), num_running=len(self._running), num_steps=self._num_steps
+                num_waiting=self._queue.num_waiting, num_running=self._queue.num_running, num_steps=self._num_steps
             )
 
     def resident_loras(self) -> list[str]:
@@ -212,9 +211,11 @@ class Engine:
             self._remove_cancelled()
             self._end_expired()
             self._admit()
-            batch = self._next_batch()
-            if batch is not None:
-                self._step(batch)
+            with self._changed:
+                lane = self._queue.next_lane()
+            if lane is not None:
+                batch = self._batches[lane]
+                self._step(lane, batch)
                 self._retire(batch)
         except Exception:
             logger.exception("the step loop failed")
@@ -224,9 +225,7 @@ class Engine:
     def _lose_all(self) -> None:
         """End all requests with ReplicaLost."""
         with self._changed:
-            lost = [*self._waiting]
-            self._waiting.clear()
-        lost += [request.submitted for batch in self._batches.values() for request in batch.requests]
+            lost = self._queue.items()
         for submitted in lost:
             self._finish(submitted, ReplicaLost())
 
@@ -240,47 +239,42 @@ class Engine:
         """End the requests that have reached their time limit."""
         now_s = self._now_s()
         with self._changed:
-            expired = [submitted for submitted in self._waiting if submitted.end_s <= now_s]
-            self._waiting = deque(submitted for submitted in self._waiting if submitted.end_s > now_s)
-        running = (request.submitted for batch in self._batches.values() for request in batch.requests)
-        expired += [submitted for submitted in running if submitted.end_s <= now_s]
+            expired = [submitted for submitted in self._queue.items() if submitted.end_s <= now_s]
         for submitted in expired:
             limit_s = submitted.request.time_limit_s
             self._finish(submitted, DeadlineExceeded(f"Not denoised within its time limit of {limit_s} s."))
 
     def _admit(self) -> None:
-        """Admit the waiting requests that fit their batches; when idle, first wait up to `_IDLE_WAIT_S` for one."""
+        """Let the queue admit requests and park others; when idle, first wait up to `_IDLE_WAIT_S` for one."""
         with self._changed:
-            if not self._batches and not any(submitted.is_ready for submitted in self._waiting):
+            if not self._queue.has_work:
                 self._last_end_s = None
                 self._changed.wait(_IDLE_WAIT_S)
-            admitted = admissible(
-                self._waiting,
-                sum(request.cost for batch in self._batches.values() for request in batch.requests),
-                is_ready=lambda submitted: submitted.is_ready,
-                cost_of=lambda submitted: submitted.cost,
-                max_cost=self._settings.max_rows,
-            )
-            self._waiting = deque(submitted for submitted in self._waiting if submitted not in admitted)
-            self._running.update(submitted.request_id for submitted in admitted)
-        for submitted in admitted:
+            changes = self._queue.admit()
+        for submitted in changes.parked:
+            self._park(submitted)
+        for submitted in changes.admitted:
             with self._isolated(submitted):
-                request, prompts = self._runners[submitted.key.model].admit(submitted)
-                request.queue_s = self._now_s() - submitted.submitted_s
-                self._batch_of(submitted.key).join(request, prompts)
+                self._join(submitted)
 
-    def _batch_of(self, key: BatchKey) -> Batch:
-        if key not in self._batches:
-            runner = self._runners[key.model]
-            self._batches[key] = runner.new_batch(key, exact_width=self._settings.exact_width)
-            self._turns.join(key)
-        return self._batches[key]
+    def _park(self, submitted: Submitted) -> None:
+        request = self._batches[lane_of(submitted)].request(submitted.request_id)
+        self._leave(submitted.request_id)
+        self._parked[submitted.request_id] = request
 
-    def _next_batch(self) -> Batch | None:
-        key = self._turns.next()
-        return None if key is None else self._batches[key]
+    def _join(self, submitted: Submitted) -> None:
+        """Let a request take part in its batch's steps, from the beginning or from where it was parked."""
+        runner, lane = self._runners[submitted.key.model], lane_of(submitted)
+        request = self._parked.pop(submitted.request_id, None)
+        if request is None:
+            request = runner.begin(submitted)
+            request.queue_s = self._now_s() - submitted.submitted_s
+        prompts = runner.prompts(request)
+        if lane not in self._batches:
+            self._batches[lane] = runner.new_batch(submitted.key, exact_width=self._settings.exact_width)
+        self._batches[lane].join(request, prompts)
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, lane: Lane, batch: Batch) -> None:
         start_s = self._now_s()
         num_requests, num_rows, num_padding_rows = len(batch.requests), batch.num_rows, batch.num_padding_rows
         runner = self._runners[batch.key.model]
@@ -293,13 +287,15 @@ class Engine:
                     runner.step([request], batch.pack_alone(request))
         end_s = self._now_s()
         self._num_steps += 1
-        self._turns.took(batch.key, end_s - start_s)
+        with self._changed:
+            self._queue.took(lane, end_s - start_s)
+            num_waiting, num_running = self._queue.num_waiting, self._queue.num_running
         report = StepReport(
             num_requests=num_requests,
             num_rows=num_rows,
             num_padding_rows=num_padding_rows,
-            num_waiting=len(self._waiting),
-            num_running=len(self._running) - sum(request.is_finished for request in batch.requests),
+            num_waiting=num_waiting,
+            num_running=num_running - sum(request.is_finished for request in batch.requests),
             step_s=end_s - start_s,
             gap_s=None if self._last_end_s is None else start_s - self._last_end_s,
         )
@@ -343,9 +339,13 @@ class Engine:
 
     def _remove(self, request_id: RequestId) -> None:
         with self._changed:
-            self._running.discard(request_id)
-        for key, batch in list(self._batches.items()):
+            self._queue.remove(request_id)
+        self._parked.pop(request_id, None)
+        self._leave(request_id)
+
+    def _leave(self, request_id: RequestId) -> None:
+        """Take a request out of its batch, if it is in one."""
+        for lane, batch in list(self._batches.items()):
             batch.leave(request_id)
             if not batch.requests:
-                del self._batches[key]
-                self._turns.leave(key)
+                del self._batches[lane]

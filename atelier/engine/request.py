@@ -16,6 +16,7 @@ from atelier.control.calls import ControlContext
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.geometry import Size
+from atelier.core.priority import PRIORITIES, Priority
 from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
 from atelier.families.family import Adapter, Forms
 
@@ -90,6 +91,18 @@ class Submitted:
         return self.plain_cost * (1 + sum(adapter.unet_rank for adapter in loaded) / _RANK_OF_A_ROW)
 
     @property
+    def priority(self) -> Priority:
+        return self.request.priority
+
+    @property
+    def due_s(self) -> float:
+        """Time at which the request should be finished; at once, if the replica was lost that had it before."""
+        if self.request.is_repeated:
+            return self.submitted_s
+        due_s = self.submitted_s + PRIORITIES[self.priority].patience_s
+        return min(due_s, self.end_s) if self.request.has_deadline else due_s
+
+    @property
     def end_s(self) -> float:
         """Time at which the request's limit is reached, on the engine's clock."""
         limit_s = self.request.time_limit_s
@@ -149,8 +162,6 @@ class RunningRequest:
     control_contexts: tuple[ControlContext, ...] = ()
     #: Weights hashes of the models that have run on the request so far, by name.
     weights: dict[str, str] = field(default_factory=dict)
-    #: Share of the engine's capacity, as `Submitted.cost` was at admission.
-    cost: float = 1.0
     #: Seconds from the submission to the admission.
     queue_s: float = 0.0
     #: Number of steps done.

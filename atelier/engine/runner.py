@@ -7,7 +7,7 @@ float32 throughout.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,6 @@ from atelier.families.family import (
     Encoded,
     LoadedAdapters,
     PromptConditions,
-    RequestAdapters,
     family_of,
 )
 from atelier.models.hashes import weights_hash
@@ -128,37 +127,49 @@ class Runner:
         return Submitted(request, emit, now_s, adapters, plain_cost(request, self._entry.defaults.size))
 
     @torch.inference_mode()
-    def admit(self, submitted: Submitted) -> tuple[RunningRequest, Mapping[Role, PromptConditions]]:
-        """Draw the initial noise of a request, and compute the conditions of its prompts.
-
-        Raises ValueError if the conditioning does not have the model's widths, and the error of a LoRA that could not
-        be loaded.
-        """
+    def begin(self, submitted: Submitted) -> RunningRequest:
+        """Draw the initial noise of a request. Raises the error of a LoRA that could not be loaded."""
         request, adapters = submitted.request, [adapter.result() for adapter in submitted.adapters]
-        weights, roles = [lora.weight for lora in request.pass_.loras], request.embeds
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
         latents, inpaint = self._initial_latents(request, schedule, generators)
-        with self._host.acquire(self._entry.id) as unet:
-            layers = [(adapter.unet, weight) for adapter, weight in zip(adapters, weights, strict=True)]
-            changes = self.family.request_adapters(unet, layers)
-            prompts = self._prompts(unet, roles, changes)
-        running = RunningRequest(
+        return RunningRequest(
             submitted=submitted,
             schedule=schedule,
-            num_rows=len(generators) * len(prompts),
+            num_rows=request.num_rows,
             num_chunks=request.num_chunks,
             generators=generators,
             latents=latents,
             inpaint=inpaint,
-            control_contexts=control_contexts(request.controls, roles),
+            control_contexts=control_contexts(request.controls, request.embeds),
             weights=self._weights(request, adapters),
-            adapter_forms=self.family.forms(changes.of_rows),
-            cost=submitted.cost,
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )
-        return running, prompts
+
+    @torch.inference_mode()
+    def prompts(self, running: RunningRequest) -> dict[Role, PromptConditions]:
+        """Compute the conditions of a request's prompts, on the CPU each in a single thread.
+
+        Raises ValueError if the conditioning does not have the model's widths.
+        """
+        submitted = running.submitted
+        weights = [lora.weight for lora in submitted.request.pass_.loras]
+        with self._host.acquire(self._entry.id) as unet:
+            layers = [
+                (adapter.result().unet, weight) for adapter, weight in zip(submitted.adapters, weights, strict=True)
+            ]
+            changes = self.family.request_adapters(unet, layers)
+            running.adapter_forms = self.family.forms(changes.of_rows)
+
+            @torch.inference_mode()
+            def conditions(embeds: TextEmbeds) -> PromptConditions:
+                return self.family.prompt_conditions(unet, embeds, self._placement, changes)
+
+            roles = submitted.request.embeds
+            calls = [partial(conditions, embeds) for embeds in roles.values()]
+            computed = [call() for call in calls] if self._side_by_side is None else self._side_by_side.map(calls)
+        return dict(zip(roles, computed, strict=True))
 
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device, of all models. Called in any thread."""
@@ -241,22 +252,6 @@ class Runner:
             return partial(self.family.encode_half, unet), partial(self.family.decode_half, unet)
         return self._traced.encode_half, self._traced.decode_half
 
-    def _prompts(
-        self, unet: UNet2DConditionModel, roles: Mapping[Role, TextEmbeds], changes: RequestAdapters
-    ) -> dict[Role, PromptConditions]:
-        """Compute the conditions of a request's prompts; on the CPU each in a single thread."""
-
-        @torch.inference_mode()
-        def conditions(embeds: TextEmbeds) -> PromptConditions:
-            return self.family.prompt_conditions(unet, embeds, self._placement, changes)
-
-        embeds = [*roles.values()]
-        if self._side_by_side is None:
-            computed = [conditions(of_role) for of_role in embeds]
-        else:
-            computed = self._side_by_side.map([partial(conditions, of_role) for of_role in embeds])
-        return dict(zip(roles, computed, strict=True))
-
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""
         hashes = {f"{request.pass_.model}/unet": self._weights_hash}
@@ -328,5 +323,6 @@ class Runner:
         )
         submitted = self.submitted(request, emit=lambda _: None)
         batch = Batch(submitted.key, self.family, exact_width=1, splits=Splits({num_rows: num_calls}))
-        batch.join(*self.admit(submitted))
+        running = self.begin(submitted)
+        batch.join(running, self.prompts(running))
         return batch

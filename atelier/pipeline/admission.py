@@ -1,18 +1,21 @@
 """Admission: a request is rejected at once if it would wait too long behind those that are already admitted.
 
-The wait is predicted from the work in progress and the rate at which work has been finished lately. Work has any unit
-that is proportional to the time it takes, such as pixel steps for generations. The rate is that of finished requests
-alone: work that is cancelled, or still in progress, has taken time without a result.
+The wait is predicted from the work in progress, but for that of lower priority, and the rate at which work has been
+finished lately. Work has any unit that is proportional to the time it takes, such as pixel steps for generations.
+The rate is that of finished requests alone: work that is cancelled, or still in progress, has taken time without a
+result.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from atelier.core.errors import QueueFull
+from atelier.core.priority import Priority, is_before
 
 #: Finished work counts half as much in the rate after so many seconds of work.
 _HALF_LIFE_S = 30.0
@@ -36,7 +39,7 @@ class Admission:
         self._now_s = now_s
         self._updated_s = now_s()
         self._num_admitted = 0
-        self._work = 0
+        self._work: Counter[Priority] = Counter()
         #: Seconds in which there was work, and those that fell to one request if each had an equal share.
         self._busy_s, self._share_s = 0.0, 0.0
         #: Finished work, its number of requests and the shares of time it took; all decay with `_HALF_LIFE_S`.
@@ -53,7 +56,7 @@ class Admission:
         QueueFull if the predicted wait is too long.
         """
         now_s, arrival = self._now_s(), object()
-        self._check(sum(now_s - arrived_s < _ARRIVAL_S for arrived_s in self._arrivals.values()))
+        self._check("standard", sum(now_s - arrived_s < _ARRIVAL_S for arrived_s in self._arrivals.values()))
         self._arrivals[arrival] = now_s
         try:
             yield
@@ -61,14 +64,15 @@ class Admission:
             del self._arrivals[arrival]
 
     @contextmanager
-    def admitted(self, work: int) -> Iterator[Callable[[], None]]:
+    def admitted(self, work: int, priority: Priority = "standard") -> Iterator[Callable[[], None]]:
         """Count `work` as in progress within the context; call the result when it is finished.
 
-        Raises QueueFull if the predicted wait is too long; its `retry_after_s` is the excess.
+        It waits for the work in progress of its priority and of higher ones. Raises QueueFull if the predicted wait
+        is too long; its `retry_after_s` is the excess.
         """
-        self._check(0)
+        self._check(priority, 0)
         self._num_admitted += 1
-        self._work += work
+        self._work[priority] += work
         started_s = self._share_s
 
         def finish() -> None:
@@ -83,18 +87,19 @@ class Admission:
         finally:
             self._update()
             self._num_admitted -= 1
-            self._work -= work
+            self._work[priority] -= work
 
-    def _check(self, num_arriving: int) -> None:
+    def _check(self, priority: Priority, num_arriving: int) -> None:
         self._update()
-        excess_s = self._predicted_wait_s(num_arriving) - self.max_wait_s
+        excess_s = self._predicted_wait_s(priority, num_arriving) - self.max_wait_s
         if excess_s > 0:
             raise QueueFull(retry_after_s=math.ceil(excess_s))
 
-    def _predicted_wait_s(self, num_arriving: int) -> float:
+    def _predicted_wait_s(self, priority: Priority, num_arriving: int) -> float:
         if self._finished_work:
+            work = sum(work for of_class, work in self._work.items() if not is_before(priority, of_class))
             arriving_work = num_arriving * self._finished_work / self._num_finished
-            return (self._work + arriving_work) * self._finished_s / self._finished_work
+            return (work + arriving_work) * self._finished_s / self._finished_work
         return 0.0 if self._num_admitted + num_arriving < self._max_unmeasured else self.max_wait_s + 1
 
     def _update(self) -> None:

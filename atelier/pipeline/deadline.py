@@ -22,6 +22,11 @@ class Deadline:
         self._end_s = asyncio.get_running_loop().time() + self._limit_s
 
     @property
+    def is_asked(self) -> bool:
+        """Whether the client asked for a deadline."""
+        return self._asked_s is not None
+
+    @property
     def remaining_s(self) -> float:
         """Seconds that are left, at least 0."""
         return max(self._end_s - asyncio.get_running_loop().time(), 0.0)

@@ -183,7 +183,7 @@ class Pipeline:
             random=self._random,
         )
         record.plan(plan)
-        with self._generations.admitted(plan.pixel_steps) as finish:
+        with self._generations.admitted(plan.pixel_steps, plan.params.priority) as finish:
             inputs = await reading.inputs_of(plan.params, sizes, plan.passes[0].size)
             if inputs.mask is not None and plan.params.hires is not None:
                 refuse_hires()

@@ -44,6 +44,7 @@ async def prepare(
             to_control(control, sent if drawn is None else drawn.control_image)
             for control, sent, drawn in zip(plan.params.controls, inputs.control_images, drawn_maps, strict=True)
         ),
+        priority=plan.params.priority,
         report_steps=reports.steps,
         num_previews=reports.num_previews,
     )
@@ -100,6 +101,7 @@ async def prepare_hires(
             mean=np.concatenate([latents.mean for latents in encoded]),
             std=np.concatenate([latents.std for latents in encoded]),
         ),
+        priority=first.priority,
         report_steps=first.report_steps,
     )
     return request, upscaled

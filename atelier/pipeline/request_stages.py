@@ -84,7 +84,11 @@ class RequestStages:
         """
         request_id = RequestId(f"{request.request_id}.{call}")
         limited = replace(
-            request, request_id=request_id, is_repeated=call > 1, time_limit_s=self._deadline.remaining_s
+            request,
+            request_id=request_id,
+            is_repeated=call > 1,
+            time_limit_s=self._deadline.remaining_s,
+            has_deadline=self._deadline.is_asked,
         )
         latents: Denoised | None = None
         try:

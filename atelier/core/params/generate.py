@@ -17,6 +17,7 @@ from atelier.core.params.loras import LoraParams
 from atelier.core.params.parsing import MAX_NAME_CHARS, NotBuilt, Params, at_most
 from atelier.core.params.pictures import ImageBytes
 from atelier.core.params.upscale import HiresStep, UpscaleStep
+from atelier.core.priority import Priority
 from atelier.core.sampling import (
     GuidanceScale,
     NumInferenceSteps,
@@ -43,7 +44,7 @@ def _as_tuple(value: object) -> object:
 class GenerateParams(Params):
     """One request for images.
 
-    Serialised, it holds the fields that reproduce an image; input images, `n` and the deadline are left out.
+    Serialised, it holds the fields that reproduce an image; input images, `n`, priority and deadline are left out.
     """
 
     prompt: str = Field(
@@ -123,6 +124,11 @@ class GenerateParams(Params):
         "fast",
         description="exact: the same bits for an equal exactness_key, whatever else the server is doing; slower.",
     )
+    priority: Priority = Field(
+        "standard",
+        description="interactive: ahead of other requests; batch: behind them, and steps aside when they come.",
+        exclude=True,
+    )
     deadline_s: float | None = Field(
         None, gt=0, le=3600, description="Seconds after which the request is cancelled with an error.", exclude=True
     )
@@ -130,7 +136,6 @@ class GenerateParams(Params):
     not_built: ClassVar[Mapping[str, NotBuilt]] = {
         "clip_skip": NotBuilt(0, "leave it out"),
         "ip_adapter": NotBuilt([], "use init_image or controls instead"),
-        "priority": NotBuilt("standard", "leave it out"),
     }
     #: Whether a request with neither an init_image nor LoRAs must have a prompt.
     _needs_prompt: ClassVar[bool] = True

@@ -11,8 +11,8 @@ import pytest
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import GenerationFailed, ReplicaLost
-from atelier.engine import engine as engine_module
 from atelier.engine.engine import Engine, StepReport
+from atelier.engine.queue import Queue
 from atelier.engine.request import Event
 from atelier.engine.runner import Runner
 from atelier.engine.turns import Turns
@@ -50,7 +50,7 @@ def test_a_failing_observer_does_not_end_the_loop(engine: Engine, request_: Deno
     engine.check(stall_s=WAIT_S)
 
 
-@pytest.mark.parametrize("method", ["step", "admit"])
+@pytest.mark.parametrize("method", ["step", "begin", "prompts"])
 def test_a_model_that_always_fails_is_lost_until_a_step_succeeds(
     engine: Engine, request_: DenoiseRequest, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_model_that_always_fails_is_lost_until_a_step_succeeds(
     engine.check(stall_s=WAIT_S)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(engine_module, "admissible"), (Turns, "next")])
+@pytest.mark.parametrize(("owner", "name"), [(Queue, "admit"), (Turns, "next")])
 def test_a_failing_policy_ends_the_requests_but_not_the_loop(
     engine: Engine, request_: DenoiseRequest, owner: object, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

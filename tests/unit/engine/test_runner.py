@@ -36,7 +36,7 @@ def test_images_draw_as_often_as_in_diffusers(
         conditioning=Conditioning(positive=embeds, negative=None),
         init_image=InitImage(mean=mean, std=std, mask=mask),
     )
-    admitted, _ = runner.admit(Submitted(request, emit=lambda _: None))
+    admitted = runner.begin(Submitted(request, emit=lambda _: None))
     generator = torch.Generator().manual_seed(0)
     for _ in range(num_draws):
         torch.randn((1, 4, 8, 12), generator=generator)

@@ -25,14 +25,16 @@ def _take(turns: Turns[str], step_s: Mapping[str, float], total_s: float) -> dic
     return had_s
 
 
-@given(st.dictionaries(st.sampled_from(_KEYS), st.floats(0.001, 1), min_size=1))
-def test_keys_have_equal_shares_of_the_time_but_for_one_step(step_s: dict[str, float]) -> None:
+@given(st.dictionaries(st.sampled_from(_KEYS), st.tuples(st.floats(0.001, 1), st.integers(1, 16)), min_size=1))
+def test_keys_share_the_time_by_weight_but_for_one_step(steps: dict[str, tuple[float, int]]) -> None:
     turns = Turns[str]()
-    for key in step_s:
-        turns.join(key)
-    had_s = _take(turns, step_s, total_s=20 * max(step_s.values()))
+    for key, (_, weight) in steps.items():
+        turns.join(key, weight)
+    step_s = {key: one_s for key, (one_s, _) in steps.items()}
+    had_s = _take(turns, step_s, total_s=20 * 16 * max(step_s.values()))
     assert set(had_s) == set(step_s), "one was never next"
-    assert max(had_s.values()) - min(had_s.values()) <= max(step_s.values()) + 1e-9
+    by_weight = [had_s[key] / weight for key, (_, weight) in steps.items()]
+    assert max(by_weight) - min(by_weight) <= max(step_s.values()) + 1e-9
 
 
 def test_short_steps_do_not_wait_for_a_long_one_each_time() -> None:

@@ -39,6 +39,7 @@ def test_a_prompt_is_enough() -> None:
         "n": 1,
         "size": "auto",
         "output_format": "png",
+        "priority": "standard",
         "seed": -1,
         "guidance_rescale": 0,
         "sampler": "euler",

@@ -107,7 +107,7 @@ def test_defaults_are_serialised_like_values() -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize(("field", "value"), [("clip_skip", 1), ("ip_adapter", [{}]), ("priority", "batch")])
+@pytest.mark.parametrize(("field", "value"), [("clip_skip", 1), ("ip_adapter", [{}])])
 def test_a_field_that_is_not_built_is_refused_as_such(field: str, value: object) -> None:
     with pytest.raises(NotSupported) as caught:
         parse(GenerateParams, {"prompt": "x", field: value})
@@ -120,7 +120,6 @@ def test_a_field_that_is_not_built_is_refused_as_such(field: str, value: object)
     [
         ("sampler", "euler"),
         ("reproducibility", "fast"),
-        ("priority", "standard"),
         ("clip_skip", 0),
         ("loras", []),
         ("ip_adapter", []),

@@ -1,0 +1,230 @@
+"""The order of requests: which wait, which run, which step aside, and whose step is next.
+
+`Queue` is a value on plain numbers: it has neither threads nor a clock, and knows nothing of tensors. The engine and
+`benchmarks/simulate.py` run the same one.
+
+- Requests are admitted in the order in which they are due: the earliest deadline first, where a class of priority
+  sets the deadline of a request that has none (`core.priority`). So a request that has waited long enough is first
+  whatever its class, and nobody starves.
+- A request that does not fit beside the running ones may take the place of those of lower classes that are due later.
+  They are parked: they wait, and go on later from where they were.
+- A request that does not fit, and may take nobody's place, is overtaken by others that fit, until their cost is that
+  of a full batch. Then all wait for it.
+- Running requests with equal keys form a lane for each class of priority. Lanes share the time by the weights of
+  their classes (`engine.turns`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from atelier.core.denoising import RequestId
+from atelier.core.errors import QueueFull
+from atelier.core.priority import PRIORITIES, Priority, is_before
+from atelier.engine.turns import Turns
+
+
+class Lane(NamedTuple):
+    """Running requests that take their steps together."""
+
+    priority: Priority
+    key: Hashable
+
+
+class Item(Protocol):
+    """A request as the queue sees it. Nothing but `is_ready` and `cost` may change."""
+
+    @property
+    def request_id(self) -> RequestId: ...
+
+    @property
+    def key(self) -> Hashable:
+        """Requests with equal keys can take their steps together."""
+        ...
+
+    @property
+    def priority(self) -> Priority: ...
+
+    @property
+    def due_s(self) -> float:
+        """When the request should be finished."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the request can be admitted."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """Share of the capacity, in the unit of `max_cost`."""
+        ...
+
+
+I = TypeVar("I", bound=Item)  # noqa: E741 an item
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[I]):
+    item: I
+    is_parked: bool = False
+    #: Cost of the requests that have overtaken this one.
+    overtaken_cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Running(Generic[I]):
+    item: I
+    #: Cost at admission.
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Generic[I]):
+    """What `Queue.admit` has decided."""
+
+    #: Requests that step aside, before the others are admitted.
+    parked: list[I] = field(default_factory=list)
+    #: Requests that run from now on. Those that were parked before go on from where they were.
+    admitted: list[I] = field(default_factory=list)
+
+
+class Queue(Generic[I]):
+    """Requests that wait or run."""
+
+    def __init__(self, *, max_waiting: int, max_cost: float) -> None:
+        """Set the bounds, as `set_limits` does."""
+        self._waiting: dict[RequestId, _Waiting[I]] = {}
+        self._running: dict[RequestId, _Running[I]] = {}
+        self._turns = Turns[Lane]()
+        self.set_limits(max_waiting=max_waiting, max_cost=max_cost)
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of requests that wait, with those that are parked."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request runs, or could be admitted."""
+        return bool(self._running) or any(waiting.item.is_ready for waiting in self._waiting.values())
+
+    def set_limits(self, *, max_waiting: int, max_cost: float) -> None:
+        """Bound the number of waiting requests of each priority, and the cost of running ones.
+
+        A request that costs more than `max_cost` runs while nothing else does.
+        """
+        self._max_waiting, self._max_cost = max_waiting, max_cost
+        self.changed()
+
+    def changed(self) -> None:
+        """Look at all requests again at the next `admit`: one has become ready."""
+        self._is_settled = False
+
+    def submit(self, item: I) -> None:
+        """Let a request wait. Raises QueueFull if too many of its priority do."""
+        num_of_class = sum(waiting.item.priority == item.priority for waiting in self._waiting.values())
+        if num_of_class >= self._max_waiting:
+            raise QueueFull
+        self._wait(_Waiting(item))
+
+    def remove(self, request_id: RequestId) -> None:
+        """Remove a request that has finished or was cancelled, if it is there."""
+        self._waiting.pop(request_id, None)
+        if (running := self._running.pop(request_id, None)) is not None:
+            self._leave_lane(running.item)
+        self.changed()
+
+    def has_begun(self, request_id: RequestId) -> bool:
+        """Return whether a request runs or is parked."""
+        waiting = self._waiting.get(request_id)
+        return request_id in self._running or (waiting is not None and waiting.is_parked)
+
+    def items(self) -> list[I]:
+        """Return all requests."""
+        waiting = [waiting.item for waiting in self._waiting.values()]
+        return waiting + [running.item for running in self._running.values()]
+
+    def admit(self) -> Changes[I]:
+        """Let requests run that wait, and park others for them."""
+        changes: Changes[I] = Changes()
+        if self._is_settled:
+            return changes
+        self._is_settled = True
+        first: _Waiting[I] | None = None
+        for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.item.due_s):
+            item = waiting.item
+            if not item.is_ready:
+                continue
+            # One that costs more runs alone.
+            cost = min(item.cost, self._max_cost)
+            victims = self._victims(item, cost)
+            if victims is None:
+                first = first or waiting
+                continue
+            if first is not None and not victims:
+                if first.overtaken_cost + cost > self._max_cost:
+                    continue
+                first.overtaken_cost += cost
+            for victim in victims:
+                self.remove(victim.request_id)
+                self._wait(_Waiting(victim, is_parked=True))
+            self._start(item, cost)
+            changes.parked.extend(victims)
+            changes.admitted.append(item)
+        return changes
+
+    def next_lane(self) -> Lane | None:
+        """Return the lane whose step is next; None if nothing runs."""
+        return self._turns.next()
+
+    def took(self, lane: Lane, step_s: float) -> None:
+        """Record the time of a lane's step."""
+        self._turns.took(lane, step_s)
+
+    def _victims(self, item: I, cost: float) -> list[I] | None:
+        """Return the running requests whose place a request takes, none if it fits beside all; None if it must wait.
+
+        Those that are due last step aside first.
+        """
+        excess = math.fsum(running.cost for running in self._running.values()) + cost - self._max_cost
+        if excess <= 0:
+            return []
+        lower = [
+            running
+            for running in self._running.values()
+            if is_before(item.priority, running.item.priority) and running.item.due_s > item.due_s
+        ]
+        victims: list[I] = []
+        for running in sorted(lower, key=lambda running: -running.item.due_s):
+            victims.append(running.item)
+            excess -= running.cost
+            if excess <= 0:
+                return victims
+        return None
+
+    def _wait(self, waiting: _Waiting[I]) -> None:
+        self._waiting[waiting.item.request_id] = waiting
+        self.changed()
+
+    def _start(self, item: I, cost: float) -> None:
+        del self._waiting[item.request_id]
+        self._running[item.request_id] = _Running(item, cost)
+        self._turns.join(lane_of(item), PRIORITIES[item.priority].weight)
+
+    def _leave_lane(self, item: I) -> None:
+        lane = lane_of(item)
+        if all(lane_of(running.item) != lane for running in self._running.values()):
+            self._turns.leave(lane)
+
+
+def lane_of(item: Item) -> Lane:
+    """Return the lane in which a request runs."""
+    return Lane(item.priority, item.key)

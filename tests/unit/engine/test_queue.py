@@ -1,0 +1,162 @@
+"""The queue on plain values, without threads and with times that the test sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from atelier.core.denoising import RequestId
+from atelier.core.errors import QueueFull
+from atelier.core.priority import Priority
+from atelier.engine.queue import Changes, Lane, Queue
+
+
+@dataclass(eq=False)
+class _Item:
+    name: str
+    cost: float = 1.0
+    due_s: float = 0.0
+    priority: Priority = "standard"
+    key: str = "key"
+    is_ready: bool = True
+
+    @property
+    def request_id(self) -> RequestId:
+        return RequestId(self.name)
+
+
+def _queue(*items: _Item, max_waiting: int = 100, max_cost: float = 8) -> Queue[_Item]:
+    queue: Queue[_Item] = Queue(max_waiting=max_waiting, max_cost=max_cost)
+    for item in items:
+        queue.submit(item)
+    return queue
+
+
+def _names(changes: Changes[_Item]) -> tuple[str, str]:
+    """The names of the admitted requests, and of those that are parked."""
+    return "".join(item.name for item in changes.admitted), "".join(item.name for item in changes.parked)
+
+
+def test_requests_are_admitted_in_the_order_in_which_they_are_due_until_the_batch_is_full() -> None:
+    queue = _queue(_Item("a", 4, due_s=3), _Item("b", 4, due_s=1), _Item("c", 4, due_s=2))
+    assert _names(queue.admit()) == ("bc", "")
+    assert (queue.num_waiting, queue.num_running) == (1, 2)
+    assert _names(queue.admit()) == ("", "")
+    queue.remove(RequestId("b"))
+    assert _names(queue.admit()) == ("a", "")
+
+
+def test_requests_that_are_due_at_once_are_admitted_as_they_came() -> None:
+    assert _names(_queue(*map(_Item, "cabd")).admit()) == ("cabd", "")
+
+
+def test_a_request_that_is_not_ready_holds_up_nobody() -> None:
+    loading = _Item("a", 8, is_ready=False)
+    queue = _queue(loading)
+    assert not queue.has_work
+    queue.submit(_Item("b"))
+    assert queue.has_work
+    assert _names(queue.admit()) == ("b", "")
+    queue.remove(RequestId("b"))
+    loading.is_ready = True
+    assert _names(queue.admit()) == ("a", "")
+
+
+def test_a_request_that_costs_more_than_a_batch_runs_alone() -> None:
+    queue = _queue(_Item("a"))
+    queue.admit()
+    queue.submit(_Item("b", 20))
+    assert _names(queue.admit()) == ("", "")
+    queue.remove(RequestId("a"))
+    assert _names(queue.admit()) == ("b", "")
+    queue.submit(_Item("c"))
+    assert _names(queue.admit()) == ("", "")
+    queue.submit(_Item("I", 20, priority="interactive", due_s=-1))
+    assert _names(queue.admit()) == ("I", "b")
+
+
+def test_a_request_that_does_not_fit_is_overtaken_by_a_batchs_worth_at_most() -> None:
+    queue = _queue(_Item("a", 4), _Item("b", 2))
+    queue.admit()
+    queue.submit(_Item("L", 8, due_s=1))
+    for number in range(8):
+        queue.submit(_Item(str(number), 2, due_s=2))
+    overtaking = ""
+    for _ in range(8):
+        names, _ = _names(queue.admit())
+        overtaking += names
+        for name in names:
+            queue.remove(RequestId(name))
+    assert overtaking == "0123"
+    queue.remove(RequestId("a"))
+    queue.remove(RequestId("b"))
+    assert _names(queue.admit()) == ("L", "")
+
+
+def test_requests_of_lower_classes_step_aside_those_first_that_are_due_last() -> None:
+    running = [_Item(name, 2, due, "batch") for name, due in (("a", 60), ("b", 90), ("c", 80))]
+    queue = _queue(*running, _Item("d", 2, 99))
+    queue.admit()
+    queue.submit(_Item("I", 3, due_s=5, priority="interactive"))
+    assert _names(queue.admit()) == ("I", "db")
+    assert (queue.num_running, queue.num_waiting) == (3, 2)
+    assert queue.has_begun(RequestId("b"))
+    queue.remove(RequestId("I"))
+    assert _names(queue.admit()) == ("bd", "")
+
+
+def test_nobody_steps_aside_for_a_request_that_would_not_fit_then() -> None:
+    queue = _queue(_Item("a", 2, 60, "batch"), _Item("b", 6, 60, "interactive"))
+    queue.admit()
+    queue.submit(_Item("I", 4, due_s=5, priority="interactive"))
+    assert _names(queue.admit()) == ("", "")
+
+
+def test_a_request_steps_aside_neither_for_its_own_class_nor_when_it_is_due_first() -> None:
+    queue = _queue(_Item("a", 4, due_s=20, priority="batch"), _Item("b", 4, due_s=60))
+    queue.admit()
+    queue.submit(_Item("c", 4, due_s=30))
+    assert _names(queue.admit()) == ("", "")
+    queue.submit(_Item("d", 4, due_s=10))
+    assert _names(queue.admit()) == ("d", "a")
+
+
+def test_a_parked_request_that_is_removed_does_not_come_back() -> None:
+    queue = _queue(_Item("a", 8, 60, "batch"))
+    queue.admit()
+    queue.submit(_Item("b", 8, 10))
+    assert _names(queue.admit()) == ("b", "a")
+    queue.remove(RequestId("a"))
+    queue.remove(RequestId("b"))
+    assert not queue.items()
+    assert not queue.has_work
+
+
+def test_requests_share_steps_by_key_and_priority() -> None:
+    queue = _queue(_Item("a"), _Item("b"), _Item("c", key="other"), _Item("d", priority="batch"))
+    queue.admit()
+    lanes = []
+    for _ in range(3):
+        lane = queue.next_lane()
+        assert lane is not None
+        lanes.append(lane)
+        queue.took(lane, 1.0)
+    assert lanes == [Lane("standard", "key"), Lane("standard", "other"), Lane("batch", "key")]
+    for name in "acd":
+        queue.remove(RequestId(name))
+    assert queue.next_lane() == Lane("standard", "key")
+    queue.remove(RequestId("b"))
+    assert queue.next_lane() is None
+
+
+@pytest.mark.parametrize("priority", ["interactive", "standard", "batch"])
+def test_a_class_has_a_bound_of_its_own(priority: Priority) -> None:
+    others = [_Item(f"{name}{index}", priority=name) for name in ("interactive", "standard") for index in range(2)]
+    queue = _queue(*others, max_waiting=2)
+    queue.submit(_Item("batch0", priority="batch"))
+    queue.submit(_Item("batch1", priority="batch"))
+    with pytest.raises(QueueFull):
+        queue.submit(_Item("one more", priority=priority))
+    queue.admit()
+    queue.submit(_Item("one more", priority=priority))
