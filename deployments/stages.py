@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ray.exceptions import (
+    ActorDiedError,
     NodeDiedError,
     ObjectLostError,
     RayActorError,
@@ -22,7 +23,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest
-from atelier.core.errors import AtelierError, QueueFull, ReplicaLost
+from atelier.core.errors import AtelierError, QueueFull, ReplicaDied, ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
@@ -33,6 +34,8 @@ from deployments.readiness import Readiness
 logger = logging.getLogger(__name__)
 
 _METRICS_TIMEOUT_S = 1.0
+#: Ray's errors for a replica whose process has ended.
+_DIED = (ActorDiedError, WorkerCrashedError)
 #: Ray's errors for a replica, a node or a result that is gone. ObjectLostError includes OwnerDiedError, for a lost
 #: caller of the replica that made a result, and ObjectFetchTimedOutError, for a node that does not answer.
 _LOST = (
@@ -40,7 +43,6 @@ _LOST = (
     NodeDiedError,
     ObjectLostError,
     RaySystemError,
-    WorkerCrashedError,
     DeploymentUnavailableError,
 )
 
@@ -148,6 +150,8 @@ def _our_errors() -> Iterator[None]:
         raise (error.cause if isinstance(error, RayTaskError) else error) from None
     except BackPressureError as error:
         raise QueueFull from error
+    except _DIED as error:
+        raise ReplicaDied from error
     except _LOST as error:
         raise ReplicaLost from error
     except TimeoutError as error:

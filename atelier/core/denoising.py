@@ -12,6 +12,7 @@ from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.priority import Priority
 from atelier.core.sampling import Reproducibility, Sampling
+from atelier.core.snapshot import Snapshot
 
 RequestId = NewType("RequestId", str)
 
@@ -88,8 +89,12 @@ class DenoiseRequest:
     report_steps: bool = False
     #: Number of evenly spaced steps whose event carries a preview.
     num_previews: int = 0
+    #: Shortest time between two events with a snapshot, in seconds; None if none is wanted.
+    snapshot_period_s: float | None = None
     #: Whether the replica that had the request before was lost.
     is_repeated: bool = False
+    #: Where to go on from. A replica that cannot, starts from the first step.
+    resume: Snapshot | None = None
     #: Seconds after its submission at which the engine ends the request, so that a lost Router leaves no work behind.
     time_limit_s: float | None = None
     #: Whether that is the client's own deadline.
@@ -104,6 +109,8 @@ class DenoiseRequest:
         for control in self.controls:
             if control.size != size:
                 raise ValueError(f"a control image of {control.size} does not fit images of {size}")
+        if self.resume is not None and self.resume.latents.shape[2:] != (size.latent_height, size.latent_width):
+            raise ValueError(f"a snapshot of {self.resume.latents.shape} does not fit images of {size}")
 
     @property
     def embeds(self) -> dict[Role, TextEmbeds]:
@@ -131,6 +138,7 @@ class StepEvent:
     total: int
     #: The model's current prediction of x₀, [images, 4, height / 8, width / 8].
     preview: Floats | None = None
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)

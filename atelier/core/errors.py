@@ -19,7 +19,9 @@
     ├── QueueFull                429 rate_limit_error
     ├── GenerationFailed         500 server_error, the model's own failure
     ├── NotSupported             501 not_supported_error
+    ├── PoisonRequest            500 server_error, two replicas died with it
     ├── ReplicaLost              503 server_error
+    │   └── ReplicaDied          503
     ├── StoreUnavailable         503 server_error, images behind URLs
     ├── DeadlineExceeded         504 server_error
     └── ModelUnavailable         503 model_unavailable, raised while starting: a model's files cannot be read
@@ -182,6 +184,16 @@ class ReplicaLost(AtelierError):
     is_retryable = True
     #: With two retries, a client without other replicas waits about as long as a new one needs to start.
     retry_after_s = 5
+
+
+class ReplicaDied(ReplicaLost):
+    """A replica died while it had the request; try again."""
+
+
+class PoisonRequest(AtelierError):
+    """Two replicas died while they worked on this request; it is not tried again."""
+
+    code = "poison_request"
 
 
 class StoreUnavailable(AtelierError):

@@ -17,7 +17,6 @@ import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import DeadlineExceeded, ModelNotFound, ReplicaLost
-from atelier.core.origin import Origin
 from atelier.engine.batch import Batch
 from atelier.engine.queue import Lane, Queue, lane_of
 from atelier.engine.request import Emit, Event, RunningRequest, Submitted
@@ -267,8 +266,9 @@ class Engine:
         runner, lane = self._runners[submitted.key.model], lane_of(submitted)
         request = self._parked.pop(submitted.request_id, None)
         if request is None:
-            request = runner.begin(submitted)
-            request.queue_s = self._now_s() - submitted.submitted_s
+            request = runner.begin(submitted, self._place)
+            request.snapshot_s = self._now_s()
+            request.queue_s = request.snapshot_s - submitted.submitted_s
         prompts = runner.prompts(request)
         if lane not in self._batches:
             self._batches[lane] = runner.new_batch(submitted.key, exact_width=self._settings.exact_width)
@@ -312,11 +312,12 @@ class Engine:
                 if not request.is_finite:
                     raise ArithmeticError("the latents are not finite")
                 self._failures.succeeded()
-                if (event := request.step_event()) is not None:
+                if (event := request.step_event(self._now_s(), self._place)) is not None:
                     request.submitted.emit(event)
                 if request.is_finished:
-                    latents, origin = request.latents.cpu().contiguous().numpy(), Origin(self._place, request.weights)
-                    self._finish(request.submitted, Denoised(latents, origin, request.queue_s))
+                    latents = request.latents.cpu().contiguous().numpy()
+                    denoised = Denoised(latents, request.origin(self._place), request.queue_s)
+                    self._finish(request.submitted, denoised)
 
     @contextmanager
     def _isolated(self, submitted: Submitted) -> Iterator[None]:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 import torch
 
 from atelier.control.calls import ControlContext
+from atelier.core.conditioning import Floats
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.geometry import Size
+from atelier.core.origin import Origin
 from atelier.core.priority import PRIORITIES, Priority
-from atelier.engine.schedules import ALPHA, SIGMA, S, Schedule
+from atelier.core.snapshot import Snapshot
+from atelier.engine.schedules import ALPHA, B1, B2, SIGMA, S, Schedule
 from atelier.families.family import Adapter, Forms
 
 #: One event of a request: a `StepEvent`, or, as the last event, `Denoised` or an error.
@@ -164,6 +167,10 @@ class RunningRequest:
     weights: dict[str, str] = field(default_factory=dict)
     #: Seconds from the submission to the admission.
     queue_s: float = 0.0
+    #: Time of the admission or, later, of the last snapshot.
+    snapshot_s: float = 0.0
+    #: Where the steps before this engine's were done; None if it has done all.
+    place: str | None = None
     #: Number of steps done.
     step_index: int = 0
     #: Whether the latents hold neither infinities nor NaN.
@@ -181,13 +188,54 @@ class RunningRequest:
     def is_finished(self) -> bool:
         return self.step_index == len(self.schedule.steps)
 
-    def step_event(self) -> StepEvent | None:
-        """Return the event of the step just done: with a preview if one is due, None if neither was requested."""
+    def step_event(self, now_s: float, place: str) -> StepEvent | None:
+        """Return the event of the step just done, with a preview and a snapshot if they are due.
+
+        Returns None if nothing is due and steps are not to be reported.
+        """
         request, total = self.request, len(self.schedule.steps)
         marks = [round(total * mark / (request.num_previews + 1)) for mark in range(1, request.num_previews + 1)]
-        if self.step_index in marks:
-            return StepEvent(self.step_index, total, self.denoised_1.cpu().contiguous().numpy())
-        return StepEvent(self.step_index, total) if request.report_steps else None
+        preview = _floats(self.denoised_1) if self.step_index in marks else None
+        snapshot = self._snapshot(place) if self._is_snapshot_due(now_s) else None
+        if snapshot is not None:
+            self.snapshot_s = now_s
+        if preview is None and snapshot is None and not request.report_steps:
+            return None
+        return StepEvent(self.step_index, total, preview, snapshot)
+
+    def origin(self, place: str) -> Origin:
+        """Return the origin of the latents, whose last steps were done at `place`."""
+        return Origin(place if self.place in (None, place) else f"{self.place}+{place}", self.weights)
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot: take its tensors, and draw the noise that was drawn before it."""
+        num_draws = int((self.schedule.steps[: snapshot.step, S] != 0).sum())
+        for generator in self.generators:
+            for _ in range(num_draws):
+                torch.randn(self.latents.shape[1:], generator=generator)
+        self.latents = self._like_latents(snapshot.latents)
+        self.denoised_1 = self._like_latents(snapshot.denoised_1)
+        self.denoised_2 = self._like_latents(snapshot.denoised_2)
+        self.weights = dict(snapshot.origin.weights)
+        self.place = snapshot.origin.place
+        self.step_index = snapshot.step
+
+    def _is_snapshot_due(self, now_s: float) -> bool:
+        period_s = self.request.snapshot_period_s
+        return period_s is not None and not self.is_finished and now_s - self.snapshot_s >= period_s
+
+    def _snapshot(self, place: str) -> Snapshot:
+        reads_1, reads_2 = (self.schedule.steps[self.step_index :, [B1, B2]] != 0).any(axis=0)
+        return Snapshot(
+            step=self.step_index,
+            latents=_floats(self.latents),
+            denoised_1=_floats(self.denoised_1) if reads_1 or reads_2 else None,
+            denoised_2=_floats(self.denoised_2) if reads_2 else None,
+            origin=self.origin(place),
+        )
+
+    def _like_latents(self, floats: Floats | None) -> torch.Tensor:
+        return torch.zeros_like(self.latents) if floats is None else torch.tensor(floats).to(self.latents)
 
     def draw_noise(self) -> torch.Tensor:
         """Return standard normal noise for the next step, [images, 4, h, w], on the CPU; zeros if it adds no noise.
@@ -219,6 +267,11 @@ class RunningRequest:
         self.is_finite = state.is_finite
         self.noise = []
         self.step_index += 1
+
+
+def _floats(tensor: torch.Tensor) -> Floats:
+    floats: Floats = tensor.cpu().contiguous().numpy()
+    return floats
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> torch.Tensor:

@@ -21,6 +21,7 @@ from atelier.control.transports import InOrder, Transport, Wait
 from atelier.core.conditioning import Conditioning, Role, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
 from atelier.core.errors import ModelUnavailable
+from atelier.core.origin import Origin
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
 from atelier.engine.control import StepControl, control_contexts
@@ -127,13 +128,16 @@ class Runner:
         return Submitted(request, emit, now_s, adapters, plain_cost(request, self._entry.defaults.size))
 
     @torch.inference_mode()
-    def begin(self, submitted: Submitted) -> RunningRequest:
-        """Draw the initial noise of a request. Raises the error of a LoRA that could not be loaded."""
+    def begin(self, submitted: Submitted, place: str = "") -> RunningRequest:
+        """Draw the initial noise of a request, or go on from its snapshot if that may be resumed at `place`.
+
+        Raises the error of a LoRA that could not be loaded.
+        """
         request, adapters = submitted.request, [adapter.result() for adapter in submitted.adapters]
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
         latents, inpaint = self._initial_latents(request, schedule, generators)
-        return RunningRequest(
+        running = RunningRequest(
             submitted=submitted,
             schedule=schedule,
             num_rows=request.num_rows,
@@ -146,6 +150,10 @@ class Runner:
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
         )
+        snapshot, here = request.resume, Origin(place, running.weights)
+        if snapshot is not None and snapshot.may_be_resumed(here, request.pass_.reproducibility):
+            running.resume(snapshot)
+        return running
 
     @torch.inference_mode()
     def prompts(self, running: RunningRequest) -> dict[Role, PromptConditions]:

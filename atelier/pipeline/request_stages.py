@@ -1,7 +1,8 @@
 """The stages as one request calls them: a call whose replica is lost is repeated, and the time of each is recorded.
 
-A call without state may go to any replica, so it is repeated twice. A denoising request is repeated once, from its
-first step. Nothing is repeated after the request's deadline, which ends all of its calls.
+A call may go to any replica, so it is repeated twice; a denoising request goes on from its last snapshot. Nothing is
+repeated after the request's deadline, which ends all of its calls. A denoising request is not repeated after two
+replicas have died with it, because it may be what killed them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TypeVar
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
-from atelier.core.errors import ReplicaLost
+from atelier.core.errors import PoisonRequest, ReplicaDied, ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.deadline import Deadline
@@ -24,7 +25,9 @@ from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, E
 
 logger = logging.getLogger(__name__)
 
-_MAX_CALLS, _MAX_DENOISE_CALLS = 3, 2
+_MAX_CALLS, _MAX_DEATHS = 3, 2
+#: Seconds between two snapshots of a request: about as much work is lost with a replica. A snapshot costs 0.5 ms.
+_SNAPSHOT_PERIOD_S = 1.0
 
 T = TypeVar("T")
 
@@ -58,22 +61,28 @@ class RequestStages:
     async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[StepEvent | Denoised]:
         """Yield the request's events, `Denoised` last; closing the iterator stops the work before the next step.
 
-        Steps that are repeated after a loss are not reported again.
+        Steps that are repeated after a loss are not reported again. Raises PoisonRequest after two deaths.
         """
-        step = 0
+        step, num_deaths, request = 0, 0, replace(request, snapshot_period_s=_SNAPSHOT_PERIOD_S)
         with self._record.timed("denoise"):
-            for call in range(1, _MAX_DENOISE_CALLS + 1):
+            for call in range(1, _MAX_CALLS + 1):
                 try:
                     async with aclosing(self._attempt(request, call)) as events:
                         async for event in events:
                             if isinstance(event, Denoised):
                                 yield event
-                            elif event.step > step:
+                                continue
+                            if event.snapshot is not None:
+                                request = replace(request, resume=event.snapshot)
+                            if event.step > step:
                                 step = event.step
                                 yield event
                     return
                 except ReplicaLost as error:
-                    if call == _MAX_DENOISE_CALLS:
+                    num_deaths += isinstance(error, ReplicaDied)
+                    if num_deaths == _MAX_DEATHS:
+                        raise PoisonRequest from error
+                    if call == _MAX_CALLS:
                         raise
                     self._repeat("denoise", error)
 

@@ -18,10 +18,11 @@ from tests.pictures import encoded, noise, pixels_of
 _GENERATIONS = "/v1/images/generations"
 #: Serve notices a frozen replica after three health checks of 4 s, and then starts another one.
 _REPLACED_WITHIN_S = 20
+_EXACT_STEPS = 100
 _EXACT = {
     "prompt": "a red circle",
     "seed": 3,
-    "num_inference_steps": 100,
+    "num_inference_steps": _EXACT_STEPS,
     "size": "160x160",
     "reproducibility": "exact",
 }
@@ -50,9 +51,10 @@ async def test_a_request_survives_the_loss_of_its_denoiser_with_the_same_bits(
     expected = _file(await http.post(_GENERATIONS, json=_EXACT))
     repeated, before = await _counter(http, "atelier_repeated_calls_total"), await steps.until_idle()
     generation = asyncio.create_task(http.post(_GENERATIONS, json=_EXACT))
-    await steps.wait_for(before + 5)
+    await steps.wait_for(before + 60)
     lost = kill("Denoiser")
     assert _file(await generation) == expected
+    assert await steps.until_idle() < _EXACT_STEPS, "it did not go on from a snapshot"
     assert await _counter(http, "atelier_repeated_calls_total") == repeated + 1
     await until_replaced(lost, "Denoiser")
 

@@ -25,7 +25,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from atelier.core.control import Annotation
 from atelier.core.denoising import StepEvent
-from atelier.core.errors import AtelierError, NotSupported, QueueFull, ReplicaLost
+from atelier.core.errors import AtelierError, NotSupported, QueueFull, ReplicaDied, ReplicaLost
 from atelier.pipeline.stages import Stages
 from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
@@ -168,6 +168,21 @@ async def test_errors_of_a_call_become_ours(
     stages = _stages(replace(handles, annotator=_Handle(_failing(raised))))
     with pytest.raises(expected):
         await stages.annotate(Annotation("canny"), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("died", [ActorDiedError(), WorkerCrashedError()])
+async def test_a_dead_replica_is_told_from_one_that_is_lost_in_another_way(
+    handles: GraphHandles, died: Exception
+) -> None:
+    stages = _stages(replace(handles, denoiser=_Handle(_stream_of(died))))
+    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+        with pytest.raises(ReplicaDied):
+            await anext(events)
+    stages = _stages(replace(handles, denoiser=_Handle(_stream_of(RayActorError()))))
+    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+        with pytest.raises(ReplicaLost) as lost:
+            await anext(events)
+        assert lost.type is ReplicaLost
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,17 @@ import pytest
 
 from atelier.core.control import Annotation
 from atelier.core.denoising import Denoised, DenoiseEvent, DenoiseRequest, Heartbeat, RequestId, StepEvent
-from atelier.core.errors import AtelierError, GenerationFailed, QueueFull, ReplicaLost
+from atelier.core.errors import (
+    AtelierError,
+    GenerationFailed,
+    PoisonRequest,
+    QueueFull,
+    ReplicaDied,
+    ReplicaLost,
+)
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
+from atelier.core.snapshot import Snapshot
 from atelier.pipeline.request_stages import RequestStages
 from atelier.pipeline.stages import Stages
 from tests.records import new_record, request_stages
@@ -91,22 +99,37 @@ async def test_a_call_that_fails_in_another_way_is_not_repeated(error: AtelierEr
     assert stages.num_calls == 1
 
 
-async def test_a_lost_denoising_request_starts_again_and_reports_no_step_twice() -> None:
+def _snapshot(step: int) -> Snapshot:
+    latents = np.full((1, 4, 8, 12), step, np.float32)
+    return Snapshot(step=step, latents=latents, denoised_1=None, denoised_2=None, origin=Origin("place", {}))
+
+
+async def test_a_lost_denoising_request_goes_on_from_its_last_snapshot_and_reports_no_step_twice() -> None:
     record = new_record()
-    steps: list[DenoiseEvent] = [StepEvent(index, 3) for index in (1, 2, 3)]
-    stages = _Stages(errors=[ReplicaLost()], streams=[steps[:2], [steps[0], Heartbeat(), *steps[1:], _LATENTS]])
+    steps = [StepEvent(step, 4, snapshot=_snapshot(step) if step < 3 else None) for step in (1, 2, 3, 4)]
+    streams: list[list[DenoiseEvent]] = [[*steps[:3]], [steps[2]], [steps[1], Heartbeat(), *steps[2:], _LATENTS]]
+    stages = _Stages(errors=[ReplicaLost(), ReplicaDied()], streams=streams)
     called = _called(stages, record=record, deadline_s=60)
     events = [event async for event in called.denoise(replace(new_request(), request_id=RequestId("req_1")))]
     assert events == [*steps, _LATENTS]
-    assert [request.request_id for request in stages.requests] == ["req_1.1", "req_1.2"]
-    assert [request.is_repeated for request in stages.requests] == [False, True]
+    assert [request.request_id for request in stages.requests] == ["req_1.1", "req_1.2", "req_1.3"]
+    assert [request.is_repeated for request in stages.requests] == [False, True, True]
+    assert [request.resume for request in stages.requests] == [None, steps[1].snapshot, steps[1].snapshot]
+    assert all(request.snapshot_period_s == 1 for request in stages.requests)
     assert all(0 < (request.time_limit_s or 0) <= 60 for request in stages.requests)
-    assert (record.num_repeats, record.stage_s["queue"], stages.num_closed) == (1, 0.25, 2)
+    assert (record.num_repeats, record.stage_s["queue"], stages.num_closed) == (2, 0.25, 3)
 
 
-async def test_a_denoising_request_is_repeated_once_only() -> None:
-    stages = _Stages(errors=[ReplicaLost(), ReplicaLost("again")], streams=[[], []])
+async def test_a_denoising_request_is_repeated_twice_only() -> None:
+    stages = _Stages(errors=[ReplicaLost(), ReplicaDied(), ReplicaLost("again")], streams=[[], [], []])
     with pytest.raises(ReplicaLost, match="again"):
+        [event async for event in _called(stages).denoise(new_request())]
+    assert (len(stages.requests), stages.num_closed) == (3, 3)
+
+
+async def test_a_denoising_request_with_which_two_replicas_died_is_not_repeated() -> None:
+    stages = _Stages(errors=[ReplicaDied(), ReplicaDied()], streams=[[], []])
+    with pytest.raises(PoisonRequest):
         [event async for event in _called(stages).denoise(new_request())]
     assert (len(stages.requests), stages.num_closed) == (2, 2)
 
