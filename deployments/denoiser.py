@@ -9,10 +9,12 @@ from ray.serve.handle import DeploymentHandle
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest
+from atelier.pipeline.placing import Report
 from deployments.limits import DenoiserLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import DenoiserMetrics
 from deployments.options import DenoiserOptions
+from deployments.routing import stats_of
 from deployments.tracing import traced_stream
 
 
@@ -60,9 +62,15 @@ class Denoiser:
             async for event in events:
                 yield event
 
-    def record_routing_stats(self) -> dict[str, list[str]]:
-        """The LoRAs in this replica's memory, for `routing`."""
-        return {"loras": self._engine.resident_loras()}
+    def record_routing_stats(self) -> dict[str, object]:
+        """What this replica has to do, and the LoRAs in its memory, for `routing`."""
+        return stats_of(
+            Report(
+                loads=self._engine.loads(),
+                loras=self._engine.resident_loras(),
+                step_time=self._engine.step_time(),
+            )
+        )
 
     async def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""

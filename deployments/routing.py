@@ -1,77 +1,120 @@
-"""How a handle chooses the Denoiser of a request: one that has the request's LoRAs in memory, unless it is busier.
+"""How a Router's handle chooses the Denoiser of a request, by `atelier.pipeline.placing`.
 
-Without LoRAs, Serve's own choice is made: the less busy of two random replicas. So it is for a request that is
-repeated, because the replica with its LoRAs may be the one that was lost, and frozen until Serve replaces it.
+Serve makes one `LeastWaiting` in every process that calls the Denoiser. It also learns when a replica is to be
+stopped, and asks the requests there to leave (`deployments.leaving`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
-from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
+from cachetools import LRUCache
 from ray.serve.config import RequestRouterConfig
-from ray.serve.request_router import PendingRequest, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from atelier.core.denoising import DenoiseRequest
+from atelier.core.work import UNMEASURED, Load, StepTime, Work
+from atelier.pipeline.placing import Placing, Report
+from deployments import leaving
 
-#: Seconds between two reports of a replica's LoRAs.
+#: Seconds between two reports of a replica.
 _REPORT_PERIOD_S = 2.0
-#: A replica with the LoRAs may have so many requests more than another one, and is still preferred.
-_MAX_MORE_REQUESTS = 4
-
-R = TypeVar("R", bound=Hashable)
+#: Number of requests of which it is remembered where they have been.
+_MAX_REMEMBERED = 10_000
 
 
-class ResidentLoras(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]  # Ray has no types for it
-    """Serve's request router of the Denoiser."""
+class LeastWaiting(RequestRouter):  # type: ignore[misc]  # Ray has no types for it
+    """Serve's request router of the Denoiser. All methods are called in one thread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._placing = Placing[ReplicaID]()
+        #: The engine's ids of the requests in replicas, by Serve's.
+        self._request_ids: dict[str, str] = {}
+        #: Replicas that a request has been in, by the part of its id that its attempts share.
+        self._been_in: LRUCache[str, set[ReplicaID]] = LRUCache(_MAX_REMEMBERED)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Return the replicas of which the one with the fewest requests is chosen, or the first one of equals."""
-        if loras := _loras(pending_request):
-            lengths = self.replica_queue_len_cache
-            resident = {replica: replica.routing_stats.get("loras", ()) for replica in candidate_replicas}
-            chosen = candidates(resident, loras, lambda replica: lengths.get(replica.replica_id) or 0)
-            if chosen:
-                return [chosen]
-        chosen_by_serve: list[list[RunningReplica]] = await super().choose_replicas(
-            candidate_replicas, pending_request
-        )
-        return chosen_by_serve
+        """Return the replicas, the best one first; those that the request has been in last."""
+        replicas = {replica.replica_id: replica for replica in candidate_replicas}
+        names = random.sample(list(replicas), len(replicas))
+        if pending_request is not None:
+            # Without it, Serve would ask again at once for as long as all replicas are full.
+            pending_request.routing_context.should_backoff = True
+        request = _denoise_request(pending_request)
+        if pending_request is not None and request is not None:
+            work, serve_id = Work.of(request), pending_request.metadata.internal_request_id
+            been_in = self._been_in.get(_shared_id(request), set()) if request.is_repeated else set()
+            names = sorted(self._placing.ranked(names, work), key=been_in.__contains__)
+            # Count it at once, so that requests that come together go to different replicas.
+            self._placing.place(serve_id, names[0], work)
+            pending_request.future.add_done_callback(partial(self._forget_cancelled, serve_id))
+        return [[replicas[name]] for name in names]
+
+    def _forget_cancelled(self, serve_id: str, future: Any) -> None:
+        if future.cancelled():
+            self._placing.finish(serve_id)
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: object) -> None:
+        """Count a request in the replica that has accepted it."""
+        super().on_request_routed(pending_request, replica_id, result)
+        if (request := _denoise_request(pending_request)) is not None:
+            serve_id = pending_request.metadata.internal_request_id
+            self._placing.place(serve_id, replica_id, Work.of(request))
+            self._request_ids[serve_id] = request.request_id
+            self._been_in.setdefault(_shared_id(request), set()).add(replica_id)
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Forget a request that has ended."""
+        super().on_request_completed(replica_id, internal_request_id)
+        self._placing.finish(internal_request_id)
+        self._request_ids.pop(internal_request_id, None)
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take the reports of the replicas, and let requests leave one that is to be stopped, if there are others."""
+        names = {replica.replica_id for replica in replicas}
+        for name in self.curr_replicas.keys() - names:
+            if names:
+                serve_ids = self._placing.requests_at(name)
+                leaving.ask(self._request_ids[serve_id] for serve_id in serve_ids if serve_id in self._request_ids)
+            self._placing.remove(name)
+        for replica in replicas:
+            self._placing.report(replica.replica_id, report_of(replica.routing_stats))
+        super().update_replicas(replicas)
 
 
-def candidates(
-    resident: Mapping[R, Collection[str]],
-    loras: Collection[str],
-    num_requests: Callable[[R], int],
-) -> list[R]:
-    """Return a random replica with the most of these LoRAs and, if it is much busier, a random other one behind it.
-
-    `resident` are the LoRAs of each replica. Returns none if no replica has any of these.
-    """
-    counts = {replica: len(set(loras) & set(of_replica)) for replica, of_replica in resident.items()}
-    most = max(counts.values(), default=0)
-    if most == 0:
-        return []
-    preferred = random.choice([replica for replica, count in counts.items() if count == most])
-    others = [replica for replica in resident if replica != preferred]
-    if not others:
-        return [preferred]
-    other = random.choice(others)
-    if num_requests(preferred) <= num_requests(other) + _MAX_MORE_REQUESTS:
-        return [preferred]
-    return [preferred, other]
+def stats_of(report: Report) -> dict[str, object]:
+    """Return a report as what a replica's `record_routing_stats` returns."""
+    return {
+        "loras": sorted(report.loras),
+        "step_time": [report.step_time.fixed_s, report.step_time.pixel_row_s],
+        "loads": [[priority, key, load.pixel_rows, load.num_steps] for (priority, key), load in report.loads.items()],
+    }
 
 
-def _loras(pending: PendingRequest | None) -> list[str]:
-    """Return the LoRAs by which a replica is chosen."""
+def report_of(stats: Mapping[str, Any]) -> Report:
+    """Return the report in a replica's routing stats, which are empty at first."""
+    loads: Iterable[tuple[str, list[object], float, int]] = stats.get("loads", ())
+    return Report(
+        loads={(priority, tuple(key)): Load(rows, steps) for priority, key, rows, steps in loads},
+        loras=stats.get("loras", ()),
+        step_time=StepTime(*stats["step_time"]) if "step_time" in stats else UNMEASURED,
+    )
+
+
+def _denoise_request(pending: PendingRequest | None) -> DenoiseRequest | None:
     request = pending.args[0] if pending is not None and pending.args else None
-    if not isinstance(request, DenoiseRequest) or request.is_repeated:
-        return []
-    return [lora.id for lora in request.pass_.loras]
+    return request if isinstance(request, DenoiseRequest) else None
 
 
-ROUTING = RequestRouterConfig(request_router_class=ResidentLoras, request_routing_stats_period_s=_REPORT_PERIOD_S)
+def _shared_id(request: DenoiseRequest) -> str:
+    """Return the part of a request's id that is before the number of the attempt."""
+    return request.request_id.rpartition(".")[0]
+
+
+ROUTING = RequestRouterConfig(request_router_class=LeastWaiting, request_routing_stats_period_s=_REPORT_PERIOD_S)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import TypeVar
 
 from ray.exceptions import (
@@ -22,11 +23,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import DenoiseEvent, DenoiseRequest
-from atelier.core.errors import AtelierError, QueueFull, ReplicaDied, ReplicaLost
+from atelier.core.denoising import DenoiseEvent, DenoiseRequest, StepEvent
+from atelier.core.errors import AtelierError, QueueFull, ReplicaDied, ReplicaLeaving, ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
+from deployments import leaving
 from deployments.handles import GraphHandles
 from deployments.metrics import merged
 from deployments.readiness import Readiness
@@ -84,11 +86,12 @@ class HandleStages:
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
         """Open the events of a request; leaving the context cancels the stream, which Serve would run to its end."""
-        stream = self._handles.denoiser.options(stream=True).denoise.remote(request)
-        try:
-            yield self._events(stream)
-        finally:
-            stream.cancel()
+        with leaving.watched(request.request_id) as is_to_leave:
+            stream = self._handles.denoiser.options(stream=True).denoise.remote(request)
+            try:
+                yield self._events(stream, is_to_leave)
+            finally:
+                stream.cancel()
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         return await self._answer(self._handles.autoencoder.decode_latents.remote(model, latents))
@@ -104,9 +107,12 @@ class HandleStages:
             async with asyncio.timeout(self.limits.stage_deadline_s):
                 return await response
 
-    async def _events(self, stream: AsyncIterator[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:
-        """Yield a stream's events. Raises AtelierErrors only."""
-        limit_s = self.limits.stage_deadline_s
+    async def _events(self, stream: AsyncIterator[DenoiseEvent], is_to_leave: Event) -> AsyncIterator[DenoiseEvent]:
+        """Yield a stream's events. Raises AtelierErrors only.
+
+        Raises ReplicaLeaving if the request is to leave, as soon as that costs no step that it has done.
+        """
+        limit_s, has_begun = self.limits.stage_deadline_s, False
         while True:
             with _our_errors():
                 try:
@@ -115,6 +121,10 @@ class HandleStages:
                 except StopAsyncIteration:
                     return
             yield event
+            has_begun = has_begun or isinstance(event, StepEvent)
+            is_saved = isinstance(event, StepEvent) and event.snapshot is not None
+            if is_to_leave.is_set() and (is_saved or not has_begun):
+                raise ReplicaLeaving
             limit_s = self.limits.stream_gap_s
 
     async def metrics_text(self) -> str:

@@ -21,7 +21,8 @@
     ├── NotSupported             501 not_supported_error
     ├── PoisonRequest            500 server_error, two replicas died with it
     ├── ReplicaLost              503 server_error
-    │   └── ReplicaDied          503
+    │   ├── ReplicaDied          503
+    │   └── ReplicaLeaving       503, inside the server only
     ├── StoreUnavailable         503 server_error, images behind URLs
     ├── DeadlineExceeded         504 server_error
     └── ModelUnavailable         503 model_unavailable, raised while starting: a model's files cannot be read
@@ -188,6 +189,10 @@ class ReplicaLost(AtelierError):
 
 class ReplicaDied(ReplicaLost):
     """A replica died while it had the request; try again."""
+
+
+class ReplicaLeaving(ReplicaLost):
+    """A replica is about to be stopped; the request goes on in another one."""
 
 
 class PoisonRequest(AtelierError):

@@ -17,10 +17,12 @@ import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import DeadlineExceeded, ModelNotFound, ReplicaLost
+from atelier.core.work import UNMEASURED, Loads, StepTime, Work, loads_of
 from atelier.engine.batch import Batch
 from atelier.engine.queue import Lane, Queue, lane_of
 from atelier.engine.request import Emit, Event, RunningRequest, Submitted
 from atelier.engine.runner import Runner
+from atelier.engine.step_times import StepTimes
 from atelier.models.failures import Failures
 
 logger = logging.getLogger(__name__)
@@ -98,9 +100,10 @@ class Engine:
         #: Requests that have begun and wait.
         self._parked: dict[RequestId, RunningRequest] = {}
         self._changed = threading.Condition()
-        # Threads share `_queue`, `_cancelled` and `_is_open`, and use them only under `_changed`.
+        # Threads share these, and use them only under `_changed`.
         self._queue: Queue[Submitted] = Queue(max_waiting=settings.max_waiting, max_cost=settings.max_rows)
         self._cancelled: set[RequestId] = set()
+        self._step_times = StepTimes()
         self._is_open = True
         self._num_steps = 0
         self._failures = Failures()
@@ -161,6 +164,17 @@ class Engine:
             return EngineStatus(
                 num_waiting=self._queue.num_waiting, num_running=self._queue.num_running, num_steps=self._num_steps
             )
+
+    def loads(self) -> Loads:
+        """Return the work of all requests, waiting and running, as if none had taken a step."""
+        with self._changed:
+            items = self._queue.items()
+        return loads_of(Work.of(submitted.request) for submitted in items)
+
+    def step_time(self) -> StepTime:
+        """Return how long steps have taken lately, of all models."""
+        with self._changed:
+            return self._step_times.fit() or UNMEASURED
 
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device."""
@@ -277,6 +291,7 @@ class Engine:
     def _step(self, lane: Lane, batch: Batch) -> None:
         start_s = self._now_s()
         num_requests, num_rows, num_padding_rows = len(batch.requests), batch.num_rows, batch.num_padding_rows
+        pixel_rows = num_rows * batch.key.size.num_pixels
         runner = self._runners[batch.key.model]
         try:
             runner.step(batch.requests, batch.packed)
@@ -288,6 +303,7 @@ class Engine:
         end_s = self._now_s()
         self._num_steps += 1
         with self._changed:
+            self._step_times.add(pixel_rows, end_s - start_s)
             self._queue.took(lane, end_s - start_s)
             num_waiting, num_running = self._queue.num_waiting, self._queue.num_running
         report = StepReport(

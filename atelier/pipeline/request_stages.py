@@ -1,8 +1,8 @@
 """The stages as one request calls them: a call whose replica is lost is repeated, and the time of each is recorded.
 
-A call may go to any replica, so it is repeated twice; a denoising request goes on from its last snapshot. Nothing is
-repeated after the request's deadline, which ends all of its calls. A denoising request is not repeated after two
-replicas have died with it, because it may be what killed them.
+A call may go to any replica, so it is repeated twice; a denoising request goes on from its last snapshot, also where
+its replica is to be stopped. Nothing is repeated after the request's deadline, which ends all of its calls. A
+denoising request is not repeated after two replicas have died with it, because it may be what killed them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import count
 from typing import TypeVar
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
-from atelier.core.errors import PoisonRequest, ReplicaDied, ReplicaLost
+from atelier.core.errors import PoisonRequest, ReplicaDied, ReplicaLeaving, ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.deadline import Deadline
@@ -63,9 +64,10 @@ class RequestStages:
 
         Steps that are repeated after a loss are not reported again. Raises PoisonRequest after two deaths.
         """
-        step, num_deaths, request = 0, 0, replace(request, snapshot_period_s=_SNAPSHOT_PERIOD_S)
+        step, num_losses, num_deaths = 0, 0, 0
+        request = replace(request, snapshot_period_s=_SNAPSHOT_PERIOD_S)
         with self._record.timed("denoise"):
-            for call in range(1, _MAX_CALLS + 1):
+            for call in count(1):
                 try:
                     async with aclosing(self._attempt(request, call)) as events:
                         async for event in events:
@@ -78,11 +80,14 @@ class RequestStages:
                                 step = event.step
                                 yield event
                     return
+                except ReplicaLeaving:
+                    logger.info("%s leaves a replica that is to be stopped", request.request_id)
                 except ReplicaLost as error:
+                    num_losses += 1
                     num_deaths += isinstance(error, ReplicaDied)
                     if num_deaths == _MAX_DEATHS:
                         raise PoisonRequest from error
-                    if call == _MAX_CALLS:
+                    if num_losses == _MAX_CALLS:
                         raise
                     self._repeat("denoise", error)
 

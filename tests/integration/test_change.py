@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 
 import httpx2
+import psutil
 import pytest
 
 from tests.integration.conftest import Graph
@@ -118,14 +119,28 @@ async def test_a_change_of_the_models_loses_no_stream_and_no_request(changed: Gr
 
 
 @pytest.mark.long
-async def test_a_denoiser_that_is_taken_away_finishes_its_streams(changed: Graph, steps: Steps) -> None:
+async def test_a_denoiser_that_is_taken_away_hands_its_requests_on_with_the_same_bits(
+    changed: Graph, steps: Steps
+) -> None:
+    """It ends while its requests are still in progress elsewhere."""
     changed.user_configs, changed.num_denoisers = {"Router": {"max_wait_s": 600}}, 2
     await asyncio.to_thread(changed.deploy)
-    num_steps = await steps.done()
-    streams = [asyncio.create_task(_stream(changed.address)) for _ in range(_NUM_STREAMS)]
-    await steps.wait_for(num_steps + 5)
-    before = replicas_of("Denoiser")
-    changed.num_denoisers = 1
-    await asyncio.to_thread(changed.deploy)
-    assert await asyncio.gather(*streams) == [["image_generation.completed"]] * _NUM_STREAMS
-    assert (len(before), len(replicas_of("Denoiser"))) == (2, 1)
+    exact = {"prompt": "a red circle", "size": "128x128", "num_inference_steps": 100, "reproducibility": "exact"}
+    async with httpx2.AsyncClient(base_url=changed.address, timeout=300) as client:
+
+        async def images() -> list[str]:
+            bodies = [{**exact, "seed": seed} for seed in range(_NUM_STREAMS)]
+            answers = await asyncio.gather(*(client.post(_GENERATIONS, json=body) for body in bodies))
+            return [answer.json()["data"][0]["b64_json"] for answer in answers]
+
+        expected, num_steps = await images(), await steps.done()
+        generations = asyncio.create_task(images())
+        await steps.wait_for(num_steps + 10)
+        before = replicas_of("Denoiser")
+        changed.num_denoisers = 1
+        await asyncio.to_thread(changed.deploy)
+        [left] = {one.pid for one in before} - {one.pid for one in replicas_of("Denoiser")}
+        while psutil.pid_exists(left):
+            await asyncio.sleep(0.1)
+        assert not generations.done()
+        assert await generations == expected

@@ -12,7 +12,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from atelier.core.adapters import Lora
-from atelier.core.denoising import DenoiseRequest
+from atelier.core.denoising import DenoiseRequest, RequestId
+from atelier.core.geometry import Size
 from deployments.routing import ROUTING
 from tests.integration.conftest import Graph
 from tests.unit.engine.requests import new_request
@@ -28,14 +29,19 @@ class _Replica:
     def __init__(self) -> None:
         self._loras: set[str] = set()
         self._finished = asyncio.Event()
+        self._num_waiting = 0
 
     async def denoise(self, request: DenoiseRequest) -> str:
         if not request.num_previews:
             self._loras |= {lora.id for lora in request.pass_.loras}
         if request.report_steps:
+            self._num_waiting += 1
             await self._finished.wait()
         replica: str = serve.get_replica_context().replica_id.unique_id
         return replica
+
+    def num_waiting(self) -> int:
+        return self._num_waiting
 
     def finish(self) -> None:
         self._finished.set()
@@ -79,8 +85,6 @@ def test_a_lora_stays_on_its_replica_until_that_one_is_busy(handle: DeploymentHa
     holders = {lora: _keep(handle, lora) for lora in ("a", "b")}
     assert _replicas(handle, "a", 30) == {holders["a"]: 30}
     assert _replicas(handle, "b", 30) == {holders["b"]: 30}
-    repeated = replace(_request("a"), is_repeated=True)
-    assert len({handle.denoise.remote(repeated).result(timeout_s=30) for _ in range(30)}) > 1
     lasting = [handle.denoise.remote(_request("a", lasts=True)) for _ in range(30)]
     # Short requests of the same LoRA reach other replicas while its own has so many more.
     while len(_replicas(handle, "a", 12)) == 1:
@@ -88,3 +92,26 @@ def test_a_lora_stays_on_its_replica_until_that_one_is_busy(handle: DeploymentHa
     handle.broadcast("finish").results(timeout_s=30)
     for response in lasting:
         response.result(timeout_s=30)
+
+
+def test_a_repeated_request_goes_where_it_has_not_been(handle: DeploymentHandle) -> None:
+    _keep(handle, "a")
+    for number in range(5):
+        been_in = set()
+        for attempt in range(_NUM_REPLICAS):
+            request = replace(_request("a"), request_id=RequestId(f"{number}.{attempt}"), is_repeated=attempt > 0)
+            been_in.add(handle.denoise.remote(request).result(timeout_s=30))
+        assert len(been_in) == _NUM_REPLICAS
+
+
+def test_requests_that_come_together_go_to_different_replicas_and_equal_sizes_meet(handle: DeploymentHandle) -> None:
+    """Two of each of three sizes, all in progress at once: every replica has one size."""
+    sizes = [Size(width=8 * side, height=64) for side in (8, 16, 24)]
+    requests = [replace(new_request(size=size), report_steps=True) for size in sizes]
+    lasting = [[handle.denoise.remote(request) for request in requests] for _ in range(2)]
+    while sum(handle.broadcast("num_waiting").results(timeout_s=30)) < 2 * len(sizes):
+        pass
+    handle.broadcast("finish").results(timeout_s=30)
+    places = [[response.result(timeout_s=30) for response in responses] for responses in lasting]
+    assert len(set(places[0])) == _NUM_REPLICAS
+    assert places[1] == places[0]

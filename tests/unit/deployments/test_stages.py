@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.exceptions import (
     ActorDiedError,
@@ -24,9 +25,12 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from atelier.core.control import Annotation
-from atelier.core.denoising import StepEvent
-from atelier.core.errors import AtelierError, NotSupported, QueueFull, ReplicaDied, ReplicaLost
+from atelier.core.denoising import DenoiseEvent, Heartbeat, StepEvent
+from atelier.core.errors import AtelierError, NotSupported, QueueFull, ReplicaDied, ReplicaLeaving, ReplicaLost
+from atelier.core.origin import Origin
+from atelier.core.snapshot import Snapshot
 from atelier.pipeline.stages import Stages
+from deployments import leaving
 from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
 from deployments.denoiser import Denoiser
@@ -35,6 +39,7 @@ from deployments.readiness import Readiness
 from deployments.stages import CallLimits, HandleStages
 from deployments.text_encoder import TextEncoder
 from deployments.upscaler import Upscaler
+from tests.unit.engine.requests import new_request
 
 #: Longer than any answer here takes.
 _LONG_S = 10.0
@@ -175,11 +180,11 @@ async def test_a_dead_replica_is_told_from_one_that_is_lost_in_another_way(
     handles: GraphHandles, died: Exception
 ) -> None:
     stages = _stages(replace(handles, denoiser=_Handle(_stream_of(died))))
-    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+    async with stages.denoise(new_request()) as events:
         with pytest.raises(ReplicaDied):
             await anext(events)
     stages = _stages(replace(handles, denoiser=_Handle(_stream_of(RayActorError()))))
-    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+    async with stages.denoise(new_request()) as events:
         with pytest.raises(ReplicaLost) as lost:
             await anext(events)
         assert lost.type is ReplicaLost
@@ -204,7 +209,7 @@ async def test_what_is_gone_or_too_slow_is_a_lost_replica(handles: GraphHandles,
     stages = _stages(replace(handles, annotator=_Handle(_failing(lost)), denoiser=_Handle(_stream_of(lost))))
     with pytest.raises(ReplicaLost):
         await stages.annotate(Annotation("canny"), None)  # type: ignore[arg-type]
-    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+    async with stages.denoise(new_request()) as events:
         with pytest.raises(ReplicaLost):
             await anext(events)
 
@@ -240,9 +245,38 @@ async def test_a_stream_ends_with_its_events_and_is_cancelled(handles: GraphHand
     sent = [StepEvent(1, 2), StepEvent(2, 2)]
     stream = _Stream(*sent)
     stages = _stages(replace(handles, denoiser=_Handle(lambda _: stream)))  # type: ignore[arg-type,return-value]
-    async with stages.denoise(None) as events:  # type: ignore[arg-type]
+    async with stages.denoise(new_request()) as events:
         assert [event async for event in events] == sent
         assert not stream.is_cancelled
+    assert stream.is_cancelled
+
+
+_SNAPSHOT = Snapshot(
+    step=2, latents=np.zeros((1, 4, 8, 12), np.float32), denoised_1=None, denoised_2=None, origin=Origin("", {})
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "num_received"),
+    [
+        ([StepEvent(1, 4), StepEvent(2, 4, snapshot=_SNAPSHOT), StepEvent(3, 4)], 2),
+        ([StepEvent(1, 4), Heartbeat(), StepEvent(2, 4)], 3),
+        ([Heartbeat(), StepEvent(1, 4)], 1),
+    ],
+    ids=["after a snapshot", "not without one", "before it has begun"],
+)
+async def test_a_request_leaves_its_replica_when_that_costs_no_step(
+    handles: GraphHandles, sent: list[DenoiseEvent], num_received: int
+) -> None:
+    stream, request = _Stream(*sent), new_request()
+    stages = _stages(replace(handles, denoiser=_Handle(lambda _: stream)))  # type: ignore[arg-type,return-value]
+    received: list[DenoiseEvent] = []
+    with nullcontext() if num_received == len(sent) else pytest.raises(ReplicaLeaving):
+        async with stages.denoise(request) as events:
+            leaving.ask([request.request_id, "another"])
+            async for event in events:
+                received += [event]
+    assert received == sent[:num_received]
     assert stream.is_cancelled
 
 
@@ -260,7 +294,7 @@ async def test_a_stream_that_is_silent_is_lost_and_cancelled(
     stages = _stages(replace(handles, denoiser=_Handle(lambda _: stream)))  # type: ignore[arg-type,return-value]
     stages.limits = limits
     with pytest.raises(ReplicaLost, match="in time"):
-        async with asyncio.timeout(_LONG_S / 2), stages.denoise(None) as events:  # type: ignore[arg-type]
+        async with asyncio.timeout(_LONG_S / 2), stages.denoise(new_request()) as events:
             [event async for event in events]
     assert stream.is_cancelled
 

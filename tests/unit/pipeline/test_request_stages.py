@@ -19,6 +19,7 @@ from atelier.core.errors import (
     PoisonRequest,
     QueueFull,
     ReplicaDied,
+    ReplicaLeaving,
     ReplicaLost,
 )
 from atelier.core.geometry import Size
@@ -132,6 +133,18 @@ async def test_a_denoising_request_with_which_two_replicas_died_is_not_repeated(
     with pytest.raises(PoisonRequest):
         [event async for event in _called(stages).denoise(new_request())]
     assert (len(stages.requests), stages.num_closed) == (2, 2)
+
+
+async def test_a_request_may_leave_as_many_replicas_as_are_stopped_and_no_loss_is_recorded() -> None:
+    record = new_record()
+    steps = [StepEvent(step, 6, snapshot=_snapshot(step)) for step in range(1, 6)]
+    streams: list[list[DenoiseEvent]] = [[step] for step in steps]
+    streams.append([_LATENTS])
+    stages = _Stages(errors=[ReplicaLeaving() for _ in steps], streams=streams)
+    events = [event async for event in _called(stages, record=record).denoise(new_request())]
+    assert events == [*steps, _LATENTS]
+    assert [request.resume for request in stages.requests] == [None, *(step.snapshot for step in steps)]
+    assert record.num_repeats == 0
 
 
 async def test_a_denoising_request_that_fails_is_not_repeated() -> None:
