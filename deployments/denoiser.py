@@ -9,12 +9,14 @@ from ray.serve.handle import DeploymentHandle
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest
+from atelier.core.work import busy_s
 from atelier.pipeline.placing import Report
 from deployments.limits import DenoiserLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import DenoiserMetrics
 from deployments.options import DenoiserOptions
 from deployments.routing import stats_of
+from deployments.scaling import WORK_S
 from deployments.tracing import traced_stream
 
 
@@ -71,6 +73,10 @@ class Denoiser:
                 step_time=self._engine.step_time(),
             )
         )
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the seconds in which this replica would finish all that it has, for `scaling`."""
+        return {WORK_S: busy_s(self._engine.loads(), self._engine.step_time())}
 
     async def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""

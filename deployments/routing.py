@@ -93,15 +93,18 @@ def stats_of(report: Report) -> dict[str, object]:
     return {
         "loras": sorted(report.loras),
         "step_time": [report.step_time.fixed_s, report.step_time.pixel_row_s],
-        "loads": [[priority, key, load.pixel_rows, load.num_steps] for (priority, key), load in report.loads.items()],
+        "loads": [
+            [priority, key, load.num_requests, load.pixel_rows, load.num_steps]
+            for (priority, key), load in report.loads.items()
+        ],
     }
 
 
 def report_of(stats: Mapping[str, Any]) -> Report:
     """Return the report in a replica's routing stats, which are empty at first."""
-    loads: Iterable[tuple[str, list[object], float, int]] = stats.get("loads", ())
+    loads: Iterable[tuple[str, list[object], int, float, int]] = stats.get("loads", ())
     return Report(
-        loads={(priority, tuple(key)): Load(rows, steps) for priority, key, rows, steps in loads},
+        loads={(priority, tuple(key)): Load(num, rows, steps) for priority, key, num, rows, steps in loads},
         loras=stats.get("loras", ()),
         step_time=StepTime(*stats["step_time"]) if "step_time" in stats else UNMEASURED,
     )

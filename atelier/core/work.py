@@ -58,16 +58,25 @@ UNMEASURED = StepTime(fixed_s=7e-3, pixel_row_s=2.5e-3 / 128**2)
 class Load:
     """The requests of one key and priority in one Denoiser."""
 
+    num_requests: int = 0
     pixel_rows: float = 0
     #: Steps that are left, added over all requests.
     num_steps: int = 0
 
     def __add__(self, other: Load) -> Load:
-        return Load(self.pixel_rows + other.pixel_rows, self.num_steps + other.num_steps)
+        return Load(
+            self.num_requests + other.num_requests,
+            self.pixel_rows + other.pixel_rows,
+            self.num_steps + other.num_steps,
+        )
 
     def without(self, other: Load) -> Load:
         """Return what is left without the other, at least nothing."""
-        return Load(max(self.pixel_rows - other.pixel_rows, 0), max(self.num_steps - other.num_steps, 0))
+        return Load(
+            max(self.num_requests - other.num_requests, 0),
+            max(self.pixel_rows - other.pixel_rows, 0),
+            max(self.num_steps - other.num_steps, 0),
+        )
 
 
 #: Loads by priority and key.
@@ -78,7 +87,7 @@ def loads_of(works: Iterable[Work]) -> dict[tuple[Priority, Hashable], Load]:
     """Add up the work of requests."""
     loads: dict[tuple[Priority, Hashable], Load] = defaultdict(Load)
     for work in works:
-        loads[work.priority, work.key] += Load(work.pixel_rows, work.num_steps)
+        loads[work.priority, work.key] += Load(1, work.pixel_rows, work.num_steps)
     return loads
 
 
@@ -91,4 +100,13 @@ def waiting_s(loads: Loads, step_time: StepTime) -> float:
     return sum(
         load.num_steps * step_time.of(load.pixel_rows) * total_weight / PRIORITIES[priority].weight
         for (priority, _), load in loads.items()
+    )
+
+
+def busy_s(loads: Loads, step_time: StepTime) -> float:
+    """Return the seconds that a Denoiser needs to finish all requests, if those of a key are equally long."""
+    return sum(
+        load.num_steps / load.num_requests * step_time.of(load.pixel_rows)
+        for load in loads.values()
+        if load.num_requests
     )

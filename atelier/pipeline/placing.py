@@ -64,7 +64,7 @@ class Placing(Generic[R]):
         own = loads_of(replica.works.values())
         others = {key: load.without(own[key]) for key, load in report.loads.items()}
         replica.report = report
-        replica.others = {key: load for key, load in others.items() if load.pixel_rows and load.num_steps}
+        replica.others = {key: load for key, load in others.items() if load.num_requests}
 
     def remove(self, name: R) -> None:
         """Forget a replica that is gone, with its work."""

@@ -11,7 +11,7 @@ from atelier.core.adapters import Lora
 from atelier.core.origin import Origin
 from atelier.core.sampling import Sampling
 from atelier.core.snapshot import Snapshot
-from atelier.core.work import Load, StepTime, Work, loads_of, waiting_s
+from atelier.core.work import Load, StepTime, Work, busy_s, loads_of, waiting_s
 from tests.unit.engine.requests import new_request
 
 
@@ -35,9 +35,9 @@ def _work(key: str, rows: float, steps: int, priority: str = "standard") -> Work
 def test_requests_of_one_key_and_priority_are_added() -> None:
     works = [_work("a", 2, 10), _work("a", 1, 5), _work("b", 1, 1), _work("a", 4, 4, "batch")]
     assert loads_of(works) == {
-        ("standard", "a"): Load(3, 15),
-        ("standard", "b"): Load(1, 1),
-        ("batch", "a"): Load(4, 4),
+        ("standard", "a"): Load(2, 3, 15),
+        ("standard", "b"): Load(1, 1, 1),
+        ("batch", "a"): Load(1, 4, 4),
     }
 
 
@@ -57,3 +57,9 @@ def test_requests_of_one_key_and_priority_are_added() -> None:
 )
 def test_the_waiting_is_added_over_all_requests(works: list[Work], expected_s: float) -> None:
     assert waiting_s(loads_of(works), StepTime(1.0, 0.5)) == pytest.approx(expected_s)
+
+
+def test_a_denoiser_is_busy_until_the_last_request_of_each_key_has_finished() -> None:
+    works = [_work("a", 2, 10), _work("a", 2, 10), _work("b", 2, 10), _work("b", 2, 10, "batch")]
+    assert busy_s(loads_of(works), StepTime(1.0, 0.5)) == pytest.approx(30 + 20 + 20)
+    assert busy_s({}, StepTime(1.0, 0.5)) == 0

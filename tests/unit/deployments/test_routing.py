@@ -12,7 +12,7 @@ from deployments.routing import report_of, stats_of
 def test_a_report_arrives_as_it_was_sent() -> None:
     key = ("tiny-sdxl", "128x128", "fast")
     report = Report(
-        loads={("batch", key): Load(32768, 40), ("standard", key): Load(16384, 20)},
+        loads={("batch", key): Load(2, 32768, 40), ("standard", key): Load(1, 16384, 20)},
         loras=["a", "b"],
         step_time=StepTime(0.01, 1e-7),
     )

@@ -64,10 +64,10 @@ def test_work_that_has_ended_or_moved_counts_no_longer() -> None:
 def test_reported_work_of_other_routers_counts_and_own_work_only_once() -> None:
     placing = _placing("a", "b")
     placing.place("req", "b", _work())
-    placing.report("b", Report(loads={("standard", "small"): Load(2, 10)}, step_time=_STEP_TIME))
+    placing.report("b", Report(loads={("standard", "small"): Load(1, 2, 10)}, step_time=_STEP_TIME))
     placing.place("one", "a", _work())
     assert placing.ranked(["b", "a"], _work()) == ["b", "a"]
-    placing.report("b", Report(loads={("standard", "small"): Load(4, 20)}, step_time=_STEP_TIME))
+    placing.report("b", Report(loads={("standard", "small"): Load(2, 4, 20)}, step_time=_STEP_TIME))
     assert placing.ranked(["b", "a"], _work()) == ["a", "b"]
     placing.finish("req")
     placing.report("b", Report(step_time=_STEP_TIME))
