@@ -10,6 +10,36 @@ from atelier.core.denoising import DenoiseRequest
 from atelier.core.priority import PRIORITIES, Priority
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The requests of one key and priority in one Denoiser."""
+
+    num_requests: int = 0
+    pixel_rows: float = 0
+    #: Steps that are left, added over all requests.
+    num_steps: int = 0
+
+    def __add__(self, other: Load) -> Load:
+        return Load(
+            self.num_requests + other.num_requests,
+            self.pixel_rows + other.pixel_rows,
+            self.num_steps + other.num_steps,
+        )
+
+    def without(self, other: Load) -> Load:
+        """Return what is left without the other, at least nothing."""
+        return Load(
+            max(self.num_requests - other.num_requests, 0),
+            max(self.pixel_rows - other.pixel_rows, 0),
+            max(self.num_steps - other.num_steps, 0),
+        )
+
+
+#: Priority and key of requests that take their steps together.
+LoadKey = tuple[Priority, Hashable]
+Loads = Mapping[LoadKey, Load]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """The work of one request on a Denoiser."""
@@ -21,6 +51,14 @@ class Work:
     pixel_rows: float
     num_steps: int
     loras: frozenset[str] = frozenset()
+
+    @property
+    def lane(self) -> LoadKey:
+        return self.priority, self.key
+
+    @property
+    def load(self) -> Load:
+        return Load(1, self.pixel_rows, self.num_steps)
 
     @classmethod
     def of(cls, request: DenoiseRequest) -> Work:
@@ -54,40 +92,11 @@ class StepTime:
 UNMEASURED = StepTime(fixed_s=7e-3, pixel_row_s=2.5e-3 / 128**2)
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The requests of one key and priority in one Denoiser."""
-
-    num_requests: int = 0
-    pixel_rows: float = 0
-    #: Steps that are left, added over all requests.
-    num_steps: int = 0
-
-    def __add__(self, other: Load) -> Load:
-        return Load(
-            self.num_requests + other.num_requests,
-            self.pixel_rows + other.pixel_rows,
-            self.num_steps + other.num_steps,
-        )
-
-    def without(self, other: Load) -> Load:
-        """Return what is left without the other, at least nothing."""
-        return Load(
-            max(self.num_requests - other.num_requests, 0),
-            max(self.pixel_rows - other.pixel_rows, 0),
-            max(self.num_steps - other.num_steps, 0),
-        )
-
-
-#: Loads by priority and key.
-Loads = Mapping[tuple[Priority, Hashable], Load]
-
-
-def loads_of(works: Iterable[Work]) -> dict[tuple[Priority, Hashable], Load]:
+def loads_of(works: Iterable[Work]) -> dict[LoadKey, Load]:
     """Add up the work of requests."""
-    loads: dict[tuple[Priority, Hashable], Load] = defaultdict(Load)
+    loads: dict[LoadKey, Load] = defaultdict(Load)
     for work in works:
-        loads[work.priority, work.key] += Load(1, work.pixel_rows, work.num_steps)
+        loads[work.lane] += work.load
     return loads
 
 

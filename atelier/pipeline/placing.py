@@ -11,10 +11,13 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from atelier.core.work import UNMEASURED, Loads, StepTime, Work, loads_of, waiting_s
+from atelier.core.priority import PRIORITIES
+from atelier.core.work import UNMEASURED, Load, LoadKey, Loads, StepTime, Work
 
 #: Seconds that a LoRA takes from its file; a replica that has it does not need them.
 _LOAD_LORA_S = 0.15
+
+_NO_LOAD = Load()
 
 R = TypeVar("R", bound=Hashable)
 
@@ -35,19 +38,48 @@ class _Replica:
     report: Report = field(default_factory=Report)
     #: The work that was placed here, by request.
     works: dict[str, Work] = field(default_factory=dict)
-    #: The reported load that came from elsewhere.
+    #: The load of that work, and of what came from elsewhere.
+    own: dict[LoadKey, Load] = field(default_factory=lambda: defaultdict(Load))
     others: Loads = field(default_factory=dict)
+    #: Both together, and their weight and weighted time as `added_s` reads them.
+    loads: dict[LoadKey, Load] = field(default_factory=dict)
+    weight: float = 0.0
+    weighted_s: float = 0.0
+
+    def put(self, request_id: str, work: Work) -> None:
+        self.works[request_id] = work
+        self.own[work.lane] += work.load
+        self.changed()
+
+    def take(self, request_id: str) -> None:
+        work = self.works.pop(request_id)
+        self.own[work.lane] = self.own[work.lane].without(work.load)
+        if not self.own[work.lane].num_requests:
+            del self.own[work.lane]
+        self.changed()
+
+    def changed(self) -> None:
+        """Add up the loads again."""
+        self.loads = dict(self.own)
+        for key, load in self.others.items():
+            self.loads[key] = self.loads.get(key, _NO_LOAD) + load
+        self.weight = sum(PRIORITIES[priority].weight for priority, _ in self.loads)
+        self.weighted_s = sum(self._weighted_s(key, load) for key, load in self.loads.items())
 
     def added_s(self, work: Work) -> float:
-        """Return the waiting that the work adds here, in seconds over all requests."""
-        loads, step_time = loads_of(self.works.values()), self.report.step_time
-        for key, load in self.others.items():
-            loads[key] += load
-        before_s = waiting_s(loads, step_time)
-        for key, load in loads_of([work]).items():
-            loads[key] += load
-        num_missing = len(work.loras - set(self.report.loras))
-        return waiting_s(loads, step_time) - before_s + num_missing * _LOAD_LORA_S
+        """Return by how much the work would raise `waiting_s` of the loads here, and the time to load its LoRAs."""
+        load, weight = self.loads.get(work.lane), self.weight
+        others_s = self.weighted_s
+        if load is None:
+            weight, load = weight + PRIORITIES[work.priority].weight, _NO_LOAD
+        else:
+            others_s -= self._weighted_s(work.lane, load)
+        after_s = weight * (others_s + self._weighted_s(work.lane, load + work.load))
+        num_missing = len(work.loras - set(self.report.loras)) if work.loras else 0
+        return after_s - self.weight * self.weighted_s + num_missing * _LOAD_LORA_S
+
+    def _weighted_s(self, key: LoadKey, load: Load) -> float:
+        return load.num_steps * self.report.step_time.of(load.pixel_rows) / PRIORITIES[key[0]].weight
 
 
 class Placing(Generic[R]):
@@ -61,10 +93,10 @@ class Placing(Generic[R]):
     def report(self, name: R, report: Report) -> None:
         """Take what a replica tells of itself."""
         replica = self._replicas[name]
-        own = loads_of(replica.works.values())
-        others = {key: load.without(own[key]) for key, load in report.loads.items()}
+        others = {key: load.without(replica.own.get(key, _NO_LOAD)) for key, load in report.loads.items()}
         replica.report = report
         replica.others = {key: load for key, load in others.items() if load.num_requests}
+        replica.changed()
 
     def remove(self, name: R) -> None:
         """Forget a replica that is gone, with its work."""
@@ -75,12 +107,12 @@ class Placing(Generic[R]):
         """Count a request's work in a replica, and nowhere else."""
         self.finish(request_id)
         self._places[request_id] = name
-        self._replicas[name].works[request_id] = work
+        self._replicas[name].put(request_id, work)
 
     def finish(self, request_id: str) -> None:
         """Forget a request that has ended, if it was placed."""
         if (name := self._places.pop(request_id, None)) is not None:
-            del self._replicas[name].works[request_id]
+            self._replicas[name].take(request_id)
 
     def requests_at(self, name: R) -> list[str]:
         """Return the requests that were placed in a replica."""
@@ -88,4 +120,8 @@ class Placing(Generic[R]):
 
     def ranked(self, names: Sequence[R], work: Work) -> list[R]:
         """Return the replicas, the best one first; among equals in the order given."""
-        return sorted(names, key=lambda name: self._replicas[name].added_s(work))
+        return sorted(names, key=lambda name: self.added_s(name, work))
+
+    def added_s(self, name: R, work: Work) -> float:
+        """Return the waiting that a work would add in a replica, in seconds over all requests."""
+        return self._replicas[name].added_s(work)

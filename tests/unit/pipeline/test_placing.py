@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from atelier.core.priority import Priority
-from atelier.core.work import Load, StepTime, Work
+from atelier.core.work import Load, StepTime, Work, loads_of, waiting_s
 from atelier.pipeline.placing import Placing, Report
 
 _STEP_TIME = StepTime(1.0, 0.5)
@@ -102,3 +106,28 @@ def test_a_replica_that_is_gone_is_forgotten_with_its_requests() -> None:
     placing.finish("req")
     placing.report("a", Report(step_time=_STEP_TIME))
     assert placing.ranked(["a", "b"], _work()) == ["a", "b"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            _work,
+            key=st.sampled_from(["small", "large"]),
+            rows=st.integers(1, 8),
+            priority=st.sampled_from(["standard", "batch"]),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.data(),
+)
+def test_what_a_work_adds_is_the_difference_of_all_waiting(works: list[Work], data: st.DataObject) -> None:
+    placing, (last, *others) = _placing("a"), works
+    for index, work in enumerate(others):
+        placing.place(f"req_{index}", "a", work)
+    gone = data.draw(st.sets(st.sampled_from(range(len(others))))) if others else set()
+    for index in gone:
+        placing.finish(f"req_{index}")
+    left = [work for index, work in enumerate(others) if index not in gone]
+    before_s, after_s = (waiting_s(loads_of(there), _STEP_TIME) for there in (left, [*left, last]))
+    assert placing.added_s("a", last) == pytest.approx(after_s - before_s)
