@@ -1,9 +1,9 @@
 """Simulation of a cluster of Denoisers, which runs the server's own queue, placing, admission and scaling.
 
 `python -m benchmarks.simulate` prints throughput, latencies, fairness and utilisation of one run; `--draw` needs
-`docs/requirements.txt`. `--record` runs what the measurements name: equal load per replica on 1 to 64 replicas, both ways of
-routing on mixed requests, priorities, failures, and a day on 64 replicas that are scaled. Steps take the time of a
-line; the default is tiny-sdxl on two cores of a CPU.
+`docs/requirements.txt`. `--record` runs what the measurements name: equal load per replica on 1 to 64 replicas, both
+ways of routing on mixed requests, priorities, failures, and a day on up to 64 replicas that are scaled. Steps take
+the time of a line; the default is tiny-sdxl on two cores of a CPU.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def draw(outcome: Outcome, title: str, file: Path) -> None:
     left.set(xlabel="latency, s", ylabel="requests that are as fast, %", xscale="log", title=title)
     left.legend()
     times_h = [time_s / 3600 for time_s, _, _ in outcome.history]
-    right.plot(times_h, [num for _, _, num in outcome.history], color="#b9c4d3", label="requests in progress")
+    right.plot(times_h, [num for _, _, num in outcome.history], color="#b9c4d3", lw=0.5, label="requests")
     right.plot(times_h, [num for _, num, _ in outcome.history], color="#4a6fa5", label="replicas")
     right.set(xlabel="hours", title="over time")
     right.legend()

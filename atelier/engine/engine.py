@@ -301,9 +301,12 @@ class Engine:
                 with self._isolated(request.submitted):
                     runner.step([request], batch.pack_alone(request))
         end_s = self._now_s()
+        gap_s = None if self._last_end_s is None else start_s - self._last_end_s
+        self._last_end_s = end_s
         self._num_steps += 1
         with self._changed:
-            self._step_times.add(pixel_rows, end_s - start_s)
+            # With the time between steps, in which requests join and leave.
+            self._step_times.add(pixel_rows, end_s - start_s + (gap_s or 0.0))
             self._queue.took(lane, end_s - start_s)
             num_waiting, num_running = self._queue.num_waiting, self._queue.num_running
         report = StepReport(
@@ -313,9 +316,8 @@ class Engine:
             num_waiting=num_waiting,
             num_running=num_running - sum(request.is_finished for request in batch.requests),
             step_s=end_s - start_s,
-            gap_s=None if self._last_end_s is None else start_s - self._last_end_s,
+            gap_s=gap_s,
         )
-        self._last_end_s = end_s
         try:
             self._observe(report)
         except Exception:

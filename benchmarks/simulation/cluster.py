@@ -79,6 +79,7 @@ class Cluster:
         self._admission = Admission(max_wait_s=settings.max_wait_s, max_unmeasured=64, now_s=lambda: self._now_s)
         self._admitted: dict[RequestId, tuple[AbstractContextManager[Callable[[], None]], Callable[[], None]]] = {}
         self._policy = None if settings.target_s is None else ByWork(settings.target_s)
+        self._policy_state: dict[str, float] = {}
         self._wanted = settings.num_replicas
         self._above_since_s = 0.0
         self._is_over = False
@@ -209,7 +210,8 @@ class Cluster:
 
     def _scale(self, policy: ByWork) -> None:
         work_s = sum(busy_s(replica.loads(), replica.step_time) for replica in self._replicas.values())
-        wanted = min(max(math.ceil(policy.wanted(work_s)), 1), self._settings.max_replicas)
+        number, self._policy_state = policy.wanted(work_s, self._now_s, self._policy_state)
+        wanted = min(max(math.ceil(number), 1), self._settings.max_replicas)
         if wanted >= self._wanted:
             self._above_since_s = self._now_s
             for _ in range(wanted - self._wanted):

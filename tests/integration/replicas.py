@@ -42,9 +42,9 @@ def kill(deployment: str, node_id: str | None = None) -> Replica:
     return _signal(deployment, signal.SIGKILL, node_id)
 
 
-def freeze(deployment: str) -> Replica:
-    """Stop the process of one replica of a deployment without ending it."""
-    return _signal(deployment, signal.SIGSTOP)
+def freeze(deployment: str, node_id: str | None = None) -> Replica:
+    """Stop the process of one replica of a deployment without ending it, on the given node if there is one."""
+    return _signal(deployment, signal.SIGSTOP, node_id)
 
 
 def _signal(deployment: str, number: signal.Signals, node_id: str | None = None) -> Replica:

@@ -39,7 +39,7 @@ def test_equal_requests_share_steps_from_the_next_one_on() -> None:
 
 
 def test_another_size_takes_turns() -> None:
-    """A step of the large image takes 5 s; it takes another one before the small one has as much time for its four."""
+    """A step of the large image takes 5 s. It takes another one, then the small one has as much time for its four."""
     large, small = Arrival(arrival_s=0.0, side=384, num_steps=4), Arrival(arrival_s=1.0, num_steps=4)
     assert _latencies(_ONE, large, small) == [5 + 5 + 4 - 1, 4 * 5 + 4]
 
