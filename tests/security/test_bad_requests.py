@@ -132,7 +132,7 @@ _GENERATE: dict[str, tuple[object, ...]] = {
     "clip_skip": (2, "x", []),
     "loras": _NO_LORAS,
     "ip_adapter": ([{}], "x"),
-    "priority": ("batch", 5, []),
+    "priority": _NO_CHOICE,
     "zzz": (1, "x", [], {}),
     "steps": (20,),
     "\x00": (1,),

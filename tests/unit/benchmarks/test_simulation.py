@@ -72,9 +72,9 @@ def test_every_request_is_finished_once_and_equal_runs_are_equal(process: str, c
 def test_replicas_are_added_under_load_and_removed_after_it() -> None:
     settings = replace(_ONE, target_s=10.0, start_s=5.0, downscale_delay_s=30.0, max_replicas=6, max_wait_s=math.inf)
     requests = [Arrival(arrival_s=number / 2, num_steps=10) for number in range(100)]
-    history = run(settings, iter([*requests, Arrival(arrival_s=1000.0)])).history
+    history = run(settings, iter([*requests, Arrival(arrival_s=4000.0)])).history
     assert max(num for _, num, _ in history) == 6
-    assert {num for time_s, num, _ in history if 500 < time_s < 1000} == {1}
+    assert {num for time_s, num, _ in history if 3000 < time_s < 4000} == {1}
 
 
 def test_requests_that_would_wait_too_long_are_refused() -> None:
