@@ -83,7 +83,7 @@ def _drain_command() -> list[str]:
     return printed.stdout.splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_drained_worker_finishes_its_requests_while_new_ones_go_elsewhere(ray_folder: Path, tmp_path: Path) -> None:
     program, *words = _drain_command()
     drain = [str(Path(sys.executable).parent / program), *words]

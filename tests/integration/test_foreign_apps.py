@@ -173,7 +173,7 @@ def test_a_call_has_the_request_id_of_its_caller(postcards: DeploymentHandle, ad
     assert httpx2.post(f"{address}/postcards", json=asked, headers=headers, timeout=60).text == "trip-7"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_graph_of_others_binds_the_denoiser(address: str) -> None:
     assert address
 

@@ -46,12 +46,15 @@ class _Replica:
     def finish(self) -> None:
         self._finished.set()
 
+    def forget(self) -> None:
+        self._loras, self._finished, self._num_waiting = set(), asyncio.Event(), 0
+
     def record_routing_stats(self) -> dict[str, list[str]]:
         return {"loras": sorted(self._loras)}
 
 
-@pytest.fixture
-def handle(deployed: Graph) -> Iterator[DeploymentHandle]:  # noqa: ARG001
+@pytest.fixture(scope="module")
+def replicas(deployed: Graph) -> Iterator[DeploymentHandle]:  # noqa: ARG001
     deployment = serve.deployment(
         _Replica,
         num_replicas=_NUM_REPLICAS,
@@ -61,6 +64,12 @@ def handle(deployed: Graph) -> Iterator[DeploymentHandle]:  # noqa: ARG001
     )
     yield serve.run(deployment.bind(), name="routing", route_prefix=None)
     serve.delete("routing")
+
+
+@pytest.fixture
+def handle(replicas: DeploymentHandle) -> DeploymentHandle:
+    replicas.broadcast("forget").results(timeout_s=30)
+    return replicas
 
 
 def _request(lora: str, *, lasts: bool = False) -> DenoiseRequest:

@@ -126,7 +126,7 @@ def test_a_request_is_one_trace_with_all_stages_its_wait_and_its_steps(
     assert _PROMPT not in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_only_requests_whose_headers_ask_are_traced_from_the_proxy_on_and_sent(tmp_path: Path) -> None:
     with collector() as server:
         variables = {
