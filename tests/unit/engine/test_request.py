@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from atelier.core.sampling import Sampling
-from atelier.engine.request import InpaintState, StepState
+from atelier.engine.request import InpaintState, StepState, Submitted
 from atelier.engine.schedules import ALPHA, SIGMA
 from tests.unit.engine.requests import new_request, running
 
@@ -54,3 +56,22 @@ def test_noise_drawn_for_some_images_is_not_drawn_again() -> None:
     interrupted, whole = requests
     interrupted.noise.append(torch.randn(interrupted.latents.shape[1:], generator=interrupted.generators[0]))
     assert torch.equal(interrupted.draw_noise(), whole.draw_noise())
+
+
+@pytest.mark.parametrize(
+    ("changes", "due_s"),
+    [
+        ({}, 160),
+        ({"priority": "interactive"}, 110),
+        ({"priority": "batch"}, 3700),
+        ({"time_limit_s": 30.0, "has_deadline": True}, 130),
+        ({"time_limit_s": 300.0, "has_deadline": True}, 160),
+        ({"time_limit_s": 30.0}, 160),
+        ({"priority": "batch", "is_repeated": True}, 100),
+    ],
+)
+def test_a_request_is_due_by_its_priority_its_deadline_and_at_once_if_it_was_lost(
+    changes: dict[str, object], due_s: float
+) -> None:
+    request = replace(new_request(), **changes)  # type: ignore[arg-type]
+    assert Submitted(request, emit=lambda _: None, submitted_s=100).due_s == due_s

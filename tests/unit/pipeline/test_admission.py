@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from atelier.core.errors import QueueFull
+from atelier.core.priority import PRIORITIES, Priority
 from atelier.pipeline.admission import Admission
 
 
@@ -55,6 +56,23 @@ def test_work_is_admitted_until_the_wait_is_too_long(admission: Admission) -> No
             pass
         assert caught.value.retry_after_s == 5
     assert _is_admitted(admission)
+
+
+@pytest.mark.parametrize(
+    ("priority", "admitted"),
+    [("batch", ["interactive", "standard"]), ("standard", ["interactive"]), ("interactive", [])],
+)
+def test_work_waits_for_its_own_priority_and_higher_ones_only(
+    admission: Admission, priority: Priority, admitted: list[Priority]
+) -> None:
+    with admission.admitted(150, priority):
+        for name in PRIORITIES:
+            if name in admitted:
+                with admission.admitted(1, name):
+                    pass
+            else:
+                with pytest.raises(QueueFull), admission.admitted(1, name):
+                    pass
 
 
 def test_the_size_of_the_work_itself_does_not_count(admission: Admission) -> None:

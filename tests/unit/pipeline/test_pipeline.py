@@ -134,6 +134,15 @@ async def test_requests_without_a_seed_are_never_coalesced(pipeline: Pipeline, s
     assert first.plan.seeds != second.plan.seeds
 
 
+async def test_the_engine_learns_the_priority_of_all_passes_and_whether_there_is_a_deadline(
+    pipeline: Pipeline, stages: RecordingStages
+) -> None:
+    await pipeline.generate(_new(0), _params(hires={"scale": 2}, priority="batch"))
+    await pipeline.generate(_new(1), _params(hires={"scale": 2}, deadline_s=_WAIT_S))
+    assert [request.priority for request in stages.requests] == ["batch", "batch", "standard", "standard"]
+    assert [request.has_deadline for request in stages.requests] == [False, False, True, True]
+
+
 async def test_requests_with_a_deadline_are_never_coalesced(pipeline: Pipeline, stages: RecordingStages) -> None:
     await _together(pipeline, _params(seed=3, deadline_s=_WAIT_S), _params(seed=3, deadline_s=_WAIT_S))
     assert stages.names.count("denoise") == 2
