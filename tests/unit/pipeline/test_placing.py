@@ -59,7 +59,7 @@ def test_work_that_has_ended_or_moved_counts_no_longer() -> None:
     placing.place("req", "a", _work())
     assert placing.ranked(["a", "b"], _work()) == ["b", "a"]
     placing.place("req", "b", _work())
-    assert placing.ranked(["a", "b"], _work()) == ["a", "b"]
+    assert placing.ranked(["b", "a"], _work()) == ["a", "b"]
     placing.finish("req")
     placing.finish("req")
     assert placing.ranked(["b", "a"], _work()) == ["b", "a"]
