@@ -61,13 +61,15 @@ class LeastWaiting(RequestRouter):  # type: ignore[misc]  # Ray has no types for
             self._placing.finish(serve_id)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: object) -> None:
-        """Count a request in the replica that has accepted it."""
+        """Count a request in the replica that has accepted it, unless it has ended already, as short ones have."""
         super().on_request_routed(pending_request, replica_id, result)
-        if (request := _denoise_request(pending_request)) is not None:
-            serve_id = pending_request.metadata.internal_request_id
+        serve_id, request = pending_request.metadata.internal_request_id, _denoise_request(pending_request)
+        if request is None:
+            return
+        self._been_in.setdefault(_shared_id(request), set()).add(replica_id)
+        if self._placing.is_placed(serve_id):
             self._placing.place(serve_id, replica_id, Work.of(request))
             self._request_ids[serve_id] = request.request_id
-            self._been_in.setdefault(_shared_id(request), set()).add(replica_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Forget a request that has ended."""

@@ -114,6 +114,10 @@ class Placing(Generic[R]):
         if (name := self._places.pop(request_id, None)) is not None:
             self._replicas[name].take(request_id)
 
+    def is_placed(self, request_id: str) -> bool:
+        """Return whether a request's work counts anywhere."""
+        return request_id in self._places
+
     def requests_at(self, name: R) -> list[str]:
         """Return the requests that were placed in a replica."""
         return list(self._replicas[name].works) if name in self._replicas else []

@@ -60,8 +60,10 @@ def test_work_that_has_ended_or_moved_counts_no_longer() -> None:
     assert placing.ranked(["a", "b"], _work()) == ["b", "a"]
     placing.place("req", "b", _work())
     assert placing.ranked(["b", "a"], _work()) == ["a", "b"]
+    assert placing.is_placed("req")
     placing.finish("req")
     placing.finish("req")
+    assert not placing.is_placed("req")
     assert placing.ranked(["b", "a"], _work()) == ["b", "a"]
 
 
