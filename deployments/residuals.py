@@ -55,7 +55,7 @@ def transport(
 class OverHandle:
     """The transport to ControlNet replicas on any node; the calls of a step may reach different replicas."""
 
-    takes_many_steps = False
+    is_concurrent = False
 
     def __init__(self, controlnet: DeploymentHandle, placement: Placement, *, deadline_s: float) -> None:
         self._controlnet = controlnet

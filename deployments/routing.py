@@ -80,7 +80,7 @@ class LeastWaiting(RequestRouter):  # type: ignore[misc]  # Ray has no types for
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take the reports of the replicas, and let requests leave one that is to be stopped, if there are others."""
         names = {replica.replica_id for replica in replicas}
-        for name in self.curr_replicas.keys() - names:
+        for name in self._placing.names - names:
             if names:
                 serve_ids = self._placing.requests_at(name)
                 leaving.ask(self._request_ids[serve_id] for serve_id in serve_ids if serve_id in self._request_ids)

@@ -32,7 +32,7 @@ _ACCEPT_RETRY_S = 1.0
 class SameNode:
     """The transport to a ControlNet replica on this node, over one connection that is renewed after a failure."""
 
-    takes_many_steps = False
+    is_concurrent = False
 
     def __init__(self, find: Callable[[], Path], placement: Placement, *, deadline_s: float) -> None:
         """`find` returns the path of the replica's socket; it raises TransportFailed if this node has no replica."""

@@ -35,7 +35,7 @@ class Transport(Protocol):
     """A way for a Denoiser to get residuals from ControlNets."""
 
     @property
-    def takes_many_steps(self) -> bool:
+    def is_concurrent(self) -> bool:
         """Whether calls may be sent before the residuals of those before are there, and awaited in any thread."""
         ...
 
@@ -47,7 +47,7 @@ class Transport(Protocol):
 class InProcess:
     """The transport to ControlNets in the Denoiser's own process: no hop, but every Denoiser holds their weights."""
 
-    takes_many_steps = True
+    is_concurrent = True
 
     def __init__(self, controlnets: ControlNets) -> None:
         self._controlnets = controlnets
@@ -76,8 +76,8 @@ class InOrder:
         self._skipped_until_s: dict[TransportName, float] = {}
 
     @property
-    def takes_many_steps(self) -> bool:
-        return all(transport.takes_many_steps for transport in self._transports.values())
+    def is_concurrent(self) -> bool:
+        return all(transport.is_concurrent for transport in self._transports.values())
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         """Send the calls. Raises ReplicaLost, here or while waiting, when no transport is left or all are skipped."""

@@ -209,7 +209,7 @@ class Runner:
         Returns `noise_pred` of the rows (one per image and prompt role) of all calls, [rows, 4, h, w].
         """
         inputs = [self._input(requests, call, model_input, timesteps, packed.width) for call in packed.calls]
-        waits_for_control = any(of_call.control.calls for of_call in inputs) and not self._transport.takes_many_steps
+        waits_for_control = any(of_call.control.calls for of_call in inputs) and not self._transport.is_concurrent
         with self._host.acquire(self._entry.id) as unet:
             one_by_one = len(inputs) == 1 or waits_for_control or packed.width is not None
             if self._side_by_side is None or one_by_one:

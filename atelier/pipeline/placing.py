@@ -7,7 +7,7 @@ them. Nothing here knows Ray or the time of day: `benchmarks.simulate` runs the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -91,12 +91,19 @@ class Placing(Generic[R]):
         self._places: dict[str, R] = {}
 
     def report(self, name: R, report: Report) -> None:
-        """Take what a replica tells of itself."""
+        """Record the report of a replica. An equal one is its last one again, and older than what is placed now."""
         replica = self._replicas[name]
+        if report == replica.report:
+            return
         others = {key: load.without(replica.own.get(key, _NO_LOAD)) for key, load in report.loads.items()}
         replica.report = report
         replica.others = {key: load for key, load in others.items() if load.num_requests}
         replica.changed()
+
+    @property
+    def names(self) -> Set[R]:
+        """The replicas that are known."""
+        return self._replicas.keys()
 
     def remove(self, name: R) -> None:
         """Forget a replica that is gone, with its work."""

@@ -18,7 +18,7 @@ from tests.unit.control.calls import are_equal, new_call
 class _Broken:
     """A transport that fails when a call is sent, or only when its residuals are awaited."""
 
-    takes_many_steps = False
+    is_concurrent = False
 
     def __init__(self, *, late: bool) -> None:
         self.num_starts = 0

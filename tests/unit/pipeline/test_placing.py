@@ -80,6 +80,16 @@ def test_reported_work_of_other_routers_counts_and_own_work_only_once() -> None:
     assert placing.ranked(["a", "b"], _work()) == ["b", "a"]
 
 
+def test_a_report_that_comes_again_does_not_count_work_that_has_ended_since() -> None:
+    placing = _placing("a", "b")
+    placing.place("req", "b", _work())
+    report = Report(loads={("standard", "small"): Load(1, 2, 10)}, step_time=_STEP_TIME)
+    placing.report("b", report)
+    placing.finish("req")
+    placing.report("b", report)
+    assert placing.ranked(["b", "a"], _work()) == ["b", "a"]
+
+
 def test_a_faster_replica_gets_more() -> None:
     placing = _placing("slow")
     placing.report("fast", Report(step_time=StepTime(0.1, 0.05)))
@@ -102,8 +112,10 @@ def test_a_replica_that_is_gone_is_forgotten_with_its_requests() -> None:
     placing = _placing("a", "b")
     placing.place("req", "a", _work())
     assert placing.requests_at("a") == ["req"]
+    assert placing.names == {"a", "b"}
     placing.remove("a")
     placing.remove("a")
+    assert placing.names == {"b"}
     assert placing.requests_at("a") == []
     placing.finish("req")
     placing.report("a", Report(step_time=_STEP_TIME))
