@@ -53,12 +53,15 @@ def transport(
 
 
 class OverHandle:
-    """The transport to ControlNet replicas on any node; the calls of a step may reach different replicas."""
+    """The transport to ControlNet replicas on any node; the calls of a step may reach different replicas.
+
+    Residuals go through Ray's object store, which copies them less often than gRPC does.
+    """
 
     is_concurrent = False
 
     def __init__(self, controlnet: DeploymentHandle, placement: Placement, *, deadline_s: float) -> None:
-        self._controlnet = controlnet
+        self._controlnet = controlnet.options(_by_reference=True)
         self._placement = placement
         self._deadline_s = deadline_s
 

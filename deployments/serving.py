@@ -11,9 +11,9 @@ from ray.serve.config import BackpressureConfig
 #: Limits by deployment, as `user_config` of a Serve config has them.
 UserConfigs = Mapping[str, Mapping[str, object]]
 
-#: A crash is detected within one period, a hang after three failed checks.
-_HEALTH_CHECK_PERIOD_S = 2.0
-_HEALTH_CHECK_TIMEOUT_S = 3.0
+#: A crash is detected within one period, a hang after three failed checks: 4.5 to 5.5 s.
+_HEALTH_CHECK_PERIOD_S = 1.0
+_HEALTH_CHECK_TIMEOUT_S = 1.5
 #: Longer than the longest generation, so that draining a replica interrupts none.
 _GRACEFUL_SHUTDOWN_TIMEOUT_S = 300.0
 #: Number of calls to a deployment that may wait in one handle or proxy; others are rejected with status 429.

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TypeVar
 
+from grpc.aio import AioRpcError
 from ray.exceptions import (
     ActorDiedError,
+    ActorUnavailableError,
     NodeDiedError,
     ObjectLostError,
     RayActorError,
@@ -36,9 +38,10 @@ from deployments.readiness import Readiness
 logger = logging.getLogger(__name__)
 
 _METRICS_TIMEOUT_S = 1.0
-#: Ray's errors for a replica whose process has ended.
-_DIED = (ActorDiedError, WorkerCrashedError)
-#: Ray's errors for a replica, a node or a result that is gone. ObjectLostError includes OwnerDiedError, for a lost
+#: Errors for a replica whose process has ended. ActorUnavailableError says that the connection to it broke, which is
+#: all that a caller over gRPC sees.
+_DIED = (ActorDiedError, ActorUnavailableError, WorkerCrashedError)
+#: Errors for a replica, a node or a result that is gone. ObjectLostError includes OwnerDiedError, for a lost
 #: caller of the replica that made a result, and ObjectFetchTimedOutError, for a node that does not answer.
 _LOST = (
     RayActorError,
@@ -46,6 +49,7 @@ _LOST = (
     ObjectLostError,
     RaySystemError,
     DeploymentUnavailableError,
+    AioRpcError,
 )
 
 T = TypeVar("T")

@@ -9,14 +9,16 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import numpy as np
+import psutil
 import pytest
+from ray import serve
 
 from tests.integration.replicas import freeze, kill, until_replaced
 from tests.integration.steps import Steps
 from tests.pictures import encoded, noise, pixels_of
 
 _GENERATIONS = "/v1/images/generations"
-#: Serve notices a frozen replica after three health checks of 4 s, and then starts another one.
+#: Serve notices a frozen replica after three health checks of 1.5 s, and then starts another one.
 _REPLACED_WITHIN_S = 20
 _EXACT_STEPS = 100
 _EXACT = {
@@ -103,3 +105,22 @@ async def test_requests_of_a_lost_router_can_be_sent_again(http: httpx2.AsyncCli
             await asyncio.sleep(0.2)
     image = pixels_of(_file(await http.post(_GENERATIONS, json={"prompt": "a red circle", "seed": 1})))
     assert np.asarray(image).std() > 10
+
+
+@pytest.mark.slow
+async def test_a_frozen_router_holds_up_no_replica_that_it_has_called(http: httpx2.AsyncClient, steps: Steps) -> None:
+    denoiser = serve.get_deployment_handle("Denoiser", "atelier")
+    before = await steps.until_idle()
+    generation = asyncio.create_task(http.post(_GENERATIONS, json={**_EXACT, "num_inference_steps": 30}))
+    await steps.wait_for(before + 3)
+    frozen = freeze("Router")
+    while " 0.0" not in _line("atelier_denoiser_active_requests{", await denoiser.metrics_text.remote()):
+        await asyncio.sleep(0.1)
+    await denoiser.metrics_text.remote()
+    assert psutil.pid_exists(frozen.pid), "the Denoiser answered only when the Router was gone"
+    assert await until_replaced(frozen, "Router") < _REPLACED_WITHIN_S
+    assert (await generation).status_code == 503
+
+
+def _line(start: str, text: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(start))
