@@ -13,6 +13,7 @@
     │   ├── ModelNotFound        404   model_not_found
     │   ├── LoraNotFound         404   lora_not_found
     │   ├── MethodNotAllowed     405   method_not_allowed
+    │   ├── IdempotencyConflict  409   idempotency_conflict
     │   ├── BodyTimeout          408   body_timeout
     │   ├── BodyTooLarge         413   body_too_large
     │   └── UnsupportedMediaType 415   unsupported_media_type
@@ -24,6 +25,7 @@
     │   ├── ReplicaDied          503
     │   └── ReplicaLeaving       503, inside the server only
     ├── StoreUnavailable         503 server_error, images behind URLs
+    ├── JobsUnavailable          503 server_error, the database of jobs
     ├── DeadlineExceeded         504 server_error
     └── ModelUnavailable         503 model_unavailable, raised while starting: a model's files cannot be read
 
@@ -33,7 +35,7 @@ A class's docstring is its default message; `status`, `code` and `type` go into 
 from __future__ import annotations
 
 
-class AtelierError(Exception):
+class AtelierError(RuntimeError):
     """Something went wrong inside the server."""
 
     status = 500
@@ -129,6 +131,13 @@ class MethodNotAllowed(InvalidRequest):
     code = "method_not_allowed"
 
 
+class IdempotencyConflict(InvalidRequest):
+    """Another request was sent with this Idempotency-Key before."""
+
+    status = 409
+    code = "idempotency_conflict"
+
+
 class BodyTimeout(InvalidRequest):
     """The body did not arrive in time."""
 
@@ -208,6 +217,16 @@ class StoreUnavailable(AtelierError):
     code = "store_unavailable"
     is_retryable = True
     #: A store that restarts or fails over needs some seconds.
+    retry_after_s = 5
+
+
+class JobsUnavailable(AtelierError):
+    """Jobs cannot be stored or read now; try again."""
+
+    status = 503
+    code = "jobs_unavailable"
+    is_retryable = True
+    #: A database that restarts or fails over needs some seconds.
     retry_after_s = 5
 
 

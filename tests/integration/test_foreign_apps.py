@@ -13,7 +13,6 @@ import httpx2
 import pytest
 from PIL import Image
 from ray import serve
-from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 
@@ -58,7 +57,7 @@ def _postcards(folder: Path) -> serve.Application:
             """Return the answer of a method of the graph, or the fields of its error."""
             try:
                 return await getattr(serve.get_app_handle("atelier"), method).remote(params)
-            except RayTaskError as error:
+            except RuntimeError as error:
                 return self._fields(error)
 
         async def last_event(self, params: object) -> object:
@@ -67,7 +66,7 @@ def _postcards(folder: Path) -> serve.Application:
             try:
                 async for event in serve.get_app_handle("atelier").options(stream=True).stream.remote(params):
                     last = event
-            except RayTaskError as error:
+            except RuntimeError as error:
                 return self._fields(error)
             return last
 

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import (
     ActorDiedError,
+    ActorUnavailableError,
     NodeDiedError,
     ObjectFetchTimedOutError,
     ObjectLostError,
@@ -175,7 +178,7 @@ async def test_errors_of_a_call_become_ours(
         await stages.annotate(Annotation("canny"), None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("died", [ActorDiedError(), WorkerCrashedError()])
+@pytest.mark.parametrize("died", [ActorDiedError(), ActorUnavailableError("", None), WorkerCrashedError()])
 async def test_a_dead_replica_is_told_from_one_that_is_lost_in_another_way(
     handles: GraphHandles, died: Exception
 ) -> None:
@@ -201,6 +204,7 @@ async def test_a_dead_replica_is_told_from_one_that_is_lost_in_another_way(
         WorkerCrashedError(),
         RaySystemError("raylet"),
         DeploymentUnavailableError(DeploymentID("Annotator", "atelier")),
+        AioRpcError(StatusCode.CANCELLED, Metadata(), Metadata()),
         TimeoutError(),
     ],
     ids=lambda error: type(error).__name__,
