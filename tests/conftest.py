@@ -18,6 +18,8 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
 from deployments.environment import ENVIRONMENT
+from tests.databases import DATABASES, new_url
+from tests.postgres import Postgres, find_programs, postgres
 
 # Clusters of tests are started as the pages say.
 os.environ.update(ENVIRONMENT)
@@ -59,6 +61,21 @@ def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
     """The stages of the small random models."""
     # Operations this small gain nothing from a second thread, which spins while it waits for the first.
     yield from _stages(small_catalogue, num_threads=1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole session."""
+    programs = find_programs()
+    assert programs is not None, "tests that ask for it are skipped where there is none"
+    with postgres(programs) as server:
+        yield server
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of an empty database."""
+    return new_url(request.param, tmp_path_factory, lambda: request.getfixturevalue("postgres_server"))
 
 
 def _stages(catalogue: Catalogue, **settings: int) -> Iterator[LocalStages]:

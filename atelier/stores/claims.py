@@ -1,0 +1,146 @@
+"""Jobs as workers see them: claimed, kept by signs of life, and ended.
+
+A worker that claims a job has it until its lease ends, which every sign of life extends. When a lease has ended, the
+job goes back to the queue, and whatever its worker still reports changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select, update
+
+from atelier.core.errors import AtelierError, DeadlineExceeded, PoisonRequest
+from atelier.core.jobs import MAX_DEATHS, Job, JobError, JobId, Json, Progress, WorkerId
+from atelier.stores.database import Database
+from atelier.stores.rows import change_state
+from atelier.stores.tables import jobs
+
+#: Values of a job that no worker has.
+_FREE: Mapping[str, Any] = {"worker": None, "lease_until": None, "progress": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a worker learns from its signs of life."""
+
+    #: The jobs that it still has.
+    kept: frozenset[JobId]
+    #: Those among them that are to be cancelled.
+    to_cancel: frozenset[JobId]
+
+
+class Claims:
+    """The claims of one worker. All methods raise JobsUnavailable."""
+
+    def __init__(
+        self, database: Database, worker: WorkerId, *, lease_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` returns Unix seconds; those of all nodes must agree within seconds."""
+        self._database = database
+        self._worker = worker
+        self._lease_s = lease_s
+        self._clock = clock
+
+    async def claim(self, max_jobs: int) -> list[Job]:
+        """Return up to this number of queued jobs, which this worker has from now on; those that are due first."""
+        now = self._clock()
+        is_ready = and_(jobs.c.state == "queued", jobs.c.run_after <= now)
+        first = select(jobs.c.id).where(is_ready).order_by(jobs.c.due_at, jobs.c.id).limit(max_jobs)
+        async with self._database.writing() as connection:
+            # Not a part of the update: Postgres may run a query inside it again and lock more.
+            ids = (await connection.execute(first.with_for_update(skip_locked=True))).scalars().all()
+            if not ids:
+                return []
+            claimed = await change_state(
+                connection,
+                jobs.c.id.in_(ids),
+                now=now,
+                state="running",
+                worker=self._worker,
+                lease_until=now + self._lease_s,
+                started_at=func.coalesce(jobs.c.started_at, now),
+                attempts=jobs.c.attempts + 1,
+            )
+        return sorted(claimed, key=lambda job: (job.due_at, job.id))
+
+    async def keep(self, progress: Mapping[JobId, Progress | None]) -> Held:
+        """Extend the leases of the jobs that the worker works on, with their progress."""
+        now, kept, to_cancel = self._clock(), set[JobId](), set[JobId]()
+        async with self._database.writing() as connection:
+            for job_id, reached in progress.items():
+                values = {"lease_until": now + self._lease_s}
+                extended = await connection.execute(
+                    update(jobs)
+                    .where(self._has(job_id))
+                    .values(progress=None if reached is None else asdict(reached), **values)
+                    .returning(jobs.c.is_cancel_requested)
+                )
+                for is_cancel_requested in extended.scalars():
+                    kept.add(job_id)
+                    if is_cancel_requested:
+                        to_cancel.add(job_id)
+        return Held(frozenset(kept), frozenset(to_cancel))
+
+    async def to_cancel(self) -> frozenset[JobId]:
+        """Return the jobs of this worker that are to be cancelled."""
+        mine = select(jobs.c.id).where(
+            jobs.c.state == "running", jobs.c.worker == self._worker, jobs.c.is_cancel_requested
+        )
+        async with self._database.reading() as connection:
+            return frozenset((await connection.execute(mine)).scalars())
+
+    async def succeed(self, job_id: JobId, result: Json) -> bool:
+        """End a job with its outcome. Returns False if the worker does not have it any more."""
+        return await self._end(job_id, state="succeeded", result=dict(result))
+
+    async def fail(self, job_id: JobId, error: AtelierError) -> bool:
+        """End a job with an error. Returns False if the worker does not have it any more."""
+        return await self._end(job_id, state="failed", error=_fields(error))
+
+    async def cancelled(self, job_id: JobId) -> bool:
+        """End a job that was to be cancelled. Returns False if the worker does not have it any more."""
+        return await self._end(job_id, state="cancelled")
+
+    async def give_back(self, job_id: JobId, *, delay_s: float = 0.0) -> bool:
+        """Queue a job again, from `delay_s` on. Returns False if the worker does not have it any more."""
+        now = self._clock()
+        async with self._database.writing() as connection:
+            values = {**_FREE, "state": "queued", "run_after": now + delay_s}
+            return bool(await change_state(connection, self._has(job_id), now=now, **values))
+
+    async def expire(self) -> None:
+        """Free the jobs of all workers whose lease has ended, and end those whose deadline has passed."""
+        now = self._clock()
+        is_over = and_(jobs.c.state == "running", jobs.c.lease_until < now)
+        is_late = and_(jobs.c.state == "queued", jobs.c.deadline_at < now)
+        freed = {**_FREE, "deaths": jobs.c.deaths + 1}
+        ended = {**freed, "finished_at": now}
+        poison, late = _fields(PoisonRequest()), _fields(DeadlineExceeded())
+        async with self._database.reading() as connection:
+            if not (await connection.execute(select(jobs.c.id).where(or_(is_over, is_late)).limit(1))).first():
+                return
+        async with self._database.writing() as connection:
+            is_asked = and_(is_over, jobs.c.is_cancel_requested)
+            await change_state(connection, is_asked, now=now, state="cancelled", **ended)
+            is_poison = and_(is_over, jobs.c.deaths + 1 >= MAX_DEATHS)
+            await change_state(connection, is_poison, now=now, state="failed", error=poison, **ended)
+            await change_state(connection, is_over, now=now, state="queued", **freed)
+            await change_state(connection, is_late, now=now, state="failed", error=late, finished_at=now)
+
+    async def _end(self, job_id: JobId, **values: Any) -> bool:
+        now = self._clock()
+        async with self._database.writing() as connection:
+            # The progress stays as it was last.
+            values = {"worker": None, "lease_until": None, "finished_at": now, **values}
+            return bool(await change_state(connection, self._has(job_id), now=now, **values))
+
+    def _has(self, job_id: JobId) -> Any:
+        return and_(jobs.c.id == job_id, jobs.c.state == "running", jobs.c.worker == self._worker)
+
+
+def _fields(error: AtelierError) -> dict[str, object]:
+    return asdict(JobError(message=error.message, type=error.type, code=error.code, param=error.param))

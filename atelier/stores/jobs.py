@@ -1,0 +1,152 @@
+"""Jobs as those who hand them in see them: added, read, listed, cancelled, and purged when they are old."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from sqlalchemy import RowMapping, and_, delete, func, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from atelier.core.errors import IdempotencyConflict
+from atelier.core.jobs import FINAL, Job, JobEvent, JobId, JobState, NewJob, Operation
+from atelier.stores.database import Database
+from atelier.stores.rows import change_state, job_of, record_events
+from atelier.stores.tables import job_events, jobs
+
+
+class Jobs:
+    """The jobs in a database. All methods raise JobsUnavailable."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        """`clock` returns Unix seconds; those of all nodes must agree within seconds."""
+        self._database = database
+        self._clock = clock
+
+    async def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
+        """Store jobs, all or none; a job whose key its owner has used before is the one that was stored then.
+
+        Raises IdempotencyConflict if that one is different.
+        """
+        try:
+            return await self._add(new_jobs)
+        except IntegrityError:
+            # Another process has stored a job with the same key since this one looked.
+            return await self._add(new_jobs)
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return a job, or None if there is none with this id."""
+        return next(iter(await self.get_all([job_id])), None)
+
+    async def get_all(self, job_ids: Sequence[str]) -> list[Job]:
+        """Return the jobs with these ids, as far as there are any, in any order."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(jobs).where(jobs.c.id.in_(job_ids)))
+            return [job_of(row) for row in rows.mappings()]
+
+    async def page(
+        self,
+        owner: str,
+        *,
+        states: Sequence[JobState] = (),
+        operations: Sequence[Operation] = (),
+        before: Job | None = None,
+        max_jobs: int,
+    ) -> list[Job]:
+        """Return an owner's jobs, the latest first, from the one that follows `before` on."""
+        which = [jobs.c.owner == owner]
+        if states:
+            which.append(jobs.c.state.in_(states))
+        if operations:
+            which.append(jobs.c.operation.in_(operations))
+        if before is not None:
+            is_older = jobs.c.created_at < before.created_at
+            which.append(or_(is_older, and_(jobs.c.created_at == before.created_at, jobs.c.id < before.id)))
+        latest = select(jobs).where(*which).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(max_jobs)
+        async with self._database.reading() as connection:
+            return [job_of(row) for row in (await connection.execute(latest)).mappings()]
+
+    async def ahead_of(self, job: Job) -> tuple[int, float]:
+        """Return the number and the work of the queued jobs that are due before a queued one."""
+        is_before = or_(jobs.c.due_at < job.due_at, and_(jobs.c.due_at == job.due_at, jobs.c.id < job.id))
+        ahead = select(func.count(), func.coalesce(func.sum(jobs.c.work), 0.0))
+        async with self._database.reading() as connection:
+            found = await connection.execute(ahead.where(jobs.c.state == "queued", is_before))
+            number, work = found.one()
+        return int(number), float(work)
+
+    async def events(self, job_id: str, *, after: int = 0) -> list[JobEvent]:
+        """Return the changes of a job's state that follow the event of this number."""
+        found = (
+            select(job_events)
+            .where(job_events.c.job_id == job_id, job_events.c.number > after)
+            .order_by(job_events.c.number)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(found)).mappings()
+            return [JobEvent(**{name: row[name] for name in ("number", "at", "state", "attempts")}) for row in rows]
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Cancel a job; its worker stops one that runs. Returns it as it is then, or None if there is none."""
+        now = self._clock()
+        async with self._database.writing() as connection:
+            await change_state(
+                connection,
+                and_(jobs.c.id == job_id, jobs.c.state == "queued"),
+                now=now,
+                state="cancelled",
+                finished_at=now,
+            )
+            asked = jobs.update().where(jobs.c.id == job_id, jobs.c.state == "running")
+            await connection.execute(asked.values(is_cancel_requested=True))
+        return await self.get(job_id)
+
+    async def purge(self, *, finished_before: float) -> int:
+        """Delete jobs that had ended by then, with their events. Returns their number."""
+        old = delete(jobs).where(jobs.c.state.in_(FINAL), jobs.c.finished_at < finished_before)
+        async with self._database.writing() as connection:
+            return (await connection.execute(old)).rowcount
+
+    async def _add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
+        now, added = self._clock(), list[Job]()
+        async with self._database.writing() as connection:
+            for new in new_jobs:
+                row = await _with_key_of(connection, new)
+                if row is None:
+                    stored = await connection.execute(insert(jobs).returning(jobs), _row(new, now))
+                    row = stored.mappings().one()
+                    await record_events(connection, [row], now)
+                elif row["fingerprint"] != new.fingerprint:
+                    raise IdempotencyConflict(
+                        f"Another job was handed in with the Idempotency-Key {new.idempotency_key!r}: {row['id']}."
+                    )
+                added.append(job_of(row))
+        return added
+
+
+async def _with_key_of(connection: AsyncConnection, new: NewJob) -> RowMapping | None:
+    if new.idempotency_key is None:
+        return None
+    same = select(jobs).where(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
+    return (await connection.execute(same)).mappings().one_or_none()
+
+
+def _row(new: NewJob, now: float) -> dict[str, object]:
+    fields = asdict(new)
+    deadline_s, delay_s = fields.pop("deadline_s"), fields.pop("delay_s")
+    return {
+        **fields,
+        "id": JobId(f"job_{secrets.token_hex(16)}"),
+        "state": "queued",
+        "created_at": now,
+        "due_at": new.due_at(now),
+        "run_after": now + delay_s,
+        "deadline_at": None if deadline_s is None else now + deadline_s,
+        "attempts": 0,
+        "deaths": 0,
+        "is_cancel_requested": False,
+        "num_events": 1,
+    }

@@ -1,0 +1,49 @@
+"""Rows of the table of jobs as values, and the one way in which a job changes its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, RowMapping, insert, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from atelier.core.jobs import Job, JobError, Progress
+from atelier.stores.tables import job_events, jobs
+
+_FIELDS = [field.name for field in fields(Job)]
+
+
+def job_of(row: RowMapping) -> Job:
+    """Return the job in a row of the table."""
+    values = {name: row[name] for name in _FIELDS}
+    values["progress"] = None if row["progress"] is None else Progress(**row["progress"])
+    values["error"] = None if row["error"] is None else JobError(**row["error"])
+    return Job(**values)
+
+
+async def change_state(
+    connection: AsyncConnection, which: ColumnElement[bool], *, now: float, **values: Any
+) -> list[Job]:
+    """Give the jobs that are meant other values, among them `state`, and record it. Returns them as they are then."""
+    statement = update(jobs).where(which).values(num_events=jobs.c.num_events + 1, **values).returning(jobs)
+    rows = (await connection.execute(statement)).mappings().all()
+    if rows:
+        await record_events(connection, rows, now)
+    return [job_of(row) for row in rows]
+
+
+async def record_events(connection: AsyncConnection, rows: Sequence[RowMapping], now: float) -> None:
+    """Record the state that jobs have come into; `num_events` of each has been counted up."""
+    events = [
+        {
+            "job_id": row["id"],
+            "number": row["num_events"],
+            "at": now,
+            "state": row["state"],
+            "attempts": row["attempts"],
+        }
+        for row in rows
+    ]
+    await connection.execute(insert(job_events), events)
