@@ -56,7 +56,7 @@ async def _measure(lose_node: Callable[[], list[Replica]]) -> dict[str, float | 
         losses[f"dead {name}"] = lambda name=name: [kill(name, own_node)]  # type: ignore[misc]
     for name in DEPLOYMENTS:
         losses[f"frozen {name}"] = lambda name=name: [freeze(name, own_node)]  # type: ignore[misc]
-    losses["dead node"] = lose_node
+    losses["lost node"] = lose_node
     numbers: dict[str, float | int] = {}
     late_s: dict[str, list[float]] = defaultdict(list)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}") as client:
