@@ -25,10 +25,11 @@ from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.controls import annotation_of, check_annotated_size
 from atelier.pipeline.deadline import Deadline
 from atelier.pipeline.events import Event, Reports
+from atelier.pipeline.inputs import InputSizes
 from atelier.pipeline.loras import names_loras
 from atelier.pipeline.record import RequestRecord
 from atelier.pipeline.request_stages import RequestStages
-from atelier.pipeline.resolve import resolve
+from atelier.pipeline.resolve import Plan, resolve
 from atelier.pipeline.results import ControlMap, Result, to_control_map
 from atelier.pipeline.run import run
 from atelier.pipeline.stages import Stages
@@ -119,6 +120,14 @@ class Pipeline:
             async for event in events:
                 yield event
 
+    async def plan(self, params: GenerateParams) -> Plan:
+        """Return what a generation would do, without doing it.
+
+        Raises InvalidRequest, a subclass of it or NotSupported if the request would be rejected.
+        """
+        plan, _ = await self._resolved(params)
+        return plan
+
     async def upscale(self, record: RequestRecord, params: UpscaleParams) -> UpscaledImage:
         """Enlarge a client's image.
 
@@ -161,6 +170,19 @@ class Pipeline:
     def _default_deadline(self) -> Deadline:
         return Deadline(None, default_s=self._limits.default_deadline_s)
 
+    async def _resolved(self, params: GenerateParams) -> tuple[Plan, InputSizes]:
+        sizes = await reading.sizes_of(params)
+        loras = await asyncio.to_thread(self.catalogue.loras.look) if names_loras(params) else NO_LORAS
+        plan = resolve(
+            params,
+            sizes,
+            self.catalogue,
+            loras=loras,
+            max_pixel_steps=self._limits.max_pixel_steps,
+            random=self._random,
+        )
+        return plan, sizes
+
     async def _result(self, record: RequestRecord, params: GenerateParams) -> Result:
         async with aclosing(self.stream(record, params)) as events:
             async for event in events:
@@ -172,16 +194,7 @@ class Pipeline:
         self, record: RequestRecord, params: GenerateParams, reports: Reports, deadline: Deadline
     ) -> AsyncGenerator[Event]:
         """Run every check that can reject the request, cheap ones first and all before any model, then the plan."""
-        sizes = await reading.sizes_of(params)
-        loras = await asyncio.to_thread(self.catalogue.loras.look) if names_loras(params) else NO_LORAS
-        plan = resolve(
-            params,
-            sizes,
-            self.catalogue,
-            loras=loras,
-            max_pixel_steps=self._limits.max_pixel_steps,
-            random=self._random,
-        )
+        plan, sizes = await self._resolved(params)
         record.plan(plan)
         with self._generations.admitted(plan.pixel_steps, plan.params.priority) as finish:
             inputs = await reading.inputs_of(plan.params, sizes, plan.passes[0].size)

@@ -17,7 +17,9 @@ from packaging.utils import canonicalize_name
 _ROOT = Path(__file__).parents[2]
 _PYPROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
 _OWN = ("atelier", "deployments", "zoo")
-_ROUTER_COLUMN = {f"atelier.{room}" for room in ("api", "catalogue", "imaging", "pipeline", "prompts", "stores")}
+_ROUTER_COLUMN = {
+    f"atelier.{room}" for room in ("api", "catalogue", "imaging", "jobs", "pipeline", "prompts", "stores")
+}
 _MODEL_COLUMN = {f"atelier.{room}" for room in ("control", "engine", "families", "models")}
 
 #: Modules that can be imported if only this extra is installed; the empty extra is the base installation.

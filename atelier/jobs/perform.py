@@ -1,0 +1,110 @@
+"""A job from its params to its stored files: the pipeline does the work, as it does for a direct request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict
+
+from atelier.core.denoising import RequestId
+from atelier.core.errors import AtelierError, ReplicaLost
+from atelier.core.jobs import Job, Json, Progress
+from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
+from atelier.imaging.inputs import image_size
+from atelier.jobs.params import loaded
+from atelier.pipeline.events import Step
+from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.record import Observe, RequestRecord
+from atelier.pipeline.results import ControlMap, Result
+from atelier.pipeline.upscaling import UpscaledImage
+from atelier.stores.blobs import BlobStore
+
+#: Receives how far a job is.
+Report = Callable[[Progress], None]
+
+
+class Performer:
+    """Does the work of jobs and stores their files."""
+
+    def __init__(self, pipeline: Pipeline, blobs: BlobStore, observe: Observe) -> None:
+        """`observe` receives the record of every attempt when it has ended."""
+        self._pipeline = pipeline
+        self._blobs = blobs
+        self._observe = observe
+
+    async def perform(self, job: Job, report: Report) -> Json:
+        """Work on a job and return its outcome, in which files are named as `blobs` has them.
+
+        Raises the errors of the pipeline, NotFound if an input image is gone, and StoreUnavailable.
+        """
+        with self._recorded(job) as record:
+            params = await loaded(job.operation, job.params, self._blobs)
+            match params:
+                case GenerateParams():
+                    return await self._outcome(await self._generate(record, params, report))
+                case UpscaleParams():
+                    upscaled = await self._pipeline.upscale(record, params)
+                    return await self._upscaled(upscaled, params)
+                case AnnotateParams():
+                    return await self._drawn(await self._pipeline.annotate(record, params))
+            raise TypeError(f"no operation takes {type(params).__name__}")
+
+    async def _generate(self, record: RequestRecord, params: GenerateParams, report: Report) -> Result:
+        async with aclosing(self._pipeline.stream(record, params, report_steps=True)) as events:
+            async for event in events:
+                if isinstance(event, Step):
+                    report(Progress(step=event.step, total=event.total, elapsed_s=event.elapsed_s))
+                elif isinstance(event, Result):
+                    return event
+        raise ReplicaLost("The generation ended without a result.")
+
+    async def _outcome(self, result: Result) -> Json:
+        params = result.plan.params
+        return {
+            "images": [
+                {
+                    "file": await self._blobs.put(picture.data, params.output_format),
+                    "seed": picture.seed,
+                    "parameters": result.plan.parameters(picture.seed),
+                }
+                for picture in result.pictures
+            ],
+            "control_maps": [
+                {"file": await self._blobs.put(one.data, "png"), "kind": one.kind} for one in result.control_maps
+            ],
+            "output_format": params.output_format,
+            "size": str(result.plan.image_size),
+            "upscaler": result.upscaler,
+            "usage": asdict(result.usage),
+            "exactness_key": result.exactness_key,
+        }
+
+    async def _upscaled(self, upscaled: UpscaledImage, params: UpscaleParams) -> Json:
+        return {
+            "images": [{"file": await self._blobs.put(upscaled.data, params.output_format)}],
+            "output_format": params.output_format,
+            "size": str(upscaled.size),
+            "upscaler": upscaled.upscaler,
+        }
+
+    async def _drawn(self, drawn: ControlMap) -> Json:
+        return {
+            "images": [{"file": await self._blobs.put(drawn.data, "png")}],
+            "output_format": "png",
+            "size": str(image_size(drawn.data, param="image")),
+            "kind": drawn.kind,
+        }
+
+    @contextmanager
+    def _recorded(self, job: Job) -> Iterator[RequestRecord]:
+        # A job whose worker has died may be attempted while its last attempt still runs in a Denoiser.
+        request_id = RequestId(f"{job.id}-{job.attempts}")
+        record = RequestRecord(request_id=request_id, endpoint=f"job {job.operation}")
+        try:
+            yield record
+            record.status = 200
+        except AtelierError as error:
+            record.status, record.code = error.status, error.code
+            raise
+        finally:
+            self._observe(record)
