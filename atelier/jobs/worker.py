@@ -145,7 +145,10 @@ class Worker:
         elif running.stopped == "cancelled":
             await _repeated(lambda: self._claims.cancelled(job.id))
         elif running.stopped == "worker stops":
-            await self._claims.give_back(job.id)
+            try:
+                await self._claims.give_back(job.id)
+            except JobsUnavailable:
+                logger.warning("cannot give back job %s, which goes on when its lease has ended", job.id)
 
     def _report(self, job_id: JobId, progress: Progress) -> None:
         self._running[job_id].progress = progress

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from atelier.core.errors import InvalidParameter, NotSupported
 from atelier.core.params import GenerateParams
 from tests.integration.steps import Steps
+from tests.pictures import encoded, noise
 from zoo.judge import judge
 from zoo.scenes import Description, Thing, arrange, draw, random_description
 
@@ -181,6 +182,13 @@ async def test_errors_of_streams_keep_their_types(atelier: DeploymentHandle) -> 
     with pytest.raises(InvalidParameter) as caught:
         await anext(atelier.options(stream=True).stream.remote({"prompt": "x", "n": 0}))
     assert (caught.value.param, caught.value.status, caught.value.code) == ("n", 400, "invalid_value")
+
+
+def test_large_arrays_and_files_pass_between_the_deployments(atelier: DeploymentHandle) -> None:
+    """Images of 7.7 MB from the Upscaler, and a file of more than 4 MiB, the limit that gRPC has by itself."""
+    answer = atelier.upscale.remote({"image": encoded(noise(400, 400)), "scale": 4}).result(timeout_s=120)
+    assert Image.open(io.BytesIO(answer["image"])).size == (1600, 1600)
+    assert len(answer["image"]) > 4 * 2**20
 
 
 def test_small_images_upscaled_together_equal_those_upscaled_alone(address: str) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from atelier.core.errors import InvalidParameter, ReplicaLost
+from atelier.core.errors import InvalidParameter, JobsUnavailable, ReplicaLost
 from atelier.core.jobs import Job, JobId, JobState, Json, NewJob, Progress, WorkerId
 from atelier.jobs.worker import Worker
 from atelier.stores.changes import Changes
 from atelier.stores.claims import Claims
 from atelier.stores.database import Database
 from atelier.stores.jobs import Jobs
+from tests.postgres import find_programs, postgres
 
 _JOB = NewJob(operation="generate", params={}, work=1.0)
 _WAIT_S = 30.0
@@ -194,6 +195,31 @@ async def test_an_error_that_may_pass_gives_a_job_back_for_later(queue: _Queue) 
         assert await soon.claim(1) == []
         later = Claims(queue.database, WorkerId("two"), lease_s=15.0, clock=_in(ReplicaLost.retry_after_s + 1))
         assert [one.id for one in await later.claim(1)] == [job.id]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_programs() is None, reason="initdb is not installed")
+async def test_a_database_that_is_away_for_a_while_costs_no_job() -> None:
+    programs = find_programs()
+    assert programs is not None
+    with postgres(programs) as server:
+        database = Database(server.new_database("jobs"))
+        await database.migrate()
+        queue = _Queue(database)
+        async with _running(queue.changes.watch()), queue.working():
+            jobs = await queue.add(3)
+            for job in jobs:
+                await queue.until_in(job, "running")
+            server.kill()
+            with pytest.raises(JobsUnavailable):
+                await queue.add()
+            queue.work.may_end.set()
+            await asyncio.to_thread(server.start)
+            for job in jobs:
+                assert (await queue.until_in(job, "succeeded")).attempts == 1
+            [job] = await queue.add()
+            await queue.until_in(job, "succeeded")
+        await database.close()
 
 
 async def test_a_job_ends_at_its_deadline(queue: _Queue) -> None:
