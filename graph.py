@@ -22,6 +22,7 @@ from deployments.routing import ROUTING
 from deployments.serving import UserConfigs, node
 from deployments.text_encoder import TextEncoder
 from deployments.upscaler import Upscaler
+from deployments.worker import Worker
 
 
 def build(args: GraphArgs) -> Application:
@@ -37,7 +38,7 @@ def build_app(args: GraphArgs | Mapping[str, object], *, user_configs: UserConfi
     """
     args = GraphArgs.model_validate(args)
     catalogue, limits = args.read(os.environ), user_configs or {}
-    text_encoder = node(TextEncoder, limits, max_ongoing_requests=256, num_cpus=0.2)
+    text_encoder = node(TextEncoder, limits, max_ongoing_requests=256, num_cpus=0.15)
     annotator = node(Annotator, limits, max_ongoing_requests=64, num_cpus=0.05)
     autoencoder = node(Autoencoder, limits, max_ongoing_requests=64, num_cpus=0.1)
     upscaler = node(Upscaler, limits, max_ongoing_requests=16, num_cpus=0.1)
@@ -50,7 +51,8 @@ def build_app(args: GraphArgs | Mapping[str, object], *, user_configs: UserConfi
         autoencoder=autoencoder.bind(catalogue, args.autoencoder),
         upscaler=upscaler.bind(catalogue, args.upscaler),
     )
-    return router.bind(catalogue, args.router, handles)
+    worker = node(Worker, limits, max_ongoing_requests=1, num_cpus=0.05)
+    return router.bind(catalogue, args.router, handles, worker.bind(catalogue, handles))
 
 
 def build_denoiser(

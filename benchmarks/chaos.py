@@ -1,12 +1,12 @@
 """Benchmark of losses: replicas and a node are lost, one after the other, while 16 clients send mixed requests.
 
 `python -m benchmarks.chaos` runs `configs/high-availability.yaml`, with the zoo's models on the CPU, on three nodes
-on this machine: two replicas of every deployment, each on a node of its own, and an S3 server. One replica of each
-deployment is killed in turn, then one of each is stopped without ending it, then a node is killed. For each loss it
-prints how the requests were answered, by how much the answer of one that was in progress came later than usual, and
-how long it took until two replicas of every deployment ran again. Clients send a request again if its answer says so,
-as OpenAI's do: up to twice. An answer is right if its images are those that the same request got before: to the bit
-if it asked for `exact`, otherwise above 60 dB.
+on this machine: two replicas of every deployment, each on a node of its own, with an S3 server and PostgreSQL. One
+replica of each deployment is killed in turn, then one of each is stopped without ending it, then a node is killed.
+For each loss it prints how the requests were answered, by how much the answer of one that was in progress came later
+than usual, and how long it took until two replicas of every deployment ran again. Clients send a request again if its
+answer says so, as OpenAI's do: up to twice. An answer is right if its images are those that the same request got
+before: to the bit if it asked for `exact`, otherwise above 60 dB.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import ray
 
 from benchmarks.mixed_requests import DEADLINE_S, Answers, requests
 from benchmarks.results import record
-from benchmarks.three_nodes import DEPLOYMENTS, PORT, Clients, three_nodes, zoo_config
+from benchmarks.three_nodes import DEPLOYMENTS, PORT, Clients, shared_stores, three_nodes, zoo_config
 from tests.integration.replicas import Replica, freeze, kill, replicas_of
-from tests.s3 import s3_server
 
 #: Seconds of requests before a loss, and after the graph is whole again.
 _BEFORE_S, _AFTER_S = 5, 5
@@ -39,9 +38,8 @@ def main() -> None:
 
 def measured() -> dict[str, float | int]:
     """Run the graph and lose its parts. Returns the numbers of all losses, each named by its loss."""
-    with tempfile.TemporaryDirectory(prefix="ray") as folder, s3_server(Path(folder)) as s3:
-        s3.make_bucket("images")
-        config = zoo_config("high-availability.yaml", {**s3.environment, "ATELIER_BLOBS_URL": "s3://images"})
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, shared_stores(Path(folder)) as environment:
+        config = zoo_config("high-availability.yaml", environment)
         for deployment in config["applications"][0]["deployments"]:
             deployment["ray_actor_options"].pop("num_gpus", None)
         with three_nodes(Path(folder), config) as lose_node:

@@ -22,9 +22,8 @@ from ray._private.state import available_resources_per_node
 
 from benchmarks.mixed_requests import Answers, requests
 from benchmarks.results import record
-from benchmarks.three_nodes import DEPLOYMENTS, PORT, Clients, deploy_and_wait, three_nodes, zoo_config
+from benchmarks.three_nodes import DEPLOYMENTS, PORT, Clients, deploy_and_wait, shared_stores, three_nodes, zoo_config
 from tests.integration.replicas import Replica, replicas_of
-from tests.s3 import s3_server
 
 _MAX_WAIT_S = 240
 _NUM_DENOISERS = 3
@@ -43,9 +42,8 @@ _SCALING = {
 
 def main() -> None:
     environment = {f"RAY_SERVE_{name}_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1" for name in ("REPLICA", "HANDLE")}
-    with tempfile.TemporaryDirectory(prefix="ray") as folder, s3_server(Path(folder)) as s3:
-        s3.make_bucket("images")
-        config = _config({**s3.environment, "ATELIER_BLOBS_URL": "s3://images", **environment})
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, shared_stores(Path(folder)) as stores:
+        config = _config({**stores, **environment})
         with three_nodes(Path(folder), config, num_gpus=1, **environment) as lose_node:
             numbers = asyncio.run(_measure(config, lose_node))
     record("elastic", numbers)
@@ -57,7 +55,7 @@ def _config(environment: dict[str, str]) -> dict[str, Any]:
         if deployment["name"] == "Denoiser":
             deployment["autoscaling_config"] = _SCALING
         elif deployment["name"] != "Router":
-            del deployment["autoscaling_config"]
+            deployment.pop("autoscaling_config", None)
             deployment["num_replicas"] = 1
     return config
 

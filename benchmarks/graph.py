@@ -19,7 +19,7 @@ PORT = 8765
 PROCESSES = {
     **{
         name: f"ray::ServeReplica:atelier:{name}"
-        for name in ("Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler")
+        for name in ("Router", "Worker", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler")
     },
     "proxy": "ray::ProxyActor",
     "controller": "ray::ServeController",

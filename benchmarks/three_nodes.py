@@ -22,6 +22,8 @@ from deployments.deploy import deploy, status
 from deployments.environment import ENVIRONMENT
 from deployments.progress import failure, is_running
 from tests.integration.replicas import STAGES, Replica, replicas_of
+from tests.postgres import find_programs, postgres
+from tests.s3 import s3_server
 
 ROOT = Path(__file__).parents[1]
 PORT = 8766
@@ -58,6 +60,21 @@ def three_nodes(
         serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
+
+
+@contextmanager
+def shared_stores(folder: Path) -> Iterator[dict[str, str]]:
+    """Run an S3 server and PostgreSQL. Yields the variables with which the replicas of all nodes use them.
+
+    Raises FileNotFoundError if this machine has no PostgreSQL.
+    """
+    programs = find_programs()
+    if programs is None:
+        raise FileNotFoundError("PostgreSQL's initdb is not installed")
+    with s3_server(folder) as s3, postgres(programs) as server:
+        s3.make_bucket("images")
+        stores = {"ATELIER_BLOBS_URL": "s3://images", "ATELIER_DATABASE_URL": server.new_database("atelier")}
+        yield {**s3.environment, **stores}
 
 
 def deploy_and_wait(config: Mapping[str, Any]) -> None:

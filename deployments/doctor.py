@@ -21,6 +21,7 @@ from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.errors import ModelUnavailable
 from atelier.models.files import Source, sources
+from atelier.stores.database import Database
 from deployments.options import GraphArgs, ReplicaOptions
 from deployments.run_config import GRAPH, CannotStart, check_arguments, check_weights, read_config
 from deployments.settings import Settings
@@ -52,7 +53,8 @@ def main() -> int:
 def report(config: ServeDeploySchema) -> str:
     """Return the report on the graphs of a config that `check_arguments` has accepted, for people to read."""
     sections = [section for graph in _graphs(config) for section in graph]
-    sections += [("this machine", [_machine()]), ("images", [_images(Settings())])]
+    settings = Settings()
+    sections += [("this machine", [_machine()]), ("images", [_images(settings)]), ("jobs", [_jobs(settings)])]
     width = max(len(heading) for heading, _ in sections)
     return "".join(
         f"{heading if index == 0 else '':{width}}  {line}\n"
@@ -140,6 +142,16 @@ def _gpus() -> str:
 def _images(settings: Settings) -> str:
     shared = "by the Routers of this node only" if settings.blobs_url.startswith("file:") else "by all Routers"
     return f"{settings.blobs_url}, shared {shared}, for {settings.blobs_ttl}"
+
+
+def _jobs(settings: Settings) -> str:
+    """Return where jobs are stored. Raises CannotStart for a wrong URL."""
+    try:
+        database = Database(settings.database_url)
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
+    shared = "shared by all nodes" if database.is_postgres else "for this node only"
+    return f"{database.name}, {shared}, for {settings.jobs_ttl}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ its default.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -89,9 +90,35 @@ class RouterLimits(Options):
         return CallLimits(stage_deadline_s=self.stage_deadline_s, stream_gap_s=self.stream_gap_s)
 
 
+class WorkerLimits(Options):
+    """Limits of the Worker."""
+
+    max_running: int = Field(16, ge=1, description="Number of jobs that a replica works on at a time.")
+    default_deadline_s: float = Field(
+        3600, gt=0, description="Seconds in which an attempt at a job must be finished; it fails after that."
+    )
+    stage_deadline_s: float = Field(
+        90,
+        gt=0,
+        description="Seconds in which a deployment must answer a call, or a Denoiser begin to, with the wait for a "
+        "replica. After that the call goes to another replica.",
+    )
+    stream_gap_s: float = Field(10, gt=2, description="As for the Router.")
+
+    @property
+    def of_pipeline(self) -> PipelineLimits:
+        """Limits without those that the Router has checked when the job was handed in."""
+        return PipelineLimits(max_pixel_steps=sys.maxsize, default_deadline_s=self.default_deadline_s)
+
+    @property
+    def of_calls(self) -> CallLimits:
+        return CallLimits(stage_deadline_s=self.stage_deadline_s, stream_gap_s=self.stream_gap_s)
+
+
 #: The limits of each deployment.
 LIMITS: Mapping[str, type[Options]] = {
     "Router": RouterLimits,
+    "Worker": WorkerLimits,
     "Denoiser": DenoiserLimits,
     **dict.fromkeys(("TextEncoder", "Annotator", "ControlNet", "Autoencoder", "Upscaler"), ReplicaLimits),
 }

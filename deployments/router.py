@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atelier.api.app import build_app
@@ -12,19 +13,18 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.record import RequestRecord, log_request
-from atelier.stores.blobs import BlobStore
 from deployments.calls import detached_context
 from deployments.errors import send_errors_as_fields
 from deployments.handles import GraphHandles
 from deployments.limits import RouterLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import RouterMetrics
-from deployments.one_node import check_one_node
 from deployments.operations import Operations
 from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
+from deployments.storage import open_blobs, open_jobs
 from deployments.tracing import stay_in_serves_trace
 
 #: Path of a stored file below the route prefix. Handle calls return the path alone, without a server's address.
@@ -37,12 +37,16 @@ class Router(Operations):
 
     # Serve awaits the constructor.
     async def __init__(  # type: ignore[misc]
-        self, catalogue: Catalogue, options: RouterOptions, handles: GraphHandles
+        self,
+        catalogue: Catalogue,
+        options: RouterOptions,
+        handles: GraphHandles,
+        worker: DeploymentHandle,  # noqa: ARG002
     ) -> None:
-        """Start the pipeline and open the store of images.
+        """Start the pipeline and open the stores of images and jobs. The worker is never called; it claims jobs.
 
-        Raises ValueError or RuntimeError if ATELIER_BLOBS_URL is wrong, cannot be used, or is a folder that a Router
-        on another node does not share.
+        Raises ValueError or RuntimeError if ATELIER_BLOBS_URL or ATELIER_DATABASE_URL is wrong, cannot be used, or is
+        on another node, too.
         """
         log_to_serve()
         stay_in_serves_trace()
@@ -50,11 +54,10 @@ class Router(Operations):
         handles.prefer_own_node()
         self._options = options
         self._settings = settings = Settings()
-        self._blobs = BlobStore(settings.blobs_url, ttl=settings.blobs_ttl)
-        if self._blobs.folder is not None:
-            await check_one_node(settings.blobs_url)
-        await self._blobs.check()
-        self._sweeping = asyncio.create_task(self._blobs.sweep())
+        self._blobs = await open_blobs(settings)
+        _, self._jobs = await open_jobs(settings)
+        beside = (self._blobs.sweep(), self._jobs.files.sweep(), self._jobs.changes.watch())
+        self._tasks = [asyncio.create_task(one) for one in beside]
         self._limits = limits = RouterLimits()
         self._metrics = RouterMetrics()
         readiness = Readiness(serve.get_replica_context().app_name)
@@ -83,6 +86,7 @@ class Router(Operations):
         return build_app(
             self._pipeline,
             self._blobs,
+            self._jobs,
             max_body_bytes=self._limits.max_body_bytes,
             default_response_format=self._options.default_response_format,
             public_url=self._settings.public_url,

@@ -1,9 +1,8 @@
-"""Settings of the server's address and image storage, from environment variables with the prefix ATELIER_."""
+"""Settings of the server's address and of what it stores, from environment variables with the prefix ATELIER_."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,15 +10,28 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+def _data_folder() -> Path:
+    """Return the folder of this user's data (XDG Base Directory Specification 0.8)."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "atelier"
+
+
 class Settings(BaseSettings):
-    """The settings that a Router reads from its environment."""
+    """The settings that Routers and Workers read from their environment."""
 
     model_config = SettingsConfigDict(env_prefix="ATELIER_", frozen=True)
 
     blobs_url: str = Field(
-        default_factory=lambda: (Path(tempfile.gettempdir()) / f"atelier-blobs-{os.getuid()}").as_uri(),
-        description="Where images behind a URL are stored: file:///folder, which only Routers on one node share, "
-        "or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix.",
+        default_factory=lambda: (_data_folder() / "images").as_uri(),
+        description="Where images behind a URL and those of jobs are stored: file:///folder, which only one node "
+        "reads, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix.",
+    )
+    database_url: str = Field(
+        default_factory=lambda: f"sqlite:///{_data_folder() / 'jobs.db'}",
+        description="Where jobs are stored: sqlite:////folder/file, which only one node reads, or "
+        "postgresql://user:password@host/database.",
+    )
+    jobs_ttl: timedelta = Field(
+        timedelta(days=7), description="Time after its end after which a job is deleted, with its images."
     )
     public_url: str | None = Field(
         None,

@@ -7,6 +7,8 @@ import, are imported inside the fixtures.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+# Images and jobs of servers that tests start.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="atelier-data")
 
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
 from deployments.environment import ENVIRONMENT
@@ -26,6 +30,10 @@ os.environ.update(ENVIRONMENT)
 
 if TYPE_CHECKING:
     from atelier.local.stages import LocalStages
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 
 def pytest_collection() -> None:

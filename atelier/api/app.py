@@ -16,7 +16,7 @@ from atelier.api import docs
 from atelier.api.document import DocumentedApp
 from atelier.api.error_handlers import install_error_handlers
 from atelier.api.limits import BodyLimit
-from atelier.api.native import files, loras, status, unbuilt
+from atelier.api.native import files, jobs, loras, status, unbuilt
 from atelier.api.native import images as native_images
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
@@ -25,6 +25,7 @@ from atelier.api.request_id import RequestIds
 from atelier.api.request_log import RequestLog
 from atelier.api.services import ProvideServices, Services
 from atelier.core.params.delivery import ResponseFormat
+from atelier.jobs.service import JobService
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.record import Observe, log_request
 from atelier.stores.blobs import BlobStore
@@ -45,6 +46,7 @@ def _build_routes() -> FastAPI:
         openai_images.router,
         native_images.router,
         files.router,
+        jobs.router,
         models.router,
         loras.router,
         status.router,
@@ -62,6 +64,7 @@ _ROUTES = _build_routes()
 def build_app(
     pipeline: Pipeline,
     blobs: BlobStore,
+    job_service: JobService | None = None,
     *,
     max_body_bytes: int,
     default_response_format: ResponseFormat | None = None,
@@ -70,7 +73,7 @@ def build_app(
     returns_request_id: bool = True,
     observe: Observe = log_request,
 ) -> ASGIApp:
-    """Build the application that serves `pipeline` and `blobs`.
+    """Build the application that serves `pipeline`, `blobs` and, if there is one, `job_service`.
 
     It rejects bodies of more than `max_body_bytes`. Images are returned in `default_response_format` to clients that
     name none; if it is None, as OpenAI does it. URLs in answers begin with `public_url` or, if that is None, with
@@ -78,7 +81,7 @@ def build_app(
     `returns_request_id` is False behind Ray Serve's proxy, which adds `x-request-id` to every answer itself.
     `observe` receives the record of every request when it has ended.
     """
-    services = Services(pipeline, blobs, default_response_format, public_url)
+    services = Services(pipeline, blobs, job_service, default_response_format, public_url)
     origins = [*allowed_origins, *([] if public_url is None else [origin_of(public_url)])]
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
     middleware = [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from http import HTTPMethod
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -18,6 +20,7 @@ from atelier.api.request_id import request_id_of
 from atelier.api.request_log import record_of
 from atelier.core.errors import (
     AtelierError,
+    InvalidParameter,
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
@@ -50,6 +53,13 @@ def install_error_handlers(app: FastAPI) -> None:
             response.headers["allow"] = allowed
             return response
         return error_response(InvalidRequest(str(error.detail)))
+
+    @app.exception_handler(RequestValidationError)
+    async def in_query_or_headers(_: Request, error: RequestValidationError) -> Response:
+        problem = error.errors()[0]
+        name = next(str(part) for part in problem["loc"][1:])
+        got = reprlib.repr(problem["input"])
+        return error_response(InvalidParameter(f"{name}: {problem['msg']}; got {got}.", param=name))
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, _: ClientDisconnect) -> Response:

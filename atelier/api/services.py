@@ -6,14 +6,16 @@ They are coroutines: FastAPI runs functions in threads, which took most of the R
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atelier.api.prefix import with_prefix
 from atelier.api.request_log import record_of
+from atelier.core.errors import NotSupported
 from atelier.core.params.delivery import ResponseFormat
+from atelier.jobs.service import JobService
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.record import RequestRecord
@@ -21,16 +23,26 @@ from atelier.stores.blobs import BlobStore
 
 #: Name of the route that serves stored files.
 FILE_ROUTE = "picture_file"
+#: Name of the route that serves files of jobs.
+JOB_FILE_ROUTE = "job_file"
 
 _SERVICES = "atelier.services"
 
 
+class UrlOf(Protocol):
+    """Returns a client's URL of a route, by its name and the parts of its path."""
+
+    def __call__(self, route: str, /, **parts: str) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The pipeline and the store behind all routes of an application."""
+    """The pipeline and the stores behind all routes of an application."""
 
     pipeline: Pipeline
     blobs: BlobStore
+    #: None if this application takes no jobs.
+    jobs: JobService | None = None
     #: How images are returned to clients that do not say it; None for OpenAI's defaults.
     default_response_format: ResponseFormat | None = None
     #: Address of this application for clients, with its route prefix; None for the one that each client uses.
@@ -61,17 +73,29 @@ async def _blobs(request: Request) -> BlobStore:
     return _services(request).blobs
 
 
-async def _delivery(request: Request) -> Delivery:
+async def _jobs(request: Request) -> JobService:
+    jobs = _services(request).jobs
+    if jobs is None:
+        raise NotSupported("This server takes no jobs; use the routes under /v1/images.")
+    return jobs
+
+
+async def _urls(request: Request) -> UrlOf:
     public_url = _services(request).public_url
 
-    def url_of(name: str) -> str:
-        path = request.app.url_path_for(FILE_ROUTE, name=name)
+    def url_of(route: str, /, **parts: str) -> str:
+        path = request.app.url_path_for(route, **parts)
         if public_url is not None:
             return f"{public_url.rstrip('/')}{path}"
         # Not `url_for`, which looks the route up in the outermost of several applications.
         return str(request.url.replace(path=with_prefix(request, path), query=""))
 
-    return Delivery(_services(request).blobs, url_of)
+    return url_of
+
+
+async def _delivery(request: Request) -> Delivery:
+    url_of = await _urls(request)
+    return Delivery(_services(request).blobs, lambda name: url_of(FILE_ROUTE, name=name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +115,8 @@ async def _call(request: Request) -> Call:
     )
 
 
+UsedJobs = Annotated[JobService, Depends(_jobs)]
+UsedUrls = Annotated[UrlOf, Depends(_urls)]
 UsedPipeline = Annotated[Pipeline, Depends(_pipeline)]
 UsedBlobs = Annotated[BlobStore, Depends(_blobs)]
 UsedDelivery = Annotated[Delivery, Depends(_delivery)]

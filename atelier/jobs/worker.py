@@ -141,7 +141,7 @@ class Worker:
             else:
                 await _repeated(lambda: self._claims.fail(job.id, outcome))
         elif outcome is not None:
-            await _repeated(lambda: self._claims.succeed(job.id, outcome))
+            await _repeated(lambda: self._claims.succeed(job.id, outcome, running.progress))
         elif running.stopped == "cancelled":
             await _repeated(lambda: self._claims.cancelled(job.id))
         elif running.stopped == "worker stops":

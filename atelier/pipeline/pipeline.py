@@ -17,6 +17,7 @@ from random import SystemRandom
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.loras import NO_LORAS
 from atelier.core.errors import NotSupported, ReplicaLost
+from atelier.core.geometry import Size
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import write_picture
 from atelier.pipeline import reading
@@ -128,6 +129,17 @@ class Pipeline:
         plan, _ = await self._resolved(params)
         return plan
 
+    async def plan_upscale(self, params: UpscaleParams) -> tuple[str | None, Size]:
+        """Return the upscaler of an enlargement, and the size of its image. Raises what `plan` raises."""
+        size = await reading.size_of(params.image)
+        return resolve_enlargement(params, size, self.catalogue), size
+
+    async def plan_annotate(self, params: AnnotateParams) -> Size:
+        """Return the size of an image whose control map is to be drawn. Raises what `plan` raises."""
+        size = await reading.size_of(params.image)
+        check_annotated_size(size)
+        return size
+
     async def upscale(self, record: RequestRecord, params: UpscaleParams) -> UpscaledImage:
         """Enlarge a client's image.
 
@@ -136,8 +148,8 @@ class Pipeline:
         """
         deadline = self._default_deadline()
         async with deadline.enforced():
-            size = await reading.size_of(params.image)
-            upscaler, large = resolve_enlargement(params, size, self.catalogue), size.scaled(params.scale)
+            upscaler, size = await self.plan_upscale(params)
+            large = size.scaled(params.scale)
             record.model, record.size = upscaler, large
             with self._enlargements.admitted(large.num_pixels) as finish:
                 pixels = await reading.pixels_of(params.image, size, keep_alpha=True)
@@ -157,8 +169,7 @@ class Pipeline:
         """
         deadline = self._default_deadline()
         async with deadline.enforced():
-            size = record.size = await reading.size_of(params.image)
-            check_annotated_size(size)
+            size = record.size = await self.plan_annotate(params)
             with self._annotations.admitted(size.num_pixels) as finish:
                 pixels = await reading.pixels_of(params.image, size, keep_alpha=False)
                 drawn = await RequestStages(self.stages, record, deadline).annotate(annotation_of(params), pixels)

@@ -93,9 +93,10 @@ class Claims:
         async with self._database.reading() as connection:
             return frozenset((await connection.execute(mine)).scalars())
 
-    async def succeed(self, job_id: JobId, result: Json) -> bool:
+    async def succeed(self, job_id: JobId, result: Json, progress: Progress | None = None) -> bool:
         """End a job with its outcome. Returns False if the worker does not have it any more."""
-        return await self._end(job_id, state="succeeded", result=dict(result))
+        last = {} if progress is None else {"progress": asdict(progress)}
+        return await self._end(job_id, state="succeeded", result=dict(result), **last)
 
     async def fail(self, job_id: JobId, error: AtelierError) -> bool:
         """End a job with an error. Returns False if the worker does not have it any more."""
@@ -134,7 +135,6 @@ class Claims:
     async def _end(self, job_id: JobId, **values: Any) -> bool:
         now = self._clock()
         async with self._database.writing() as connection:
-            # The progress stays as it was last.
             values = {"worker": None, "lease_until": None, "finished_at": now, **values}
             return bool(await change_state(connection, self._has(job_id), now=now, **values))
 

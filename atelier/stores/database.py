@@ -36,6 +36,8 @@ class Database:
         """
         self.url = _checked(url)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
+        #: The URL without its password.
+        self.name = self.url.set(drivername=self.url.get_backend_name()).render_as_string()
         options = {} if self.is_postgres else {"connect_args": {"timeout": _TIMEOUT_S}}
         self._engine = create_async_engine(
             self.url, pool_pre_ping=self.is_postgres, pool_timeout=_TIMEOUT_S, **options

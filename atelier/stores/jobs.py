@@ -17,6 +17,9 @@ from atelier.stores.database import Database
 from atelier.stores.rows import change_state, job_of, record_events
 from atelier.stores.tables import job_events, jobs
 
+#: Number of jobs whose speed is an estimate of the next ones'.
+_NUM_MEASURED = 20
+
 
 class Jobs:
     """The jobs in a database. All methods raise JobsUnavailable."""
@@ -77,6 +80,22 @@ class Jobs:
             found = await connection.execute(ahead.where(jobs.c.state == "queued", is_before))
             number, work = found.one()
         return int(number), float(work)
+
+    async def work_per_s(self) -> float | None:
+        """Return the work that the last jobs took a second, all workers together; None if none has succeeded yet."""
+        ended = jobs.c.state == "succeeded"
+        last = (
+            select(jobs.c.work, jobs.c.started_at, jobs.c.finished_at)
+            .where(ended, jobs.c.operation.in_(("generate", "edit", "variation")))
+            .order_by(jobs.c.finished_at.desc())
+            .limit(_NUM_MEASURED)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(last)).all()
+        if not rows:
+            return None
+        took_s = max(row.finished_at for row in rows) - min(row.started_at for row in rows)
+        return float(sum(row.work for row in rows) / max(took_s, 1e-3))
 
     async def events(self, job_id: str, *, after: int = 0) -> list[JobEvent]:
         """Return the changes of a job's state that follow the event of this number."""

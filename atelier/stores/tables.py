@@ -54,6 +54,7 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key", name="jobs_by_key"),
     Index("jobs_by_due", "state", "due_at"),
     Index("jobs_by_owner", "owner", "created_at"),
+    Index("jobs_by_end", "state", "finished_at"),
 )
 
 #: Columns are named as the fields of `atelier.core.jobs.JobEvent`.

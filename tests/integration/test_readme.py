@@ -121,6 +121,7 @@ def test_every_curl_line_has_its_status(address: str, tmp_path: Path) -> None:
     assert _image(large["data"][0]["b64_json"]).size == (256, 256)
     assert inspected["parameters"]["seed"] == 7
     assert _image(enhanced["image"].partition(",")[2]).size == (512, 512)
+    assert judge(Image.open(tmp_path / "job.png"), _CIRCLE).is_right
 
 
 async def test_there_is_a_curl_line_for_every_address(address: str) -> None:
@@ -133,7 +134,7 @@ async def test_there_is_a_curl_line_for_every_address(address: str) -> None:
         if "501" not in operation["responses"] or "200" in operation["responses"] or method == "delete"
     ]
     assert [one for one in served if not any(_calls(line, *one) for line in _curls())] == []
-    assert len(served) == 19
+    assert len(served) == 25
 
 
 def _curls() -> list[str]:

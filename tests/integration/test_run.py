@@ -22,7 +22,7 @@ import yaml
 
 _ROOT = Path(__file__).parents[2]
 _WAIT_S = 240
-_DEPLOYMENTS = {"Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
+_DEPLOYMENTS = {"Router", "Worker", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ import httpx2
 import pytest
 from PIL import Image
 
+from atelier.stores.names import name_of
 from tests.integration.conftest import free_port
 from tests.integration.two_nodes import Routers, TwoNodes, two_nodes
+from tests.postgres import Postgres, find_programs
 from tests.s3 import S3Server, s3_server
 
 pytestmark = pytest.mark.slow
@@ -73,11 +75,15 @@ def _runs(num_replicas: int, num_nodes: int) -> Callable[[Routers], bool]:
     return is_true
 
 
-def _make_image(http: httpx2.Client) -> str:
-    """Enlarge an image and return the path of the result's URL."""
+def _image() -> str:
     source = io.BytesIO()
     Image.effect_noise((32, 32), 90).convert("RGB").save(source, "PNG")
-    asked = {"image": base64.b64encode(source.getvalue()).decode(), "scale": 2, "response_format": "url"}
+    return base64.b64encode(source.getvalue()).decode()
+
+
+def _make_image(http: httpx2.Client) -> str:
+    """Enlarge an image and return the path of the result's URL."""
+    asked = {"image": _image(), "scale": 2, "response_format": "url"}
     answer = http.post("/v1/images/upscale", json=asked)
     assert answer.status_code == 200, answer.text
     url: str = answer.json()["data"][0]["url"]
@@ -148,11 +154,27 @@ def test_a_missing_bucket_fails_the_deployment_with_the_reason(cluster: Cluster,
     assert "Debug source" not in message
 
 
-def test_routers_on_two_nodes_share_a_bucket(cluster: Cluster, s3: S3Server) -> None:
-    cluster.deploy(_ON_EACH_NODE, ATELIER_BLOBS_URL="s3://images/atelier", **s3.environment)
+def test_routers_on_two_nodes_are_refused_with_jobs_in_a_file(cluster: Cluster, s3: S3Server, tmp_path: Path) -> None:
+    stores = {"ATELIER_BLOBS_URL": "s3://images/atelier", "ATELIER_DATABASE_URL": f"sqlite:///{tmp_path / 'jobs.db'}"}
+    cluster.deploy(_ON_EACH_NODE, **stores, **s3.environment)
+    routers = cluster.wait_until(lambda routers: "Set ATELIER_DATABASE_URL=postgresql://" in routers["message"])
+    assert f"ATELIER_DATABASE_URL = '{stores['ATELIER_DATABASE_URL']}' is a file of this node" in routers["message"]
+
+
+@pytest.mark.skipif(find_programs() is None, reason="initdb is not installed")
+def test_routers_on_two_nodes_share_a_bucket_and_a_database(
+    cluster: Cluster, s3: S3Server, request: pytest.FixtureRequest
+) -> None:
+    database: Postgres = request.getfixturevalue("postgres_server")
+    stores = {"ATELIER_BLOBS_URL": "s3://images/atelier", "ATELIER_DATABASE_URL": database.new_database("two_nodes")}
+    cluster.deploy(_ON_EACH_NODE, **stores, **s3.environment)
     cluster.wait_until(_runs(2, 2))
     path = _make_image(cluster.second)
     whole = cluster.second.get(path)
+    image = _image()
+    handed_in = {"operation": "upscale", "input": {"image": image, "scale": 2}}
+    job = cluster.first.post("/v1/jobs", json=handed_in).raise_for_status().json()
+    assert cluster.second.get(f"/v1/jobs/{job['id']}").json()["state"] == "queued"
     cluster.nodes.replace_second_node()
     cluster.wait_until(lambda routers: not _runs(2, 2)(routers))
     cluster.wait_until(_runs(2, 2))
@@ -164,7 +186,8 @@ def test_routers_on_two_nodes_share_a_bucket(cluster: Cluster, s3: S3Server) -> 
         assert (part.status_code, part.content) == (206, whole.content[8:16])
         assert http.get(path, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
     name = path.rpartition("/")[2]
-    objects = {f"/images/atelier/{name}", "/images/atelier/start-check"}
+    input_image = f"/images/atelier/jobs/{name_of(base64.b64decode(image), 'png')}"
+    objects = {f"/images/atelier/{name}", input_image, "/images/atelier/start-check"}
     assert {path for method, path in s3.requests() if method != "POST"} - {"/images"} <= objects | {
         "/missing/images/start-check"
     }

@@ -51,7 +51,7 @@ def _build() -> serve.Application:
     stage = node(Enlarger, {}, max_ongoing_requests=8, num_cpus=0.1).bind()
     handles = GraphHandles(text_encoder=stage, annotator=stage, denoiser=stage, autoencoder=stage, upscaler=stage)
     router = node(Router, {}, max_ongoing_requests=100, num_cpus=0.1).options(max_queued_requests=100)
-    return router.bind(read_catalogue().only(["tiny-sdxl"], [], [], []), RouterOptions(), handles)
+    return router.bind(read_catalogue().only(["tiny-sdxl"], [], [], []), RouterOptions(), handles, stage)
 
 
 app = _build()

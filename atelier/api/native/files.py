@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -15,7 +16,9 @@ from atelier.imaging.formats import MEDIA_TYPES
 
 router = APIRouter(tags=["Atelier"])
 
-_FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
+_TYPES = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
+#: OpenAPI responses of a route that returns an image file.
+FILES: dict[int | str, dict[str, Any]] = {200: {"content": _TYPES}, 206: {"content": _TYPES}, 304: {}, 416: {}}
 _CACHE_CONTROL = "private, max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
@@ -23,7 +26,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 @router.head("/v1/images/files/{name}", include_in_schema=False)
 @router.get(
     "/v1/images/files/{name}",
-    responses={**ERRORS, 200: {"content": _FILES}, 206: {"content": _FILES}, 304: {}, 416: {}},
+    responses={**ERRORS, **FILES},
     response_class=Response,
     name=FILE_ROUTE,
 )
@@ -32,6 +35,11 @@ async def picture_file(request: Request, name: str, blobs: UsedBlobs) -> Respons
     data = await blobs.get(name)
     if data is None:
         raise NotFound(f"There is no image {name!r}, or its time to live is over.")
+    return await file_response(request, name, data)
+
+
+async def file_response(request: Request, name: str, data: bytes) -> Response:
+    """Return a response with a stored file, or with the part that the request asks for."""
     etag = f'"{name}"'
     headers = {"etag": etag, "cache-control": _CACHE_CONTROL, "accept-ranges": "bytes"}
     if etag in request.headers.get("if-none-match", ""):

@@ -20,9 +20,9 @@ class Unbuilt(NamedTuple):
 
 
 UNBUILT = (
-    Unbuilt("POST", "/generate", "Jobs are not supported; use POST /v1/images/generations."),
-    Unbuilt("GET", "/status/{job_id}", "Jobs are not supported; to follow a generation, stream it with progress."),
-    Unbuilt("GET", "/image/{job_id}", "Jobs are not supported; generate with response_format url instead."),
+    Unbuilt("POST", "/generate", "Jobs in this form are not supported; use POST /v1/jobs."),
+    Unbuilt("GET", "/status/{job_id}", "Jobs in this form are not supported; use GET /v1/jobs/{job_id}."),
+    Unbuilt("GET", "/image/{job_id}", "Jobs in this form are not supported; use the URLs in GET /v1/jobs/{job_id}."),
     Unbuilt("GET", "/models", "The list of models in this form is not supported; use GET /v1/models."),
     Unbuilt("GET", "/gpu/status", "The GPU's status is not supported; use GET /metrics for the Denoisers' work."),
     Unbuilt("POST", "/magic-prompt", "Improving a prompt is not supported; send it as it should be drawn."),

@@ -22,12 +22,6 @@ MAX_PIXEL_STEPS = 2_000_000
 
 
 @pytest.fixture
-def stages(small_stages: LocalStages) -> RecordingStages:
-    """The small model's stages, with a record of their calls."""
-    return RecordingStages(small_stages)
-
-
-@pytest.fixture
 def pipeline(stages: RecordingStages, small_catalogue: Catalogue) -> Pipeline:
     return Pipeline(stages, small_catalogue, PipelineLimits(max_pixel_steps=MAX_PIXEL_STEPS))
 

@@ -37,6 +37,12 @@ async def test_every_built_route_is_in_the_document(http: httpx2.AsyncClient) ->
         "POST /v1/images/upscale",
         "POST /v1/images/inspect",
         "GET /v1/images/files/{name}",
+        "GET /v1/jobs",
+        "POST /v1/jobs",
+        "GET /v1/jobs/{job_id}",
+        "DELETE /v1/jobs/{job_id}",
+        "GET /v1/jobs/{job_id}/events",
+        "GET /v1/jobs/{job_id}/files/{name}",
         "POST /enhance-media",
     }
 

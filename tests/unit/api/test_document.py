@@ -47,6 +47,7 @@ def test_bodies_are_named_after_their_classes(document: dict[str, Any]) -> None:
     expected |= {(path, "multipart/form-data"): f"{kind}Form" for path, kind in kinds.items()}
     expected[("/v1/images/generations", "application/json")] = "ImagesGenerateRequest"
     expected[("/enhance-media", "application/json")] = "EnhanceParams"
+    expected[("/v1/jobs", "application/json")] = "JobRequest"
     assert names == {key: {"$ref": f"#/components/schemas/{name}"} for key, name in expected.items()}
 
 

@@ -28,6 +28,7 @@ def test_a_graph_that_can_start_is_described(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATELIER_BLOBS_URL", "s3://images")
+    monkeypatch.setenv("ATELIER_DATABASE_URL", "postgresql://atelier:secret@host/jobs")
     status, out, err = _run(_ROOT / "serve_config.yaml", capsys, monkeypatch)
     folder = _ROOT / "zoo" / "weights" / "tiny-sdxl"
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -38,7 +39,15 @@ def test_a_graph_that_can_start_is_described(
     assert float(model.split(": ")[1].split(" MB")[0]) == pytest.approx(size / 1e6, rel=0.05)
     assert "1 × Denoiser: 0.4 CPU, float32 on cpu" in lines
     assert any(line.startswith("images") and "s3://images, shared by all Routers" in line for line in lines)
+    [jobs] = [line for line in lines if line.startswith("jobs")]
+    assert jobs.endswith("postgresql://atelier:***@host/jobs, shared by all nodes, for 7 days, 0:00:00")
     assert lines[-1] == "Nothing is missing."
+
+
+def test_a_wrong_database_is_said_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_DATABASE_URL", "mysql://host/jobs")
+    status, _, err = _run(_ROOT / "serve_config.yaml", capsys, monkeypatch)
+    assert (status, err.startswith("ATELIER_DATABASE_URL is not supported; set sqlite:")) == (1, True)
 
 
 def test_the_needs_of_a_config_are_those_that_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from deployments.options import DenoiserOptions, GraphArgs
 from graph import build, build_app, build_denoiser
 
 _ROOT = Path(__file__).parents[3]
-_NODES = {"Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
+_NODES = {"Router", "Worker", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
 
 
 def _config(name: str) -> ServeDeploySchema:
@@ -63,9 +63,9 @@ def test_gpu_fractions_fit_one_card_and_every_model_replica_has_one(name: str) -
     fractions = {
         deployment.name: deployment.ray_actor_options.num_gpus
         for deployment in application.deployments
-        if deployment.name != "Router"
+        if deployment.name not in ("Router", "Worker")
     }
-    assert set(fractions) == _NODES - {"Router"}
+    assert set(fractions) == _NODES - {"Router", "Worker"}
     assert all(fraction > 0 for fraction in fractions.values())
     assert sum(fractions.values()) == pytest.approx(1)
     args = GraphArgs.model_validate(application.args)
@@ -78,6 +78,7 @@ def test_with_high_availability_a_node_has_one_of_two_replicas_and_a_bucket() ->
     assert {deployment.name for deployment in application.deployments} == _NODES
     assert {(one.num_replicas, one.max_replicas_per_node) for one in application.deployments} == {(2, 1)}
     assert application.runtime_env["env_vars"]["ATELIER_BLOBS_URL"].startswith("s3://")
+    assert application.runtime_env["env_vars"]["ATELIER_DATABASE_URL"].startswith("postgresql://")
 
 
 @pytest.mark.parametrize("name", ["serve_config.yaml", *_GPU_CONFIGS])
@@ -175,9 +176,10 @@ def test_serve_replaces_bound_deployments_inside_the_handles() -> None:
         build(GraphArgs()), name="atelier", make_deployment_handle=lambda deployment, _: deployment.name
     )
     [router] = [deployment for deployment in built.deployments if deployment.name == "Router"]
-    _, _, handles = router.init_args
-    names = [getattr(handles, field.name) for field in fields(handles)]
-    assert names == ["TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"]
+    [worker] = [deployment for deployment in built.deployments if deployment.name == "Worker"]
+    for handles in (router.init_args[2], worker.init_args[1]):
+        names = [getattr(handles, field.name) for field in fields(handles)]
+        assert names == ["TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"]
 
 
 def _options(cls: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:

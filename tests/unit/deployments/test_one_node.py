@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from ray.serve.schema import ReplicaDetails, ReplicaState
 
-from deployments.one_node import refuse_other_nodes
+from deployments.one_node import OnOneNode
 
-_URL = "file:///images"
+_SETTING = OnOneNode(setting="ATELIER_BLOBS_URL", value="file:///images", what="folder", instead="s3://bucket/prefix")
 
 
 def _replica(name: str, node: str | None, state: ReplicaState = ReplicaState.RUNNING) -> ReplicaDetails:
@@ -32,7 +32,7 @@ _OWN = _replica("own", "here", ReplicaState.STARTING)
     ids=["alone", "on this node", "stops", "leaves its node", "has no node yet"],
 )
 def test_a_replica_may_share_its_node_and_replace_one_on_another(others: tuple[ReplicaDetails, ...]) -> None:
-    refuse_other_nodes([*others, _OWN], "own", _URL)
+    _SETTING.refuse_other_nodes([*others, _OWN], "own")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_a_replica_may_share_its_node_and_replace_one_on_another(others: tuple[R
 )
 def test_a_replica_is_refused_while_one_is_on_another_node(state: ReplicaState) -> None:
     with pytest.raises(RuntimeError) as caught:
-        refuse_other_nodes([_OWN, _replica("other", "there", state)], "own", _URL)
+        _SETTING.refuse_other_nodes([_OWN, _replica("other", "there", state)], "own")
     assert str(caught.value).startswith(
-        "ATELIER_BLOBS_URL = 'file:///images' is a folder of this node, ip-of-here, and a Router on the node "
+        "ATELIER_BLOBS_URL = 'file:///images' is a folder of this node, ip-of-here, and a replica on the node "
         "ip-of-there cannot read it. Set ATELIER_BLOBS_URL=s3://bucket/prefix"
     )

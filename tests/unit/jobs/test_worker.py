@@ -147,7 +147,7 @@ async def test_a_cancelled_job_stops(queue: _Queue) -> None:
 
 async def test_a_job_that_another_worker_has_is_left_to_it(queue: _Queue) -> None:
     [job] = await queue.add()
-    async with queue.working("one"):
+    async with queue.working("one", max_running=1):
         await queue.until_in(job, "running")
         # The first worker's lease is taken from it, as if it had been frozen for too long.
         late = Claims(queue.database, WorkerId("two"), lease_s=15.0, clock=_in(60.0))

@@ -87,7 +87,7 @@ async def test_the_lifecycle_rule_of_the_page_is_accepted(s3: S3Server) -> None:
     assert (stored["Status"], stored["Filter"], stored["Expiration"]) == (
         "Enabled",
         {"Prefix": "atelier/"},
-        {"Days": 1},
+        {"Days": 7},
     )
     name = await _store().put(b"picture", "png")
     assert ("PUT", f"/images/{stored['Filter']['Prefix']}{name}") in s3.requests()

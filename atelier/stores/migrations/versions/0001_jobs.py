@@ -41,6 +41,7 @@ def upgrade() -> None:
     )
     op.create_index("jobs_by_due", "jobs", ["state", "due_at"])
     op.create_index("jobs_by_owner", "jobs", ["owner", "created_at"])
+    op.create_index("jobs_by_end", "jobs", ["state", "finished_at"])
     op.create_table(
         "job_events",
         sa.Column("job_id", sa.String(64), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),

@@ -8,9 +8,9 @@ import pytest
 from atelier.api.native.unbuilt import UNBUILT, Unbuilt
 
 _INSTEAD = {
-    "POST /generate": "POST /v1/images/generations",
-    "GET /status/{job_id}": "stream it with progress",
-    "GET /image/{job_id}": "response_format url",
+    "POST /generate": "POST /v1/jobs",
+    "GET /status/{job_id}": "GET /v1/jobs/{job_id}",
+    "GET /image/{job_id}": "the URLs in GET /v1/jobs/{job_id}",
     "GET /models": "GET /v1/models",
     "GET /gpu/status": "GET /metrics",
     "POST /magic-prompt": "as it should be drawn",
@@ -39,5 +39,5 @@ async def test_a_route_that_is_not_built_says_what_to_use_instead(http: httpx2.A
 async def test_routes_that_are_named_instead_exist(http: httpx2.AsyncClient) -> None:
     paths = (await http.get("/openapi.json")).json()["paths"]
     for route in UNBUILT:
-        for method, path in re.findall(r"(GET|POST) (/[\w/]*)", route.message):
+        for method, path in re.findall(r"(GET|POST) (/[\w/{}]*)", route.message):
             assert method.lower() in paths[path]

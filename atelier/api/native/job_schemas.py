@@ -1,0 +1,112 @@
+"""Requests and answers of the routes of jobs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from atelier.core.control import ControlKind
+from atelier.core.jobs import JobState, Operation
+from atelier.core.params import OutputFormat, Params
+from atelier.core.priority import Priority
+from atelier.pipeline.resolve import Parameters
+
+_MAX_RANK, _MAX_DELAY_S = 100, 30 * 24 * 3600
+
+
+class JobRequest(Params):
+    """POST /v1/jobs"""
+
+    operation: Operation = Field(description="What to do; each takes the fields of its route under /v1/images.")
+    input: dict[str, object] = Field(
+        description="The fields of the operation, with images in base64. `priority` and `deadline_s` are the job's.",
+        examples=[{"prompt": "a red circle, white background"}],
+    )
+    rank: int = Field(
+        0, ge=-_MAX_RANK, le=_MAX_RANK, description="Each point brings the job forward as if it had waited a minute."
+    )
+    delay_s: float = Field(0, ge=0, le=_MAX_DELAY_S, description="Seconds before which the job does not start.")
+
+
+class JobFile(BaseModel):
+    """An image of a job."""
+
+    url: str
+    seed: int | None = None
+    parameters: Parameters | None = Field(None, description="The fields that make this image again.")
+
+
+class JobControlMap(BaseModel):
+    """A control map that was drawn for a job."""
+
+    url: str
+    kind: ControlKind
+
+
+class JobUsage(BaseModel):
+    """Tokens of the texts, and latent positions (8 × 8 pixels) of the images."""
+
+    text_tokens: int
+    input_image_tokens: int
+    output_image_tokens: int
+
+
+class JobResult(BaseModel):
+    """What a job has made."""
+
+    data: list[JobFile]
+    control_maps: list[JobControlMap] = []
+    output_format: OutputFormat
+    size: str
+    upscaler: str | None = None
+    kind: ControlKind | None = Field(None, description="Kind of the control map that was drawn.")
+    usage: JobUsage | None = None
+    exactness_key: str | None = None
+
+
+class JobProgress(BaseModel):
+    """How far a job is."""
+
+    step: int
+    total: int
+    elapsed_s: float
+
+
+class JobFailure(BaseModel):
+    """Why a job failed, as a direct request would report it."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class JobResponse(BaseModel):
+    """A job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    operation: Operation
+    state: JobState
+    priority: Priority
+    rank: int
+    created_at: float = Field(description="Unix time in seconds, as the other times.")
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempts: int = Field(description="Number of times that a worker began with it.")
+    position: int | None = Field(None, description="Number of queued jobs that are due before it.")
+    eta_s: float | None = Field(None, description="Seconds until it is expected to end.")
+    progress: JobProgress | None = None
+    result: JobResult | None = None
+    error: JobFailure | None = None
+    status_url: str
+    events_url: str
+
+
+class JobList(BaseModel):
+    """Jobs, the latest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobResponse]
+    has_more: bool = Field(description="Whether more jobs follow; ask for them with `after`, the last one's id.")

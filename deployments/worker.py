@@ -1,0 +1,73 @@
+"""Worker: does durable jobs, by the same pipeline as a Router, and with no models of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+
+from ray import serve
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.core.jobs import WorkerId
+from atelier.jobs.perform import Performer
+from atelier.jobs.worker import LEASE_S
+from atelier.jobs.worker import Worker as JobWorker
+from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.record import log_request
+from atelier.stores.claims import Claims
+from deployments.handles import GraphHandles
+from deployments.limits import WorkerLimits, changed
+from deployments.logs import log_to_serve
+from deployments.readiness import Readiness
+from deployments.settings import Settings
+from deployments.stages import HandleStages
+from deployments.storage import open_jobs
+
+#: Seconds between two deletions of old jobs.
+_PURGE_PERIOD_S = 600.0
+
+
+class Worker:
+    """The deployment that does jobs. Nobody calls it: it claims jobs from the database."""
+
+    # Serve awaits the constructor.
+    async def __init__(self, catalogue: Catalogue, handles: GraphHandles) -> None:  # type: ignore[misc]
+        """Open the database of jobs and begin to work. Raises what `open_jobs` raises."""
+        log_to_serve()
+        handles.prefer_own_node()
+        self._limits = limits = WorkerLimits()
+        self._ttl = Settings().jobs_ttl
+        database, self._service = await open_jobs(Settings())
+        context = serve.get_replica_context()
+        stages = HandleStages(handles, Readiness(context.app_name), limits.of_calls, own_metrics=lambda: "")
+        self._stages, self._pipeline = stages, Pipeline(stages, catalogue, limits.of_pipeline)
+        perform = Performer(self._pipeline, self._service.files, log_request).perform
+        claims = Claims(database, WorkerId(context.replica_id.unique_id), lease_s=LEASE_S)
+        self._worker = JobWorker(claims, self._service.changes, perform, max_running=limits.max_running)
+        beside = (self._worker.run(), self._service.changes.watch(), self._purge())
+        self._tasks = [asyncio.create_task(one, context=contextvars.Context()) for one in beside]
+
+    def reconfigure(self, user_config: object) -> None:
+        """Take the limits in `user_config`, with jobs in progress."""
+        self._limits = limits = changed(self._limits, user_config)
+        self._stages.limits = limits.of_calls
+        self._pipeline.set_limits(limits.of_pipeline)
+        self._worker.max_running = limits.max_running
+
+    def check_health(self) -> None:
+        """Raise RuntimeError if the worker has ended."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError("the worker has ended") from task.exception()
+
+    async def __del__(self) -> None:
+        """Give the jobs in progress back. Serve awaits it when it stops the replica."""
+        self._tasks[0].cancel()
+        await asyncio.wait(self._tasks[:1])
+
+    async def _purge(self) -> None:
+        """Delete jobs that have ended long ago, until cancelled."""
+        while True:
+            await self._service.purge(finished_before=time.time() - self._ttl.total_seconds())
+            await asyncio.sleep(_PURGE_PERIOD_S)

@@ -1,0 +1,92 @@
+"""Durable jobs on a running graph: what is killed meanwhile costs no job, and `exact` ones no bit."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+
+from tests.integration.replicas import kill, until_replaced
+from tests.integration.steps import Steps
+from zoo.judge import judge
+from zoo.scenes import Description, Thing
+
+pytestmark = pytest.mark.slow
+
+_JOBS, _GENERATIONS = "/v1/jobs", "/v1/images/generations"
+_RED_CIRCLE = Description(things=(Thing(colour="red", shape="circle"),), background="white")
+_PROMPT = "a red circle, white background"
+_EXACT = {"prompt": _PROMPT, "seed": 3, "num_inference_steps": 100, "size": "160x160", "reproducibility": "exact"}
+_WAIT_S = 120
+
+
+@pytest.fixture
+async def http(address: str) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=address, timeout=_WAIT_S) as client:
+        yield client
+
+
+async def _handed_in(http: httpx2.AsyncClient, fields: dict[str, Any]) -> str:
+    answer = await http.post(_JOBS, json={"operation": "generate", "input": fields})
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+async def _ended(http: httpx2.AsyncClient, job_id: str) -> dict[str, Any]:
+    """Ask until a job has ended; a Router that is being replaced answers with an error."""
+    async with asyncio.timeout(_WAIT_S):
+        while True:
+            answer = await http.get(f"{_JOBS}/{job_id}")
+            if answer.status_code == 200 and (job := answer.json())["state"] not in ("queued", "running"):
+                assert job["state"] == "succeeded", job
+                found: dict[str, Any] = job
+                return found
+            await asyncio.sleep(0.2)
+
+
+async def _file(http: httpx2.AsyncClient, job: dict[str, Any]) -> bytes:
+    [image] = job["result"]["data"]
+    return (await http.get(image["url"])).raise_for_status().content
+
+
+async def test_a_job_is_done_while_its_client_is_away(http: httpx2.AsyncClient) -> None:
+    job_id = await _handed_in(http, {"prompt": _PROMPT, "seed": 3})
+    events = (await http.get(f"{_JOBS}/{job_id}/events")).text.strip().split("\n\n")
+    states = [json.loads(one.split("data: ")[1])["state"] for one in events if "event: state" in one]
+    assert states == ["queued", "running", "succeeded"]
+    image = Image.open(io.BytesIO(await _file(http, await _ended(http, job_id))))
+    assert judge(image, _RED_CIRCLE).is_right
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    ["Worker", pytest.param("Router", marks=pytest.mark.long), pytest.param("Denoiser", marks=pytest.mark.long)],
+)
+async def test_a_job_survives_what_it_needs(http: httpx2.AsyncClient, steps: Steps, deployment: str) -> None:
+    direct = await http.post(_GENERATIONS, json=_EXACT)
+    before = await steps.until_idle()
+    job_id = await _handed_in(http, _EXACT)
+    await steps.wait_for(before + 20)
+    lost = kill(deployment)
+    await until_replaced(lost, deployment)
+    job = await _ended(http, job_id)
+    assert await _file(http, job) == base64.b64decode(direct.json()["data"][0]["b64_json"])
+    assert job["attempts"] == (2 if deployment == "Worker" else 1)
+
+
+async def test_a_running_job_is_cancelled(http: httpx2.AsyncClient, steps: Steps) -> None:
+    before = await steps.until_idle()
+    job_id = await _handed_in(http, {**_EXACT, "num_inference_steps": 150, "size": "256x256"})
+    await steps.wait_for(before + 5)
+    await http.delete(f"{_JOBS}/{job_id}")
+    assert await steps.until_idle() < before + 150
+    events = (await http.get(f"{_JOBS}/{job_id}/events")).text
+    assert '"state": "cancelled"' in events
