@@ -15,7 +15,7 @@ def _tree(kind: type[AtelierError]) -> list[type[AtelierError]]:
 @pytest.mark.parametrize(
     ("name", "parent", "status", "code", "type_", "is_retryable"),
     [
-        ("AtelierError", Exception, 500, "internal_error", "server_error", False),
+        ("AtelierError", RuntimeError, 500, "internal_error", "server_error", False),
         ("InvalidRequest", errors.AtelierError, 400, "invalid_request", "invalid_request_error", False),
         ("InvalidParameter", errors.InvalidRequest, 400, "invalid_value", "invalid_request_error", False),
         ("UnsupportedValue", errors.InvalidParameter, 400, "unsupported_value", "invalid_request_error", False),
@@ -34,6 +34,8 @@ def _tree(kind: type[AtelierError]) -> list[type[AtelierError]]:
         ("NotSupported", errors.AtelierError, 501, "not_supported", "not_supported_error", False),
         ("ReplicaLost", errors.AtelierError, 503, "replica_lost", "server_error", True),
         ("StoreUnavailable", errors.AtelierError, 503, "store_unavailable", "server_error", True),
+        ("JobsUnavailable", errors.AtelierError, 503, "jobs_unavailable", "server_error", True),
+        ("IdempotencyConflict", errors.InvalidRequest, 409, "idempotency_conflict", "invalid_request_error", False),
         ("DeadlineExceeded", errors.AtelierError, 504, "deadline_exceeded", "server_error", False),
         ("ModelUnavailable", errors.AtelierError, 503, "model_unavailable", "server_error", False),
     ],
