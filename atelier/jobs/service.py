@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from atelier.core.errors import JobsUnavailable, NotFound
+from atelier.core.errors import JobsUnavailable, NotFound, QueueFull
 from atelier.core.jobs import FINAL, Job, JobEvent, NewJob, Operation, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams
 from atelier.jobs.params import stored
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 #: Shortest time between two reports to one watcher, and the time after which one without news is told so, in seconds.
 _REPORT_S, _PAUSE_S = 0.1, 10.0
+_FULL_RETRY_AFTER_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class JobService:
     changes: Changes
     #: The input images and the files of jobs.
     files: BlobStore
+    #: Largest number of jobs that may wait.
+    max_queued: int = 10_000
 
     async def submit(
         self,
@@ -55,8 +58,13 @@ class JobService:
         """Check params as the pipeline would, store their images, and queue a job; see NewJob for the rest.
 
         Its seed is drawn here, so that every attempt makes the same images. Raises what a direct request raises if it
-        is rejected, IdempotencyConflict and StoreUnavailable.
+        is rejected, QueueFull, IdempotencyConflict and StoreUnavailable.
         """
+        if await self.jobs.num_queued() >= self.max_queued:
+            raise QueueFull(
+                f"{self.max_queued} jobs wait already; try again when some have been done.",
+                retry_after_s=_FULL_RETRY_AFTER_S,
+            )
         planned, work = await _planned(pipeline, params)
         new = NewJob(
             operation=operation,

@@ -81,6 +81,12 @@ class Jobs:
             number, work = found.one()
         return int(number), float(work)
 
+    async def num_queued(self) -> int:
+        """Return the number of jobs that wait."""
+        async with self._database.reading() as connection:
+            number = await connection.execute(select(func.count()).where(jobs.c.state == "queued"))
+            return int(number.scalar_one())
+
     async def work_per_s(self) -> float | None:
         """Return the work that the last jobs took a second, all workers together; None if none has succeeded yet."""
         ended = jobs.c.state == "succeeded"

@@ -107,5 +107,5 @@ def test_every_file_of_a_command_exists() -> None:
 def test_the_exported_variables_are_those_of_the_table() -> None:
     exported = {command.split()[1].partition("=")[0] for command in _commands() if command.startswith("export ")}
     table = _PAGE.partition("## The environment")[2]
-    assert len(exported) == 8
+    assert len(exported) == 9
     assert exported <= set(re.findall(r"^\| `(\w+)", table, flags=re.MULTILINE))

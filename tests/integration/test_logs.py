@@ -19,7 +19,7 @@ from tests.integration.two_nodes import two_nodes
 from tests.pictures import encoded, noise
 
 _ROOT = Path(__file__).parents[2]
-_DEPLOYMENTS = {"Router", "Worker", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
+_DEPLOYMENTS = {"Router", "TextEncoder", "Annotator", "Denoiser", "Autoencoder", "Upscaler"}
 _SECRET = "a secret circle"
 _WAIT_S = 120
 

@@ -36,7 +36,7 @@ _JOBS = "/v1/jobs"
 _INPUT = {"prompt": "x", "size": "64x32", "num_inference_steps": 4}
 _GENERATE = {"operation": "generate", "input": _INPUT}
 _IMAGE = base64.b64encode(encoded(noise(64, 32))).decode()
-_WAIT_S = 30.0
+_WAIT_S, _MAX_QUEUED = 30.0, 6
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _Server:
         self.changes = Changes(self.database)
 
     def app(self, blobs: BlobStore) -> ASGIApp:
-        service = JobService(Jobs(self.database), self.changes, self.files)
+        service = JobService(Jobs(self.database), self.changes, self.files, max_queued=_MAX_QUEUED)
         return build_app(self.pipeline, blobs, service, max_body_bytes=MAX_BODY_BYTES)
 
     @asynccontextmanager
@@ -193,6 +193,17 @@ async def test_a_key_sent_again_returns_the_first_job(http: httpx2.AsyncClient) 
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
     long = await http.post(_JOBS, json=_GENERATE, headers={"idempotency-key": "x" * 201})
     assert (long.status_code, long.json()["error"]["param"]) == (400, "Idempotency-Key")
+
+
+async def test_more_jobs_than_may_wait_are_refused(http: httpx2.AsyncClient, server: _Server) -> None:
+    jobs = [await _handed_in(http, _GENERATE) for _ in range(_MAX_QUEUED)]
+    full = await http.post(_JOBS, json=_GENERATE)
+    assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
+    assert full.headers["retry-after"] == "60"
+    async with server.working():
+        for job in jobs:
+            await _ended(http, job)
+    await _handed_in(http, _GENERATE)
 
 
 async def test_jobs_are_listed_in_pages(http: httpx2.AsyncClient) -> None:
