@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ class _Queue:
         return await self.until(job, lambda found: found.state == state)
 
 
+def _has_reached(progress: Progress, job: Job) -> bool:
+    return job.progress == progress
+
+
 @asynccontextmanager
 async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     task = asyncio.create_task(work)
@@ -108,6 +113,12 @@ async def test_a_worker_does_each_job_once_and_only_so_many_at_a_time(queue: _Qu
     jobs = await queue.add(7)
     async with queue.working(max_running=2):
         await asyncio.wait_for(queue.work.are_two.wait(), _WAIT_S)
+        [latest] = [job for job in jobs if job.id == queue.work.begun[-1]]
+        for step in (1, 2):  # The worker has looked for jobs again when it has stored the second one.
+            progress = Progress(step=step, total=2, elapsed_s=1.0)
+            assert queue.work.report is not None
+            queue.work.report(progress)
+            await queue.until(latest, partial(_has_reached, progress))
         queue.work.may_end.set()
         for job in jobs:
             done = await queue.until_in(job, "succeeded")
@@ -183,6 +194,20 @@ async def test_an_error_that_does_not_pass_ends_a_job(queue: _Queue, raised: Exc
         failed = await queue.until_in(job, "failed")
     assert failed.error is not None
     assert (failed.error.code, failed.attempts) == (code, 1)
+
+
+async def test_an_error_that_does_not_pass_in_five_attempts_ends_a_job(queue: _Queue) -> None:
+    queue.work.outcome = ReplicaLost()
+    queue.work.may_end.set()
+    [job] = await queue.add()
+    before = Claims(queue.database, WorkerId("before"), lease_s=15.0)
+    for _ in range(4):
+        await before.claim(1)
+        await before.give_back(job.id)
+    async with queue.working():
+        failed = await queue.until_in(job, "failed")
+    assert failed.error is not None
+    assert (failed.error.code, failed.attempts) == ("replica_lost", 5)
 
 
 async def test_an_error_that_may_pass_gives_a_job_back_for_later(queue: _Queue) -> None:
