@@ -48,7 +48,28 @@ class DenoiserLimits(ReplicaLimits):
     )
 
 
-class RouterLimits(Options):
+class CallingLimits(Options):
+    """Limits of a replica that calls the others."""
+
+    stage_deadline_s: float = Field(
+        90,
+        gt=0,
+        description="Seconds in which a deployment must answer a call, or a Denoiser begin to, with the wait for a "
+        "replica. After that the call goes to another replica.",
+    )
+    stream_gap_s: float = Field(
+        10,
+        gt=2,
+        description="Longest silence of a Denoiser that has begun, in seconds; it sends a sign of life every 2 s. "
+        "After that the request goes to another replica.",
+    )
+
+    @property
+    def of_calls(self) -> CallLimits:
+        return CallLimits(stage_deadline_s=self.stage_deadline_s, stream_gap_s=self.stream_gap_s)
+
+
+class RouterLimits(CallingLimits):
     """Limits of the Router."""
 
     max_pixel_steps: int = Field(
@@ -64,18 +85,6 @@ class RouterLimits(Options):
     default_deadline_s: float = Field(
         300, gt=0, description="Seconds in which a request without a deadline_s must be finished; 504 after that."
     )
-    stage_deadline_s: float = Field(
-        90,
-        gt=0,
-        description="Seconds in which a deployment must answer a call, or a Denoiser begin to, with the wait for a "
-        "replica. After that the call goes to another replica.",
-    )
-    stream_gap_s: float = Field(
-        10,
-        gt=2,
-        description="Longest silence of a Denoiser that has begun, in seconds; it sends a sign of life every 2 s. "
-        "After that the request goes to another replica.",
-    )
 
     @property
     def of_pipeline(self) -> PipelineLimits:
@@ -85,34 +94,19 @@ class RouterLimits(Options):
             default_deadline_s=self.default_deadline_s,
         )
 
-    @property
-    def of_calls(self) -> CallLimits:
-        return CallLimits(stage_deadline_s=self.stage_deadline_s, stream_gap_s=self.stream_gap_s)
 
-
-class WorkerLimits(Options):
+class WorkerLimits(CallingLimits):
     """Limits of the Worker."""
 
     max_running: int = Field(16, ge=1, description="Number of jobs that a replica works on at a time.")
     default_deadline_s: float = Field(
         3600, gt=0, description="Seconds in which an attempt at a job must be finished; it fails after that."
     )
-    stage_deadline_s: float = Field(
-        90,
-        gt=0,
-        description="Seconds in which a deployment must answer a call, or a Denoiser begin to, with the wait for a "
-        "replica. After that the call goes to another replica.",
-    )
-    stream_gap_s: float = Field(10, gt=2, description="As for the Router.")
 
     @property
     def of_pipeline(self) -> PipelineLimits:
         """Limits without those that the Router has checked when the job was handed in."""
         return PipelineLimits(max_pixel_steps=sys.maxsize, default_deadline_s=self.default_deadline_s)
-
-    @property
-    def of_calls(self) -> CallLimits:
-        return CallLimits(stage_deadline_s=self.stage_deadline_s, stream_gap_s=self.stream_gap_s)
 
 
 #: The limits of each deployment.

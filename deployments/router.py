@@ -43,10 +43,10 @@ class Router(Operations):
         handles: GraphHandles,
         worker: DeploymentHandle,  # noqa: ARG002
     ) -> None:
-        """Start the pipeline and open the stores of images and jobs. The worker is never called; it claims jobs.
+        """Start the pipeline and open the stores of images and jobs.
 
-        Raises ValueError or RuntimeError if ATELIER_BLOBS_URL or ATELIER_DATABASE_URL is wrong, cannot be used, or is
-        on another node, too.
+        `worker` is never called: bound here, it belongs to the application. Raises what `open_blobs` and `open_jobs`
+        raise.
         """
         log_to_serve()
         stay_in_serves_trace()

@@ -37,8 +37,9 @@ class Worker:
         log_to_serve()
         handles.prefer_own_node()
         self._limits = limits = WorkerLimits()
-        self._ttl = Settings().jobs_ttl
-        database, self._service = await open_jobs(Settings())
+        settings = Settings()
+        self._ttl = settings.jobs_ttl
+        database, self._service = await open_jobs(settings)
         context = serve.get_replica_context()
         stages = HandleStages(handles, Readiness(context.app_name), limits.of_calls, own_metrics=lambda: "")
         self._stages, self._pipeline = stages, Pipeline(stages, catalogue, limits.of_pipeline)

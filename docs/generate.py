@@ -37,7 +37,7 @@ from atelier.core.params import (
 )
 from atelier.core.sampling import SAMPLERS
 from deployments.exported import Declaration
-from deployments.limits import DenoiserLimits, ReplicaLimits, RouterLimits
+from deployments.limits import DenoiserLimits, ReplicaLimits, RouterLimits, WorkerLimits
 from deployments.metrics import DENOISER_METRICS, ROUTER_METRICS
 from deployments.options import GraphArgs
 from deployments.settings import Settings
@@ -142,11 +142,12 @@ def configuration_page() -> str:
                 field_table(RouterLimits),
             ),
             ("user_config of the Denoiser", _summary(DenoiserLimits), field_table(DenoiserLimits)),
+            ("user_config of the Worker", _summary(WorkerLimits), field_table(WorkerLimits)),
             ("user_config of the other deployments", _summary(ReplicaLimits), field_table(ReplicaLimits)),
             (
                 "Environment",
                 f"`{MODELS_DIR_VARIABLE}` is read when the graph is built, and by `python -m atelier.models.fetch`. "
-                "Each Router reads the others when it starts. Where to set them, and those of Serve and the hub, is "
+                "Each Router and Worker reads the others when it starts. Where to set them, and those of Serve and the hub, is "
                 "described in [clusters](cluster.md#the-environment).",
                 _environment_table(),
             ),
@@ -261,7 +262,7 @@ def _environment_table() -> str:
     prefix = Settings.model_config.get("env_prefix", "")
     schema = Settings.model_json_schema()["properties"]
     defaults = {
-        name: default_in_words(field["default"]) if "default" in field else "a folder for temporary files"
+        name: default_in_words(field["default"]) if "default" in field else "below `~/.local/share/atelier`"
         for name, field in schema.items()
     }
     rows = [

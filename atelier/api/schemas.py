@@ -9,6 +9,16 @@ from pydantic import BaseModel, Field
 from atelier.core.control import ControlKind
 from atelier.pipeline.results import ControlMap as DrawnMap
 
+#: OpenAPI 3.2 `itemSchema` of a `text/event-stream` response: one server-sent event, as FastAPI describes it.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+    },
+    "required": ["event", "data"],
+}
+
 
 class File(BaseModel):
     """An image file, in base64 or behind a URL."""

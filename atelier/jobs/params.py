@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from atelier.core.errors import AtelierError, NotFound
+from atelier.core.errors import NotFound
 from atelier.core.jobs import Json, Operation
 from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams, parse
 from atelier.imaging.formats import format_of
 from atelier.stores.blobs import BlobStore
 
 #: The params of each operation, as the pipeline takes them.
-KINDS: Mapping[Operation, type[Params]] = {
+_KINDS: Mapping[Operation, type[Params]] = {
     "generate": GenerateParams,
     "edit": GenerateParams,
     "variation": GenerateParams,
@@ -29,7 +29,7 @@ async def stored(params: Params, blobs: BlobStore) -> Json:
 
 async def loaded(operation: Operation, fields: Json, blobs: BlobStore) -> Params:
     """Return the params of a job with their images. Raises NotFound if one is gone, and StoreUnavailable."""
-    return parse(KINDS[operation], {name: await _read(value, blobs) for name, value in fields.items()})
+    return parse(_KINDS[operation], {name: await _read(value, blobs) for name, value in fields.items()})
 
 
 def _fields(params: Params) -> dict[str, object]:
@@ -47,8 +47,7 @@ def _fields(params: Params) -> dict[str, object]:
 async def _named(value: object, blobs: BlobStore) -> object:
     if isinstance(value, bytes):
         suffix = format_of(value)
-        if suffix is None:
-            raise AtelierError("an input image that is no image was let through")
+        assert suffix is not None, "the pipeline has checked the formats of all images"
         return {_BLOB: await blobs.put(value, suffix)}
     if isinstance(value, Mapping):
         return {name: await _named(one, blobs) for name, one in value.items()}

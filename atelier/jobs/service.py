@@ -18,8 +18,10 @@ from atelier.stores.jobs import Jobs
 
 logger = logging.getLogger(__name__)
 
-#: Shortest time between two reports to one watcher, and the time after which one without news is told so, in seconds.
-_REPORT_S, _PAUSE_S = 0.1, 10.0
+#: Seconds between two reports to a watcher, at least.
+_REPORT_S = 0.1
+#: Seconds without news after which a watcher is told that there are none.
+_PAUSE_S = 10.0
 _FULL_RETRY_AFTER_S = 60
 
 
@@ -60,6 +62,8 @@ class JobService:
         Its seed is drawn here, so that every attempt makes the same images. Raises what a direct request raises if it
         is rejected, QueueFull, IdempotencyConflict and StoreUnavailable.
         """
+        if idempotency_key is not None and (known := await self.jobs.with_key("", idempotency_key, fingerprint)):
+            return known
         if await self.jobs.num_queued() >= self.max_queued:
             raise QueueFull(
                 f"{self.max_queued} jobs wait already; try again when some have been done.",
@@ -127,7 +131,8 @@ class JobService:
             num_deleted = await self.jobs.purge(finished_before=finished_before)
         except JobsUnavailable as error:
             logger.warning("cannot delete old jobs: %s", error.__cause__)
-        else:
+            return
+        if num_deleted:
             logger.info("deleted %d old jobs", num_deleted)
 
 

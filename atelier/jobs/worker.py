@@ -1,4 +1,4 @@
-"""A worker: claims jobs, works on a number of them at a time, and tells the database that it is alive.
+"""A worker: claims jobs from the database, works on several of them at once, and extends its leases meanwhile.
 
 It knows neither what the work is nor how it is stored. An unreachable database stops nothing that is in progress: the
 worker goes on, and ends its jobs when the database is back.
@@ -42,7 +42,7 @@ class _Running:
     progress: Progress | None = None
     #: Why its work was stopped from outside.
     stopped: Literal["cancelled", "lost", "worker stops"] | None = None
-    #: Whether its work is over, and only the database has to be told.
+    #: Whether its work has ended and its outcome is being stored.
     is_ending: bool = False
 
     def stop(self, why: Literal["cancelled", "lost", "worker stops"]) -> None:
@@ -117,17 +117,17 @@ class Worker:
 
     async def _outcome(self, job: Job) -> Json | AtelierError | None:
         """Return the outcome of a job, its error, or None if it was stopped from outside."""
-        left_s = None if job.deadline_at is None else max(job.deadline_at - time.time(), 0.0)
+        deadline = asyncio.timeout(None if job.deadline_at is None else max(job.deadline_at - time.time(), 0.0))
         try:
-            async with asyncio.timeout(left_s):
+            async with deadline:
                 return await self._perform(job, partial(self._report, job.id))
         except asyncio.CancelledError:
             return None
-        except TimeoutError:
-            return DeadlineExceeded(f"Not finished within the deadline of the job {job.id}.")
         except AtelierError as error:
             return error
         except Exception:
+            if deadline.expired():
+                return DeadlineExceeded(f"Not finished within the deadline of the job {job.id}.")
             logger.exception("job %s failed unexpectedly", job.id)
             return AtelierError()
 

@@ -44,6 +44,15 @@ class Jobs:
         """Return a job, or None if there is none with this id."""
         return next(iter(await self.get_all([job_id])), None)
 
+    async def with_key(self, owner: str, idempotency_key: str, fingerprint: str) -> Job | None:
+        """Return the job that its owner handed in with this key, or None if there is none.
+
+        Raises IdempotencyConflict if it has another fingerprint.
+        """
+        async with self._database.reading() as connection:
+            row = await _with_key(connection, owner, idempotency_key, fingerprint)
+        return None if row is None else job_of(row)
+
     async def get_all(self, job_ids: Sequence[str]) -> list[Job]:
         """Return the jobs with these ids, as far as there are any, in any order."""
         async with self._database.reading() as connection:
@@ -88,7 +97,10 @@ class Jobs:
             return int(number.scalar_one())
 
     async def work_per_s(self) -> float | None:
-        """Return the work that the last jobs took a second, all workers together; None if none has succeeded yet."""
+        """Return the work a second of the last generations, over the time in which any of them ran.
+
+        None is returned if no generation has succeeded yet.
+        """
         ended = jobs.c.state == "succeeded"
         last = (
             select(jobs.c.work, jobs.c.started_at, jobs.c.finished_at)
@@ -100,8 +112,11 @@ class Jobs:
             rows = (await connection.execute(last)).all()
         if not rows:
             return None
-        took_s = max(row.finished_at for row in rows) - min(row.started_at for row in rows)
-        return float(sum(row.work for row in rows) / max(took_s, 1e-3))
+        busy_s, busy_until = 0.0, 0.0
+        for row in sorted(rows, key=lambda row: row.started_at):
+            busy_s += max(row.finished_at - max(row.started_at, busy_until), 0.0)
+            busy_until = max(busy_until, row.finished_at)
+        return float(sum(row.work for row in rows) / max(busy_s, 1e-3))
 
     async def events(self, job_id: str, *, after: int = 0) -> list[JobEvent]:
         """Return the changes of a job's state that follow the event of this number."""
@@ -139,24 +154,22 @@ class Jobs:
         now, added = self._clock(), list[Job]()
         async with self._database.writing() as connection:
             for new in new_jobs:
-                row = await _with_key_of(connection, new)
+                key = new.idempotency_key
+                row = None if key is None else await _with_key(connection, new.owner, key, new.fingerprint)
                 if row is None:
                     stored = await connection.execute(insert(jobs).returning(jobs), _row(new, now))
                     row = stored.mappings().one()
                     await record_events(connection, [row], now)
-                elif row["fingerprint"] != new.fingerprint:
-                    raise IdempotencyConflict(
-                        f"Another job was handed in with the Idempotency-Key {new.idempotency_key!r}: {row['id']}."
-                    )
                 added.append(job_of(row))
         return added
 
 
-async def _with_key_of(connection: AsyncConnection, new: NewJob) -> RowMapping | None:
-    if new.idempotency_key is None:
-        return None
-    same = select(jobs).where(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
-    return (await connection.execute(same)).mappings().one_or_none()
+async def _with_key(connection: AsyncConnection, owner: str, key: str, fingerprint: str) -> RowMapping | None:
+    same = select(jobs).where(jobs.c.owner == owner, jobs.c.idempotency_key == key)
+    row = (await connection.execute(same)).mappings().one_or_none()
+    if row is not None and row["fingerprint"] != fingerprint:
+        raise IdempotencyConflict(f"Another job was handed in with the Idempotency-Key {key!r}: {row['id']}.")
+    return row
 
 
 def _row(new: NewJob, now: float) -> dict[str, object]:

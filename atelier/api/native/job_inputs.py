@@ -11,7 +11,6 @@ from atelier.api.native.job_schemas import JobRequest
 from atelier.api.openai.schemas import ImagesEditRequest, ImagesGenerateRequest, ImagesVariationRequest
 from atelier.api.openai.translate import (
     edit_params,
-    errors_naming_images,
     generate_params,
     parse_openai,
     variation_params,
@@ -22,34 +21,37 @@ from atelier.core.jobs import Operation
 from atelier.core.params import AnnotateParams, Params, UpscaleParams, parse
 
 
-def read_input(operation: Operation, fields: Mapping[str, object], catalogue: Catalogue) -> Params:
-    """Return the params of an operation. Raises what its route raises, and InvalidParameter for a stream."""
+def read_input(
+    operation: Operation, fields: Mapping[str, object], catalogue: Catalogue
+) -> tuple[Params, Mapping[str, str]]:
+    """Return the params of an operation, and the client's names of its images by ours where they differ.
+
+    Raises what its route raises, and InvalidParameter for a stream.
+    """
     match operation:
         case "generate":
             generation = parse_openai(ImagesGenerateRequest, fields)
             _refuse_streams(generation)
-            return generate_params(generation, catalogue)
+            return generate_params(generation, catalogue), {}
         case "edit":
             edit = parse_openai(ImagesEditRequest, fields)
             _refuse_streams(edit)
-            return edit_params(edit, catalogue)
+            return edit_params(edit, catalogue), edit.sent_as
         case "variation":
             variation = parse_openai(ImagesVariationRequest, fields)
             _refuse_streams(variation)
-            return variation_params(variation, catalogue)
+            return variation_params(variation, catalogue), variation.sent_as
         case "upscale":
-            return parse(UpscaleParams, fields)
+            return parse(UpscaleParams, fields), {}
         case "annotate":
-            return parse(AnnotateParams, fields)
+            return parse(AnnotateParams, fields), {}
 
 
 @contextmanager
-def errors_in_input(request: JobRequest) -> Iterator[None]:
-    """Name the fields of the input in errors as the client has sent them, such as `input.size`."""
-    sent_as = {"edit": {"init_image": "image", "mask_image": "mask"}, "variation": {"init_image": "image"}}
+def errors_in_input() -> Iterator[None]:
+    """Name the fields of the input in errors as they are in the body, such as `input.size`."""
     try:
-        with errors_naming_images(sent_as.get(request.operation, {})):
-            yield
+        yield
     except AtelierError as error:
         if error.param is not None:
             error.param = f"input.{error.param}"

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from atelier.core.control import ControlKind
-from atelier.core.jobs import JobState, Operation
+from atelier.core.jobs import JobError, JobState, Operation, Progress
 from atelier.core.params import OutputFormat, Params
 from atelier.core.priority import Priority
 from atelier.pipeline.resolve import Parameters
@@ -65,23 +65,6 @@ class JobResult(BaseModel):
     exactness_key: str | None = None
 
 
-class JobProgress(BaseModel):
-    """How far a job is."""
-
-    step: int
-    total: int
-    elapsed_s: float
-
-
-class JobFailure(BaseModel):
-    """Why a job failed, as a direct request would report it."""
-
-    message: str
-    type: str
-    code: str
-    param: str | None = None
-
-
 class JobResponse(BaseModel):
     """A job."""
 
@@ -97,9 +80,9 @@ class JobResponse(BaseModel):
     attempts: int = Field(description="Number of times that a worker began with it.")
     position: int | None = Field(None, description="Number of queued jobs that are due before it.")
     eta_s: float | None = Field(None, description="Seconds until it is expected to end.")
-    progress: JobProgress | None = None
+    progress: Progress | None = None
     result: JobResult | None = None
-    error: JobFailure | None = None
+    error: JobError | None = None
     status_url: str
     events_url: str
 

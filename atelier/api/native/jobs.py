@@ -12,22 +12,21 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from atelier.api.body import json_body, json_fields
-from atelier.api.errors import ERRORS
+from atelier.api.errors import ERRORS, error_body
 from atelier.api.native.files import FILES, file_response
 from atelier.api.native.job_inputs import errors_in_input, fingerprint_of, read_input
 from atelier.api.native.job_schemas import (
     JobControlMap,
-    JobFailure,
     JobFile,
     JobList,
-    JobProgress,
     JobRequest,
     JobResponse,
     JobResult,
 )
-from atelier.api.openai.streaming import EVENT_SCHEMA
+from atelier.api.openai.translate import errors_naming_images
+from atelier.api.schemas import EVENT_SCHEMA
 from atelier.api.services import JOB_FILE_ROUTE, UrlOf, UsedJobs, UsedPipeline, UsedUrls
-from atelier.core.errors import InvalidParameter, NotFound
+from atelier.core.errors import AtelierError, InvalidParameter, NotFound
 from atelier.core.jobs import Job, JobEvent, JobState, Json, Operation
 from atelier.core.params import parse
 from atelier.jobs.service import JobService, Outlook
@@ -62,16 +61,18 @@ async def hand_in(
             param="Idempotency-Key",
         )
     asked = parse(JobRequest, await json_fields(request))
-    with errors_in_input(asked):
-        job = await service.submit(
-            pipeline,
-            asked.operation,
-            read_input(asked.operation, asked.input, pipeline.catalogue),
-            rank=asked.rank,
-            delay_s=asked.delay_s,
-            idempotency_key=idempotency_key,
-            fingerprint=fingerprint_of(asked),
-        )
+    with errors_in_input():
+        params, sent_as = read_input(asked.operation, asked.input, pipeline.catalogue)
+        with errors_naming_images(sent_as):
+            job = await service.submit(
+                pipeline,
+                asked.operation,
+                params,
+                rank=asked.rank,
+                delay_s=asked.delay_s,
+                idempotency_key=idempotency_key,
+                fingerprint=fingerprint_of(asked),
+            )
     answer = await _answer(job, service, url_of)
     response.headers["location"] = answer.status_url
     return answer
@@ -134,17 +135,21 @@ async def get_job_file(request: Request, job_id: str, name: str, service: UsedJo
 
 async def _lines(job_id: str, after: int, service: JobService, url_of: UrlOf) -> AsyncGenerator[str]:
     """Yield server-sent events; a state's id is the number after which a client goes on when it comes back."""
-    async with aclosing(service.watch(job_id, after=after)) as news:
-        async for one in news:
-            if one is None:
-                yield ": keep-alive\n\n"
-            elif isinstance(one, JobEvent):
-                data = {"state": one.state, "attempts": one.attempts, "at": one.at}
-                yield f"id: {one.number}\nevent: state\ndata: {json.dumps(data)}\n\n"
-            else:
-                yield f"event: progress\ndata: {json.dumps(asdict(one))}\n\n"
-    answer = await _answer(await service.get(job_id), service, url_of)
-    yield f"event: job\ndata: {answer.model_dump_json(exclude_none=True)}\n\n"
+    try:
+        async with aclosing(service.watch(job_id, after=after)) as news:
+            async for one in news:
+                if one is None:
+                    yield ": keep-alive\n\n"
+                elif isinstance(one, JobEvent):
+                    data = {"state": one.state, "attempts": one.attempts, "at": one.at}
+                    yield f"id: {one.number}\nevent: state\ndata: {json.dumps(data)}\n\n"
+                else:
+                    yield f"event: progress\ndata: {json.dumps(asdict(one))}\n\n"
+        answer = await _answer(await service.get(job_id), service, url_of)
+        yield f"event: job\ndata: {answer.model_dump_json(exclude_none=True)}\n\n"
+    except AtelierError as error:
+        # The status has been sent already.
+        yield f"event: error\ndata: {json.dumps(error_body(error))}\n\n"
 
 
 async def _answer(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
@@ -161,9 +166,9 @@ async def _answer(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
         attempts=job.attempts,
         position=outlook.position,
         eta_s=outlook.eta_s,
-        progress=None if job.progress is None else JobProgress(**asdict(job.progress)),
+        progress=job.progress,
         result=None if job.result is None else _result(job, job.result, url_of),
-        error=None if job.error is None else JobFailure(**asdict(job.error)),
+        error=job.error,
         status_url=url_of("get_job", job_id=job.id),
         events_url=url_of("watch_job", job_id=job.id),
     )
@@ -185,5 +190,5 @@ def _result(job: Job, result: Json, url_of: UrlOf) -> JobResult:
 
 def _names(result: Json) -> set[object]:
     """Return the names of the files of a result."""
-    files: list[Any] = [*result.get("images", []), *result.get("control_maps", [])]  # type: ignore[misc]
-    return {one["file"] for one in files}
+    fields: dict[str, Any] = dict(result)
+    return {one["file"] for one in [*fields.get("images", []), *fields.get("control_maps", [])]}

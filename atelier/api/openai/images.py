@@ -18,7 +18,7 @@ from atelier.api.openai.schemas import (
     ImagesResponse,
     ImagesVariationRequest,
 )
-from atelier.api.openai.streaming import EVENT_SCHEMA, event_stream
+from atelier.api.openai.streaming import event_stream
 from atelier.api.openai.translate import (
     edit_params,
     errors_naming_images,
@@ -26,6 +26,7 @@ from atelier.api.openai.translate import (
     parse_openai,
     variation_params,
 )
+from atelier.api.schemas import EVENT_SCHEMA
 from atelier.api.services import Call, GivenCall
 from atelier.core.params.generate import GenerateParams
 from atelier.imaging.formats import MEDIA_TYPES

@@ -35,16 +35,6 @@ _KEEP_ALIVE_S = 10.0
 #: Fields of `usage` that OpenAI leaves out of streams.
 _NOT_STREAMED = {"output_tokens_details"}
 
-#: OpenAPI 3.2 `itemSchema` of a `text/event-stream` response: one server-sent event, as FastAPI describes it.
-EVENT_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "event": {"type": "string"},
-        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
-    },
-    "required": ["event", "data"],
-}
-
 Fields = dict[str, object]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
@@ -172,6 +173,13 @@ async def test_a_job_without_a_seed_makes_the_same_image_at_every_attempt(
         ({"operation": "generate", "input": {**_INPUT, "model": "none"}}, 404, "model_not_found", "input.model"),
         ({"operation": "generate", "input": {**_INPUT, "colour": "red"}}, 400, "unknown_parameter", "input.colour"),
         ({"operation": "edit", "input": {"prompt": "x", "image": "bm9uZQ=="}}, 400, "invalid_value", "input.image"),
+        (
+            {"operation": "edit", "input": {"prompt": "x", "images": ["bm9uZQ=="]}},
+            400,
+            "invalid_value",
+            "input.images",
+        ),
+        ({"operation": "variation", "input": {"image": "bm9uZQ=="}}, 400, "invalid_value", "input.image"),
         ({"operation": "upscale", "input": {"image": "bm9uZQ=="}}, 400, "invalid_value", "input.image"),
         ({"operation": "annotate", "input": {"kind": "canny"}}, 400, "invalid_value", "input.image"),
     ],
@@ -196,7 +204,8 @@ async def test_a_key_sent_again_returns_the_first_job(http: httpx2.AsyncClient) 
 
 
 async def test_more_jobs_than_may_wait_are_refused(http: httpx2.AsyncClient, server: _Server) -> None:
-    jobs = [await _handed_in(http, _GENERATE) for _ in range(_MAX_QUEUED)]
+    jobs = [await _handed_in(http, _GENERATE, **{"idempotency-key": str(index)}) for index in range(_MAX_QUEUED)]
+    assert (await _handed_in(http, _GENERATE, **{"idempotency-key": "0"}))["id"] == jobs[0]["id"]
     full = await http.post(_JOBS, json=_GENERATE)
     assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
     assert full.headers["retry-after"] == "60"
@@ -267,6 +276,18 @@ async def test_a_client_that_comes_back_gets_the_states_that_it_has_missed(
     assert await states() == ["queued", "running", "succeeded"]
     assert await states(**{"last-event-id": "1"}) == ["running", "succeeded"]
     assert await states(**{"last-event-id": "3"}) == []
+
+
+async def test_a_stream_ends_with_an_error_when_the_database_fails(http: httpx2.AsyncClient, server: _Server) -> None:
+    job = await _handed_in(http, _GENERATE)
+    watching = asyncio.create_task(http.get(job["events_url"]))
+    async with server.database.writing() as connection:
+        for table in ("job_events", "jobs"):
+            await connection.execute(text(f"DROP TABLE {table}"))
+    events = (await asyncio.wait_for(watching, _WAIT_S)).text.strip().split("\n\n")
+    name, data = events[-1].split("\n")
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["error"]["code"] == "jobs_unavailable"
 
 
 async def test_what_is_not_there_is_said_so(http: httpx2.AsyncClient, server: _Server) -> None:

@@ -184,7 +184,11 @@ async def test_a_worker_that_is_stopped_gives_its_jobs_back(queue: _Queue) -> No
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [(InvalidParameter("size: too large", param="size"), "invalid_value"), (ZeroDivisionError(), "internal_error")],
+    [
+        (InvalidParameter("size: too large", param="size"), "invalid_value"),
+        (ZeroDivisionError(), "internal_error"),
+        (TimeoutError(), "internal_error"),
+    ],
 )
 async def test_an_error_that_does_not_pass_ends_a_job(queue: _Queue, raised: Exception, code: str) -> None:
     queue.work.outcome = raised

@@ -268,6 +268,27 @@ async def test_the_place_of_a_job_is_what_is_due_before_it(queue: _Queue) -> Non
     assert await queue.jobs.ahead_of(last) == (2, 30.0 - first.work)
 
 
+async def test_the_speed_of_generations_leaves_out_the_time_in_which_none_ran(queue: _Queue) -> None:
+    assert await queue.jobs.work_per_s() is None
+    worker = queue.worker()
+
+    async def run(num: int, *, operation: str = "generate") -> None:
+        """Run so many at the same time, for ten seconds."""
+        for _ in range(num):
+            await queue.add(work=50.0, operation=operation)
+        claimed = await worker.claim(num)
+        queue.clock.now += 10
+        for job in claimed:
+            await worker.succeed(job.id, {})
+
+    await run(2)
+    assert await queue.jobs.work_per_s() == pytest.approx(10.0)
+    queue.clock.now += 100_000
+    await run(1, operation="upscale")
+    await run(4)
+    assert await queue.jobs.work_per_s() == pytest.approx(300 / 20)
+
+
 async def test_old_jobs_are_purged_with_their_events(queue: _Queue) -> None:
     old, worker = await queue.add(), queue.worker()
     await worker.claim(1)
