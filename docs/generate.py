@@ -147,8 +147,8 @@ def configuration_page() -> str:
             (
                 "Environment",
                 f"`{MODELS_DIR_VARIABLE}` is read when the graph is built, and by `python -m atelier.models.fetch`. "
-                "Each Router and Worker reads the others when it starts. Where to set them, and those of Serve and the hub, is "
-                "described in [clusters](cluster.md#the-environment).",
+                "Each Router and Worker reads the others when it starts. Where to set them, and those of Serve and "
+                "the hub, is described in [clusters](cluster.md#the-environment).",
                 _environment_table(),
             ),
         ],
