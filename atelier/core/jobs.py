@@ -62,6 +62,11 @@ class NewJob:
     idempotency_key: str | None = None
     #: Hash of what the client sent, by which a job with the same key is known to be the same.
     fingerprint: str = ""
+    #: Number of previews that are made while it runs.
+    num_previews: int = 0
+    #: The batch that it belongs to, and its place there.
+    batch: str | None = None
+    cell: Json | None = None
 
     def due_at(self, now: float) -> float:
         """Return when the job is due: the order in which jobs are claimed."""
@@ -79,6 +84,8 @@ class Progress:
     total: int
     #: Seconds since its work began.
     elapsed_s: float
+    #: Names of the files of the latest previews, one per image.
+    previews: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +128,9 @@ class Job:
     result: Json | None
     #: Why a job failed.
     error: JobError | None
+    num_previews: int = 0
+    batch: str | None = None
+    cell: Json | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

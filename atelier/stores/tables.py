@@ -1,9 +1,10 @@
-"""The tables of jobs. `migrations` makes them; a test compares the two."""
+"""The tables of jobs and of the cache of results. `migrations` makes them; a test compares the two."""
 
 from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -51,10 +52,14 @@ jobs = Table(
     Column("fingerprint", String(64), nullable=False),
     # Number of changes of its state, and of its last event.
     Column("num_events", Integer, nullable=False),
+    Column("num_previews", Integer, nullable=False, server_default="0"),
+    Column("batch", String(64)),
+    Column("cell", JSON(none_as_null=True)),
     UniqueConstraint("owner", "idempotency_key", name="jobs_by_key"),
     Index("jobs_by_due", "state", "due_at"),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_end", "state", "finished_at"),
+    Index("jobs_by_batch", "batch"),
 )
 
 #: Columns are named as the fields of `atelier.core.jobs.JobEvent`.
@@ -66,4 +71,41 @@ job_events = Table(
     Column("at", Double, nullable=False),
     Column("state", String(20), nullable=False),
     Column("attempts", Integer, nullable=False),
+    Index("job_events_by_time", "at"),
+)
+
+#: Results of requests that may come again.
+results = Table(
+    "results",
+    metadata,
+    # Hash of the request and of everything else that its images depend on.
+    Column("key", String(64), primary_key=True),
+    Column("result", JSON, nullable=False),
+    # Size of its files.
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("used_at", Double, nullable=False),
+    Index("results_by_age", "created_at"),
+    Index("results_by_use", "used_at"),
+)
+
+#: Numbers of hits and misses, of all processes together.
+result_counts = Table(
+    "result_counts",
+    metadata,
+    Column("name", String(20), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+#: Seeds that were drawn for requests which name none, and which are to make the same images if they come again.
+seeds = Table(
+    "seeds",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("key", String(200), primary_key=True),
+    # Hash of what the client sent.
+    Column("fingerprint", String(64), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("seeds_by_age", "created_at"),
 )
