@@ -11,10 +11,11 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.environment import ENVIRONMENT
-from deployments.options import GraphArgs
-from graph import build
+from graph import build_app
 
 PORT = 8765
+#: Limits with which all images are made, also those that were made before.
+NO_CACHE = {name: {"max_cache_bytes": 0} for name in ("Router", "Worker")}
 #: Beginnings of the titles of the graph's processes, by the names in the results.
 PROCESSES = {
     **{
@@ -28,9 +29,8 @@ PROCESSES = {
 
 @contextmanager
 def running_graph(*, num_threads: int) -> Iterator[str]:
-    """Start a graph with `num_threads` Denoiser threads and yield its address."""
-    args = GraphArgs.model_validate({"denoiser": {"num_threads": num_threads}})
-    with running_app(build(args)) as address:
+    """Start a graph with `num_threads` Denoiser threads, without its cache of results, and yield its address."""
+    with running_app(build_app({"denoiser": {"num_threads": num_threads}}, user_configs=NO_CACHE)) as address:
         yield address
 
 

@@ -17,6 +17,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 from ray.serve.schema import ServeDeploySchema
 
+from benchmarks.graph import NO_CACHE
 from benchmarks.mixed_requests import Answers, Request, requests
 from deployments.deploy import deploy, status
 from deployments.environment import ENVIRONMENT
@@ -95,6 +96,8 @@ def zoo_config(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
     for deployment in application["deployments"]:
         gpus = {name: value for name, value in deployment["ray_actor_options"].items() if name == "num_gpus"}
         deployment["ray_actor_options"] = {"num_cpus": 0.1, **gpus}
+        if limits := NO_CACHE.get(deployment["name"]):
+            deployment["user_config"] = {**deployment.get("user_config", {}), **limits}
     config["proxy_location"] = "HeadOnly"
     config["http_options"] |= {"host": "127.0.0.1", "port": PORT}
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.control import Annotation, ControlImage
+from atelier.core.origin import Origin
 from atelier.pipeline.stages import Annotated
 from deployments.options import AnnotatorOptions
 from deployments.replica import Replica
@@ -22,3 +23,7 @@ class Annotator(Replica):
     async def annotate(self, annotation: Annotation, pixels: ControlImage) -> Annotated:
         """Draw the control map of an image [height, width, 3]. Raises NotSupported if no model draws this kind."""
         return await self._stage.annotate(annotation, pixels)
+
+    async def origin(self) -> Origin:
+        """Return this replica's placement, and the weights of all its models."""
+        return self._stage.origin()

@@ -34,6 +34,7 @@ def images_answer(result: Result, files: Sequence[DeliveredAs]) -> Answer:
     return {
         "request_id": result.request_id,
         "exactness_key": result.exactness_key,
+        "cached": result.is_cached,
         "size": str(result.plan.image_size),
         "usage": usage(result.usage).model_dump(),
         "upscaler": result.upscaler,

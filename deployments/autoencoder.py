@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Floats
+from atelier.core.origin import Origin
 from atelier.pipeline.stages import DecodedLatents, EncodedLatents, Pixels
 from deployments.options import AutoencoderOptions
 from deployments.replica import Replica
@@ -28,3 +29,7 @@ class Autoencoder(Replica):
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         """Decode latents [images, 4, h, w] by the model's VAE."""
         return await self._stage.decode_latents(model, latents)
+
+    async def origin(self) -> Origin:
+        """Return this replica's placement, and the weights of all its models."""
+        return self._stage.origin()

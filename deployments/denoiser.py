@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest
+from atelier.core.origin import Origin
 from atelier.core.work import busy_s
 from atelier.pipeline.placing import Report
 from deployments.limits import DenoiserLimits, changed
@@ -77,6 +78,10 @@ class Denoiser:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the seconds in which this replica would finish all that it has, for `scaling`."""
         return {WORK_S: busy_s(self._engine.loads(), self._engine.step_time())}
+
+    async def origin(self) -> Origin:
+        """Return this replica's placement, and the weights of its UNets and ControlNets."""
+        return self._engine.origin()
 
     async def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""

@@ -64,6 +64,13 @@ class CallingLimits(Options):
         "After that the request goes to another replica.",
     )
 
+    max_cache_bytes: int = Field(
+        2_000_000_000,
+        ge=0,
+        description="Size of all images in the cache of results, in bytes; 0 switches it off. Give the Router and "
+        "the Worker the same.",
+    )
+
     @property
     def of_calls(self) -> CallLimits:
         return CallLimits(stage_deadline_s=self.stage_deadline_s, stream_gap_s=self.stream_gap_s)

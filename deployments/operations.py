@@ -41,9 +41,9 @@ class Operations:
     async def generate(self, params: Sent) -> Answer:
         """Generate images from the fields of POST /v1/images/generations.
 
-        Returns `images`, `control_maps`, `size`, `usage`, `upscaler`, `exactness_key` and `request_id`. An image has
-        the file's bytes as `image`, its `media_type`, `seed` and `parameters`. With `response_format: url` it has the
-        file's path on the ingress as `url` instead of `image`.
+        Returns `images`, `control_maps`, `size`, `usage`, `upscaler`, `exactness_key`, `cached` and `request_id`. An
+        image has the file's bytes as `image`, its `media_type`, `seed` and `parameters`. With `response_format: url`
+        it has the file's path on the ingress as `url` instead of `image`.
         """
         with recorded("generate", self._observe) as record:
             asked = read_images_params(ImagesGenerateRequest, params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -59,6 +59,7 @@ class OverHandle:
     """
 
     is_concurrent = False
+    weights: Mapping[str, str] = {}
 
     def __init__(self, controlnet: DeploymentHandle, placement: Placement, *, deadline_s: float) -> None:
         self._controlnet = controlnet.options(_by_reference=True)

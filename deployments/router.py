@@ -55,15 +55,23 @@ class Router(Operations):
         self._options = options
         self._settings = settings = Settings()
         self._blobs = await open_blobs(settings)
-        _, self._jobs = await open_jobs(settings)
-        beside = (self._blobs.sweep(), self._jobs.files.sweep(), self._jobs.changes.watch())
-        self._tasks = [asyncio.create_task(one) for one in beside]
+        stores = await open_jobs(settings)
+        self._jobs = stores.jobs
         self._limits = limits = RouterLimits()
         self._metrics = RouterMetrics()
         readiness = Readiness(serve.get_replica_context().app_name)
         self._stages = HandleStages(handles, readiness, limits.of_calls, own_metrics=self._metrics.text)
+        self._cache = stores.cache(self._stages, catalogue.loras, max_bytes=limits.max_cache_bytes)
+        beside = (
+            self._blobs.sweep(),
+            self._jobs.files.sweep(),
+            stores.cached_files.sweep(),
+            self._cache.sweep(),
+            self._jobs.changes.watch(),
+        )
+        self._tasks = [asyncio.create_task(one) for one in beside]
         super().__init__(
-            Pipeline(self._stages, catalogue, limits.of_pipeline, new_context=detached_context),
+            Pipeline(self._stages, catalogue, limits.of_pipeline, cache=self._cache, new_context=detached_context),
             Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name)),
             self._record,
         )
@@ -80,6 +88,7 @@ class Router(Operations):
         self._limits = limits = changed(self._limits, user_config)
         self._stages.limits = limits.of_calls
         self._pipeline.set_limits(limits.of_pipeline)
+        self._cache.max_bytes = limits.max_cache_bytes
         self._app = self._new_app()
 
     def _new_app(self) -> ASGIApp:

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     jobs_ttl: timedelta = Field(
         timedelta(days=7), description="Time after its end after which a job is deleted, with its images."
     )
+    cache_ttl: timedelta = Field(
+        timedelta(days=30), description="Time after which the images in the cache of results are deleted."
+    )
     public_url: str | None = Field(
         None,
         description="Address of the server in the URLs of answers, with its path if it has one. By default the "

@@ -22,14 +22,24 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest, StepEvent
 from atelier.core.errors import AtelierError, QueueFull, ReplicaDied, ReplicaLeaving, ReplicaLost
 from atelier.core.geometry import Size
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
+from atelier.pipeline.stages import (
+    Annotated,
+    DecodedLatents,
+    EncodedLatents,
+    EncodedTexts,
+    ModelStage,
+    Pixels,
+    Upscaled,
+)
 from deployments import leaving
 from deployments.handles import GraphHandles
 from deployments.metrics import merged
@@ -130,6 +140,10 @@ class HandleStages:
             if is_to_leave.is_set() and (is_saved or not has_begun):
                 raise ReplicaLeaving
             limit_s = self.limits.stream_gap_s
+
+    async def origin(self, stage: ModelStage) -> Origin:
+        handle: DeploymentHandle = getattr(self._handles, stage)
+        return await self._answer(handle.origin.remote())
 
     async def metrics_text(self) -> str:
         """Return this process's metrics, with those of all Denoisers unless one does not answer within a second."""

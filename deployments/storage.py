@@ -1,13 +1,21 @@
-"""The stores that Routers and Workers share: that of images behind URLs, and that of jobs."""
+"""The stores that Routers and Workers share: those of images behind URLs, of jobs, and of cached results."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
+
+from atelier.catalogue.loras import LoraLibrary
 from atelier.core.errors import JobsUnavailable
 from atelier.jobs.service import JobService
+from atelier.pipeline.cache import ResultCache
+from atelier.pipeline.stages import Stages
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
 from atelier.stores.database import Database
 from atelier.stores.jobs import Jobs
+from atelier.stores.results import Results
+from atelier.stores.seeds import Seeds
 from deployments.one_node import OnOneNode
 from deployments.settings import Settings
 
@@ -26,14 +34,32 @@ async def open_blobs(settings: Settings) -> BlobStore:
     return blobs
 
 
-async def open_jobs(settings: Settings) -> tuple[Database, JobService]:
-    """Open the database of jobs, with its tables, and the store of their files.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStores:
+    """The database of jobs and cached results, and the stores of their files."""
+
+    database: Database
+    jobs: JobService
+    cached_files: BlobStore
+    cache_ttl: timedelta
+
+    def cache(self, stages: Stages, loras: LoraLibrary, *, max_bytes: int) -> ResultCache:
+        """Return the cache of the results of `stages`."""
+        results, seeds = Results(self.database), Seeds(self.database)
+        return ResultCache(results, seeds, self.cached_files, stages, loras, max_bytes=max_bytes, ttl=self.cache_ttl)
+
+
+async def open_jobs(settings: Settings) -> JobStores:
+    """Open the database of jobs and results, with its tables, and the stores of their files.
 
     Raises ValueError or RuntimeError if ATELIER_DATABASE_URL or ATELIER_BLOBS_URL is wrong, cannot be used, or is a
     file or folder that a replica on another node does not share.
     """
     database = Database(settings.database_url)
-    files = BlobStore(f"{settings.blobs_url.rstrip('/')}/jobs", ttl=settings.jobs_ttl)
+    files, cached_files = (
+        BlobStore(f"{settings.blobs_url.rstrip('/')}/{name}", ttl=ttl)
+        for name, ttl in (("jobs", settings.jobs_ttl), ("results", settings.cache_ttl))
+    )
     await _check_folder(files, settings)
     if not database.is_postgres:
         file = OnOneNode(setting="ATELIER_DATABASE_URL", value=settings.database_url, what="file", instead=_DATABASE)
@@ -42,7 +68,12 @@ async def open_jobs(settings: Settings) -> tuple[Database, JobService]:
         await database.migrate()
     except JobsUnavailable as error:
         raise RuntimeError(f"ATELIER_DATABASE_URL = {database.name!r} cannot be used: {error.__cause__}") from None
-    return database, JobService(Jobs(database), Changes(database), files)
+    return JobStores(
+        database=database,
+        jobs=JobService(Jobs(database), Changes(database), files),
+        cached_files=cached_files,
+        cache_ttl=settings.cache_ttl,
+    )
 
 
 async def _check_folder(blobs: BlobStore, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from ray import serve
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Prompts, TextEmbeds
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import EncodedTexts
 from deployments.options import TextEncoderOptions
@@ -35,6 +36,10 @@ class TextEncoder(Replica):
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         """Encode a request's prompts. Raises InvalidParameter if a text is too long."""
         return await self._stage.encode_texts(model, prompts, reproducibility, encode=self._encode)
+
+    async def origin(self) -> Origin:
+        """Return this replica's placement, and the weights of all its models."""
+        return self._stage.origin()
 
     async def _encode(self, tasks: Sequence[TextTask]) -> list[TextEmbeds]:
         embeds: list[TextEmbeds] = await asyncio.gather(*(self._encode_batch(task) for task in tasks))

@@ -8,6 +8,7 @@ from ray import serve
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.geometry import Size
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 from atelier.pipeline.stages import Pixels, Upscaled
 from deployments.options import UpscalerOptions
@@ -43,6 +44,10 @@ class Upscaler(Replica):
             return upscaled
         [upscaled] = await self._stage.upscale([task])
         return upscaled
+
+    async def origin(self) -> Origin:
+        """Return this replica's placement, and the weights of all its models."""
+        return self._stage.origin()
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=_BATCH_WAIT_S)
     async def _upscale_batch(self, tasks: list[UpscaleTask]) -> list[Upscaled]:

@@ -39,14 +39,17 @@ class Worker:
         self._limits = limits = WorkerLimits()
         settings = Settings()
         self._ttl = settings.jobs_ttl
-        database, self._service = await open_jobs(settings)
+        stores = await open_jobs(settings)
+        self._service = stores.jobs
         context = serve.get_replica_context()
         stages = HandleStages(handles, Readiness(context.app_name), limits.of_calls, own_metrics=lambda: "")
-        self._stages, self._pipeline = stages, Pipeline(stages, catalogue, limits.of_pipeline)
+        self._cache = stores.cache(stages, catalogue.loras, max_bytes=limits.max_cache_bytes)
+        self._stages = stages
+        self._pipeline = Pipeline(stages, catalogue, limits.of_pipeline, cache=self._cache)
         perform = Performer(self._pipeline, self._service.files, log_request).perform
-        claims = Claims(database, WorkerId(context.replica_id.unique_id), lease_s=LEASE_S)
+        claims = Claims(stores.database, WorkerId(context.replica_id.unique_id), lease_s=LEASE_S)
         self._worker = JobWorker(claims, self._service.changes, perform, max_running=limits.max_running)
-        beside = (self._worker.run(), self._service.changes.watch(), self._purge())
+        beside = (self._worker.run(), self._service.changes.watch(), self._purge(), self._cache.sweep())
         self._tasks = [asyncio.create_task(one, context=contextvars.Context()) for one in beside]
 
     def reconfigure(self, user_config: object) -> None:
@@ -54,6 +57,7 @@ class Worker:
         self._limits = limits = changed(self._limits, user_config)
         self._stages.limits = limits.of_calls
         self._pipeline.set_limits(limits.of_pipeline)
+        self._cache.max_bytes = limits.max_cache_bytes
         self._worker.max_running = limits.max_running
 
     def check_health(self) -> None:

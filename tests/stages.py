@@ -11,8 +11,18 @@ from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest, StepEvent
 from atelier.core.geometry import Size
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Stages, Upscaled
+from atelier.pipeline.stages import (
+    Annotated,
+    DecodedLatents,
+    EncodedLatents,
+    EncodedTexts,
+    ModelStage,
+    Pixels,
+    Stages,
+    Upscaled,
+)
 
 
 class Call(NamedTuple):
@@ -89,6 +99,10 @@ class RecordingStages:
     ) -> Upscaled:
         self._record("upscale", upscaler, pixels, size, reproducibility)
         return await self._stages.upscale(upscaler, pixels, size, reproducibility)
+
+    async def origin(self, stage: ModelStage) -> Origin:
+        self._record("origin", stage)
+        return await self._stages.origin(stage)
 
     async def metrics_text(self) -> str:
         return await self._stages.metrics_text()

@@ -16,7 +16,7 @@ from atelier.api import docs
 from atelier.api.document import DocumentedApp
 from atelier.api.error_handlers import install_error_handlers
 from atelier.api.limits import BodyLimit
-from atelier.api.native import files, jobs, loras, status, unbuilt
+from atelier.api.native import batches, cache, files, job_watching, jobs, loras, status, unbuilt
 from atelier.api.native import images as native_images
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
@@ -24,6 +24,7 @@ from atelier.api.origins import Origins, origin_of
 from atelier.api.request_id import RequestIds
 from atelier.api.request_log import RequestLog
 from atelier.api.services import ProvideServices, Services
+from atelier.api.simple import routes as simple
 from atelier.core.params.delivery import ResponseFormat
 from atelier.jobs.service import JobService
 from atelier.pipeline.pipeline import Pipeline
@@ -47,9 +48,13 @@ def _build_routes() -> FastAPI:
         native_images.router,
         files.router,
         jobs.router,
+        job_watching.router,
+        batches.router,
+        cache.router,
         models.router,
         loras.router,
         status.router,
+        simple.router,
         unbuilt.router,
         docs.router,
     ):

@@ -26,6 +26,12 @@ def json_body(kind: type[Params]) -> dict[str, Any]:
     return _body({_JSON: _schema(kind)})
 
 
+def json_body_or_list(kind: type[Params], other: type[Params], *, max_items: int) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads params of one of two kinds, or a list of the first."""
+    listed = {"type": "array", "minItems": 1, "maxItems": max_items, "items": _schema(kind)}
+    return _body({_JSON: {"anyOf": [_schema(kind), _schema(other), listed]}})
+
+
 def either_body(kind: type[Params]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads params of this kind from JSON or a multipart form."""
     return _body({_JSON: _schema(kind), _FORM: _form_schema(kind)})
@@ -40,7 +46,7 @@ def _schema(kind: type[Params]) -> dict[str, Any]:
     """Return the JSON schema of params, in which every optional field may also be null."""
     schema = kind.model_json_schema(ref_template=_REF_TEMPLATE)
     for name, field in schema["properties"].items():
-        if name not in schema["required"] and _NULL not in field.get("anyOf", []):
+        if name not in schema.get("required", ()) and _NULL not in field.get("anyOf", []):
             outer = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
             schema["properties"][name] = {**outer, "anyOf": [field, _NULL]}
     return schema
@@ -78,20 +84,32 @@ def is_json(request: Request) -> bool:
 async def json_fields(request: Request) -> Mapping[str, object]:
     """Read the fields of a request whose body is a JSON object.
 
+    Raises what `json_value` raises, and MalformedBody for anything but an object.
+    """
+    return as_object(await json_value(request))
+
+
+async def json_value(request: Request) -> object:
+    """Read a request's JSON.
+
     Raises:
         UnsupportedMediaType: the content type is not JSON. A web page of any origin may send other types unasked.
-        MalformedBody: the body is not UTF-8, not JSON, or not an object.
+        MalformedBody: the body is not UTF-8 or not JSON.
     """
     if not is_json(request):
         content_type = request.headers.get("content-type", "none")
         raise UnsupportedMediaType(f"The content type must be {_JSON}; got {content_type[:80]}.")
     try:
-        fields = parse_json((await request.body()).decode("utf-8-sig"))
+        return parse_json((await request.body()).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"The body is not valid JSON: {error}.") from error
-    if not isinstance(fields, dict):
-        raise MalformedBody(f"The body must be a JSON object; got {type(fields).__name__}.")
-    return fields
+
+
+def as_object(value: object) -> Mapping[str, object]:
+    """Return a JSON object. Raises MalformedBody for any other value."""
+    if not isinstance(value, dict):
+        raise MalformedBody(f"The body must be a JSON object; got {type(value).__name__}.")
+    return value
 
 
 def parse_json(text: str) -> object:

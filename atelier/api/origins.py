@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from atelier.api.errors import error_response
 from atelier.core.errors import Forbidden
@@ -43,9 +44,14 @@ class Origins:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        origin = Headers(scope=scope).get("origin") if scope["type"] in ("http", "websocket") else None
         if origin is None:
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            if self._cors.is_allowed_origin(origin):
+                await self._app(scope, receive, send)
+            else:
+                await WebSocketClose(reason="this page may not call the server")(scope, receive, send)
         elif self._cors.is_allowed_origin(origin):
             await self._cors(scope, receive, send)
         else:

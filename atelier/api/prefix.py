@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 
-def with_prefix(request: Request, path: str) -> str:
+def with_prefix(request: HTTPConnection, path: str) -> str:
     """Return the path on this server of a path of the application."""
     return f"{request.scope.get('root_path', '').rstrip('/')}{path}"

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from atelier.api.idempotency import GivenKey
 from atelier.api.prefix import with_prefix
 from atelier.api.request_log import record_of
 from atelier.core.errors import NotSupported
+from atelier.core.params import GenerateParams
 from atelier.core.params.delivery import ResponseFormat
 from atelier.jobs.service import JobService
 from atelier.pipeline.delivery import Delivery
@@ -27,6 +30,8 @@ FILE_ROUTE = "picture_file"
 JOB_FILE_ROUTE = "job_file"
 
 _SERVICES = "atelier.services"
+#: Schemes of the addresses for clients of WebSockets.
+_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 class UrlOf(Protocol):
@@ -60,27 +65,27 @@ class ProvideServices:
         await self._app(scope, receive, send)
 
 
-def _services(request: Request) -> Services:
+def _services(request: HTTPConnection) -> Services:
     services: Services = request.scope[_SERVICES]
     return services
 
 
-async def _pipeline(request: Request) -> Pipeline:
+async def _pipeline(request: HTTPConnection) -> Pipeline:
     return _services(request).pipeline
 
 
-async def _blobs(request: Request) -> BlobStore:
+async def _blobs(request: HTTPConnection) -> BlobStore:
     return _services(request).blobs
 
 
-async def _jobs(request: Request) -> JobService:
+async def _jobs(request: HTTPConnection) -> JobService:
     jobs = _services(request).jobs
     if jobs is None:
         raise NotSupported("This server takes no jobs; use the routes under /v1/images.")
     return jobs
 
 
-async def _urls(request: Request) -> UrlOf:
+async def _urls(request: HTTPConnection) -> UrlOf:
     public_url = _services(request).public_url
 
     def url_of(route: str, /, **parts: str) -> str:
@@ -88,12 +93,13 @@ async def _urls(request: Request) -> UrlOf:
         if public_url is not None:
             return f"{public_url.rstrip('/')}{path}"
         # Not `url_for`, which looks the route up in the outermost of several applications.
-        return str(request.url.replace(path=with_prefix(request, path), query=""))
+        scheme = _SCHEMES.get(request.url.scheme, request.url.scheme)
+        return str(request.url.replace(scheme=scheme, path=with_prefix(request, path), query=""))
 
     return url_of
 
 
-async def _delivery(request: Request) -> Delivery:
+async def _delivery(request: HTTPConnection) -> Delivery:
     url_of = await _urls(request)
     return Delivery(_services(request).blobs, lambda name: url_of(FILE_ROUTE, name=name))
 
@@ -106,12 +112,28 @@ class Call:
     pipeline: Pipeline
     delivery: Delivery
     default_response_format: ResponseFormat | None
+    idempotency_key: str | None
+
+    async def settled(self, params: GenerateParams) -> GenerateParams:
+        """Return params with the seed of the first request with this key, if there is a key.
+
+        Raises IdempotencyConflict if that was another request, and JobsUnavailable.
+        """
+        if self.idempotency_key is None:
+            return params
+        if self.pipeline.cache is None:
+            raise NotSupported("This server keeps no results; leave out the Idempotency-Key.")
+        return await self.pipeline.cache.with_key(params, self.idempotency_key)
 
 
-async def _call(request: Request) -> Call:
+async def _call(request: HTTPConnection, idempotency_key: GivenKey) -> Call:
     services = _services(request)
     return Call(
-        record_of(request.scope), services.pipeline, await _delivery(request), services.default_response_format
+        record_of(request.scope),
+        services.pipeline,
+        await _delivery(request),
+        services.default_response_format,
+        idempotency_key,
     )
 
 

@@ -31,6 +31,10 @@ class Annotators:
         """Return {model id: weights hash} of the model that draws this kind of control map; empty for OpenCV."""
         return self._models[kind].weights if kind in self._models else {}
 
+    def all_weights(self) -> dict[str, str]:
+        """Return the weights hashes of all models, by id."""
+        return {name: digest for model in self._models.values() for name, digest in model.weights.items()}
+
     def annotate(self, annotation: Annotation, pixels: ControlImage) -> ControlImage:
         """Draw the control map of an image [height, width, 3], in the same shape.
 

@@ -71,7 +71,8 @@ class ControlNets:
     def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
         """Load all ControlNets. Raises ModelUnavailable if files are missing or one is no plain SDXL ControlNet."""
         controlnets = {entry.id: _load(entry, placement) for entry in entries}
-        self._weights_hashes = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
+        #: Hashes of the weights, by the ControlNets' ids.
+        self.weights = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
         on_cpu = placement.device == "cpu"
         self._programs = (
             {name: trace(controlnet, placement) for name, controlnet in controlnets.items()} if on_cpu else {}
@@ -131,7 +132,7 @@ class ControlNets:
             compute = self._programs.get(call.controlnet, partial(residuals, controlnet))
             parts = [_scaled(compute(*of_pass.inputs), of_pass.rows) for of_pass in passes]
         joined = Residuals.joined(parts).select(slice(len(call.rows)))
-        return replace(joined, weights_hash=self._weights_hashes[call.controlnet])
+        return replace(joined, weights_hash=self.weights[call.controlnet])
 
     def warm_up(self, controlnet_id: str, size: Size) -> None:
         """Run one call of the shape that most requests have: two rows with prompts of one chunk."""

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class SameNode:
     """The transport to a ControlNet replica on this node, over one connection that is renewed after a failure."""
 
     is_concurrent = False
+    weights: Mapping[str, str] = {}
 
     def __init__(self, find: Callable[[], Path], placement: Placement, *, deadline_s: float) -> None:
         """`find` returns the path of the replica's socket; it raises TransportFailed if this node has no replica."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from atelier.control.calls import Contexts, ControlCall
@@ -39,6 +39,11 @@ class Transport(Protocol):
         """Whether calls may be sent before the residuals of those before are there, and awaited in any thread."""
         ...
 
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Hashes of the weights of the ControlNets in this process, by their ids."""
+        ...
+
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         """Send the calls of a step; `contexts` holds the contexts of all their rows. Raises TransportFailed."""
         ...
@@ -51,6 +56,7 @@ class InProcess:
 
     def __init__(self, controlnets: ControlNets) -> None:
         self._controlnets = controlnets
+        self.weights: Mapping[str, str] = controlnets.weights
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         """Prepare the contexts; the returned function computes the residuals, in any thread."""
@@ -78,6 +84,10 @@ class InOrder:
     @property
     def is_concurrent(self) -> bool:
         return all(transport.is_concurrent for transport in self._transports.values())
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        return {name: digest for one in self._transports.values() for name, digest in one.weights.items()}
 
     def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
         """Send the calls. Raises ReplicaLost, here or while waiting, when no transport is left or all are skipped."""

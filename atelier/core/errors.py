@@ -14,6 +14,7 @@
     │   ├── LoraNotFound         404   lora_not_found
     │   ├── MethodNotAllowed     405   method_not_allowed
     │   ├── IdempotencyConflict  409   idempotency_conflict
+    │   ├── JobUnfinished        409   job_unfinished
     │   ├── BodyTimeout          408   body_timeout
     │   ├── BodyTooLarge         413   body_too_large
     │   └── UnsupportedMediaType 415   unsupported_media_type
@@ -136,6 +137,14 @@ class IdempotencyConflict(InvalidRequest):
 
     status = 409
     code = "idempotency_conflict"
+
+
+class JobUnfinished(InvalidRequest):
+    """The job has not ended yet."""
+
+    status = 409
+    code = "job_unfinished"
+    is_retryable = True
 
 
 class BodyTimeout(InvalidRequest):

@@ -87,6 +87,11 @@ class Progress:
     #: Names of the files of the latest previews, one per image.
     previews: tuple[str, ...] = ()
 
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the last step is done, at the speed so far; None before the first one."""
+        return self.elapsed_s / self.step * (self.total - self.step) if self.step else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
@@ -132,11 +137,29 @@ class Job:
     batch: str | None = None
     cell: Json | None = None
 
+    @property
+    def image_files(self) -> list[str]:
+        """Names of the files of its images, in their order; empty until it has succeeded."""
+        return _names(self.result, "images")
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files that it has made: images, control maps, and the latest previews."""
+        previews = () if self.progress is None else self.progress.previews
+        return [*self.image_files, *_names(self.result, "control_maps"), *previews]
+
+
+def _names(result: Json | None, kind: str) -> list[str]:
+    files = None if result is None else result.get(kind)
+    return [str(one["file"]) for one in files] if isinstance(files, list) else []
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
     """A change of a job's state."""
 
+    job_id: JobId
+    owner: str
     #: Number of the event among those of its job, from 1.
     number: int
     at: float

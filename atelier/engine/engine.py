@@ -17,6 +17,7 @@ import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.errors import DeadlineExceeded, ModelNotFound, ReplicaLost
+from atelier.core.origin import Origin
 from atelier.core.work import UNMEASURED, Loads, StepTime, Work, loads_of
 from atelier.engine.batch import Batch
 from atelier.engine.queue import Lane, Queue, lane_of
@@ -179,6 +180,11 @@ class Engine:
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device."""
         return sorted({lora for runner in self._runners.values() for lora in runner.resident_loras()})
+
+    def origin(self) -> Origin:
+        """Return the engine's place, and the weights of all UNets and of the ControlNets in this process."""
+        weights = {name: digest for runner in self._runners.values() for name, digest in runner.weights.items()}
+        return Origin(self._place, weights)
 
     def check(self, *, stall_s: float) -> None:
         """Raise RuntimeError if the engine cannot work.

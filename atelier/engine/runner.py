@@ -87,7 +87,7 @@ class _Input:
 class Runner:
     """The UNet of one model with its schedules.
 
-    Made and used in the engine's thread, except for `submitted` and `resident_loras`.
+    Made and used in the engine's thread, except for `submitted`, `weights` and `resident_loras`.
     """
 
     def __init__(
@@ -179,6 +179,11 @@ class Runner:
             computed = [call() for call in calls] if self._side_by_side is None else self._side_by_side.map(calls)
         return dict(zip(roles, computed, strict=True))
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """Hashes of the weights of the UNet and of all ControlNets that `transport` holds, by name."""
+        return {f"{self._entry.id}/unet": self._weights_hash, **self._transport.weights}
+
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device, of all models. Called in any thread."""
         return self._adapters.resident()
@@ -262,7 +267,7 @@ class Runner:
 
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""
-        hashes = {f"{request.pass_.model}/unet": self._weights_hash}
+        hashes = {f"{self._entry.id}/unet": self._weights_hash}
         for lora, adapter in zip(request.pass_.loras, adapters, strict=True):
             hashes[f"{lora.id}/unet"] = adapter.weights_hash
         return hashes

@@ -31,6 +31,14 @@ def format_of(data: bytes) -> OutputFormat | None:
     return "webp" if data.startswith(b"RIFF") and data[8:12] == b"WEBP" else None
 
 
+def read_own_picture(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode an image file that this server has written to RGB, [height, width, 3].
+
+    Files of clients are read in a process of their own, by `atelier.imaging.inputs`.
+    """
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
 def check_output(output_format: OutputFormat, quality: int | None, size: Size) -> None:
     """Raise InvalidParameter if the format cannot hold an image of this size, or if a PNG has a quality below 100."""
     if output_format == "png" and quality not in (None, 100):

@@ -12,7 +12,7 @@ from atelier.core.jobs import Job, Json, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.inputs import image_size
 from atelier.jobs.params import loaded
-from atelier.pipeline.events import Step
+from atelier.pipeline.events import Preview, Step
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.record import Observe, RequestRecord
 from atelier.pipeline.results import ControlMap, Result
@@ -41,7 +41,7 @@ class Performer:
             params = await loaded(job.operation, job.params, self._blobs)
             match params:
                 case GenerateParams():
-                    return await self._outcome(await self._generate(record, params, report))
+                    return await self._outcome(await self._generate(record, params, job.num_previews, report))
                 case UpscaleParams():
                     upscaled = await self._pipeline.upscale(record, params)
                     return await self._upscaled(upscaled, params)
@@ -49,11 +49,17 @@ class Performer:
                     return await self._drawn(await self._pipeline.annotate(record, params))
             raise TypeError(f"no operation takes {type(params).__name__}")
 
-    async def _generate(self, record: RequestRecord, params: GenerateParams, report: Report) -> Result:
-        async with aclosing(self._pipeline.stream(record, params, report_steps=True)) as events:
+    async def _generate(
+        self, record: RequestRecord, params: GenerateParams, num_previews: int, report: Report
+    ) -> Result:
+        previews: tuple[str, ...] = ()
+        stream = self._pipeline.stream(record, params, report_steps=True, num_previews=num_previews)
+        async with aclosing(stream) as events:
             async for event in events:
-                if isinstance(event, Step):
-                    report(Progress(step=event.step, total=event.total, elapsed_s=event.elapsed_s))
+                if isinstance(event, Preview):
+                    previews = tuple([await self._blobs.put(file, params.output_format) for file in event.files])
+                elif isinstance(event, Step):
+                    report(Progress(step=event.step, total=event.total, elapsed_s=event.elapsed_s, previews=previews))
                 elif isinstance(event, Result):
                     return event
         raise ReplicaLost("The generation ended without a result.")
@@ -77,6 +83,7 @@ class Performer:
             "upscaler": result.upscaler,
             "usage": asdict(result.usage),
             "exactness_key": result.exactness_key,
+            "cached": result.is_cached,
         }
 
     async def _upscaled(self, upscaled: UpscaledImage, params: UpscaleParams) -> Json:

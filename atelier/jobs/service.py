@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from atelier.core.errors import JobsUnavailable, NotFound, QueueFull
-from atelier.core.jobs import FINAL, Job, JobEvent, NewJob, Operation, Progress
+from atelier.core.jobs import FINAL, Job, JobEvent, JobId, Json, NewJob, Operation, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams
+from atelier.jobs.feed import Feed
 from atelier.jobs.params import stored
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -18,8 +20,6 @@ from atelier.stores.jobs import Jobs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two reports to a watcher, at least.
-_REPORT_S = 0.1
 #: Seconds without news after which a watcher is told that there are none.
 _PAUSE_S = 10.0
 _FULL_RETRY_AFTER_S = 60
@@ -35,7 +35,31 @@ class Outlook:
     eta_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+class OfJob(NamedTuple):
+    """The progress of one of several jobs."""
+
+    job_id: JobId
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a client hands in as one job; see NewJob for the fields."""
+
+    operation: Operation
+    params: Params
+    rank: int = 0
+    delay_s: float = 0.0
+    num_previews: int = 0
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+    batch: str | None = None
+    cell: Json | None = None
+    #: Opens a context in which errors name fields as the client has sent them.
+    naming: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@dataclass(slots=True)
 class JobService:
     """The jobs of one server. All methods raise JobsUnavailable."""
 
@@ -45,46 +69,33 @@ class JobService:
     files: BlobStore
     #: Largest number of jobs that may wait.
     max_queued: int = 10_000
+    feed: Feed = field(init=False)
 
-    async def submit(
-        self,
-        pipeline: Pipeline,
-        operation: Operation,
-        params: Params,
-        *,
-        rank: int = 0,
-        delay_s: float = 0.0,
-        idempotency_key: str | None = None,
-        fingerprint: str = "",
-    ) -> Job:
-        """Check params as the pipeline would, store their images, and queue a job; see NewJob for the rest.
+    def __post_init__(self) -> None:
+        self.feed = Feed(self.jobs, self.changes)
 
-        Its seed is drawn here, so that every attempt makes the same images. Raises what a direct request raises if it
-        is rejected, QueueFull, IdempotencyConflict and StoreUnavailable.
+    async def submit(self, pipeline: Pipeline, drafts: Sequence[Draft]) -> list[Job]:
+        """Check params as the pipeline would, store their images, and queue jobs, all or none.
+
+        Seeds are drawn here, so that every attempt makes the same images. If the first draft's key was used before,
+        the jobs are those that were handed in then. Raises what direct requests raise if one is rejected, QueueFull,
+        IdempotencyConflict and StoreUnavailable.
         """
-        if idempotency_key is not None and (known := await self.jobs.with_key("", idempotency_key, fingerprint)):
-            return known
-        if await self.jobs.num_queued() >= self.max_queued:
+        first = drafts[0]
+        if first.idempotency_key is not None:
+            known = await self.jobs.with_key("", first.idempotency_key, first.fingerprint)
+            if known is not None:
+                return [known] if known.batch is None else await self.jobs.of_batch(known.batch)
+        if await self.jobs.num_queued() + len(drafts) > self.max_queued:
             raise QueueFull(
-                f"{self.max_queued} jobs wait already; try again when some have been done.",
+                f"No more than {self.max_queued} jobs may wait; try again when some have been done.",
                 retry_after_s=_FULL_RETRY_AFTER_S,
             )
-        planned, work = await _planned(pipeline, params)
-        new = NewJob(
-            operation=operation,
-            params={},
-            work=work,
-            rank=rank,
-            delay_s=delay_s,
-            idempotency_key=idempotency_key,
-            fingerprint=fingerprint,
-        )
-        if isinstance(planned, GenerateParams):
-            new = replace(new, priority=planned.priority, deadline_s=planned.deadline_s)
-            # It is counted from now on, not from the time when a worker begins.
-            planned = planned.model_copy(update={"deadline_s": None})
-        [job] = await self.jobs.add([replace(new, params=await stored(planned, self.files))])
-        return job
+        planned = []
+        for draft in drafts:
+            with draft.naming():
+                planned.append(await _planned(pipeline, draft))
+        return await self.jobs.add([replace(new, params=await stored(params, self.files)) for new, params in planned])
 
     async def get(self, job_id: str) -> Job:
         """Return a job. Raises NotFound."""
@@ -96,8 +107,8 @@ class JobService:
 
     async def outlook(self, job: Job) -> Outlook:
         """Return what is expected of a job, from its progress or from the speed of the last ones."""
-        if job.state == "running" and job.progress is not None and job.progress.step:
-            return Outlook(None, _left_s(job.progress))
+        if job.state == "running" and job.progress is not None:
+            return Outlook(None, job.progress.eta_s)
         if job.state != "queued":
             return Outlook(None, None)
         (position, work), per_s = await self.jobs.ahead_of(job), await self.jobs.work_per_s()
@@ -108,22 +119,49 @@ class JobService:
 
         None is yielded after every ten seconds without news. A slow consumer gets the latest progress, not all of it.
         """
-        progress: Progress | None = None
-        while True:
-            seen = self.changes.num_seen
-            job = await self.jobs.get(job_id)
-            for event in await self.jobs.events(job_id, after=after):
-                after = event.number
-                yield event
-            if job is None or job.state in FINAL:
-                return
-            if job.progress not in (None, progress):
-                progress = job.progress
-                yield progress
-            await asyncio.sleep(_REPORT_S)
-            await self.changes.after(seen, timeout_s=_PAUSE_S)
-            if self.changes.num_seen == seen:
-                yield None
+        with self.feed.mailbox(lambda one, _: one == job_id) as mailbox:
+            while True:
+                # What was before, and what the feed has not told.
+                job = await self.jobs.get(job_id)
+                for event in await self.jobs.events(job_id, after=after):
+                    after = event.number
+                    yield event
+                if job is None or job.state in FINAL:
+                    return
+                if job.progress is not None:
+                    yield job.progress
+                is_told = True
+                while is_told:
+                    events, progress = await mailbox.news(timeout_s=_PAUSE_S)
+                    for event in events:
+                        if event.number == after + 1:
+                            after = event.number
+                            yield event
+                        is_told = is_told and event.number <= after and event.state not in FINAL
+                    for reached in progress.values():
+                        yield reached
+                    if not events and not progress:
+                        is_told = False
+                        yield None
+
+    async def watch_all(self, owner: str, *, since: float | None = None) -> AsyncGenerator[JobEvent | OfJob]:
+        """Yield the changes of the states of all jobs of an owner, and their progress.
+
+        Changes from the time `since` on come first. Ends if the consumer is so slow that states would be lost.
+        """
+        told = set[tuple[str, int]]()
+        with self.feed.mailbox(lambda _, of: of == owner) as mailbox:
+            for event in [] if since is None else await self.jobs.events_since(since):
+                if event.owner == owner:
+                    told.add((event.job_id, event.number))
+                    yield event
+            while not mailbox.is_overflown:
+                events, progress = await mailbox.news(timeout_s=_PAUSE_S)
+                for event in events:
+                    if (event.job_id, event.number) not in told:
+                        yield event
+                for job_id, reached in progress.items():
+                    yield OfJob(job_id, reached)
 
     async def purge(self, *, finished_before: float) -> None:
         """Delete jobs that had ended by then; if the database cannot be reached, the next call does it."""
@@ -136,22 +174,38 @@ class JobService:
             logger.info("deleted %d old jobs", num_deleted)
 
 
-async def _planned(pipeline: Pipeline, params: Params) -> tuple[Params, float]:
-    """Return params with nothing open, and their work."""
-    match params:
-        case GenerateParams():
-            plan = await pipeline.plan(params)
-            return plan.params, float(plan.pixel_steps)
-        case UpscaleParams():
+async def _planned(pipeline: Pipeline, draft: Draft) -> tuple[NewJob, Params]:
+    """Return a job without its params, and its params with nothing open."""
+    new = NewJob(
+        operation=draft.operation,
+        params={},
+        work=0.0,
+        rank=draft.rank,
+        delay_s=draft.delay_s,
+        idempotency_key=draft.idempotency_key,
+        fingerprint=draft.fingerprint,
+        num_previews=draft.num_previews,
+        batch=draft.batch,
+        cell=draft.cell,
+    )
+    match draft.params:
+        case GenerateParams() as params:
+            pipeline.check_previews(params.model, draft.num_previews)
+            seeded = await pipeline.seeded(params)
+            plan = await pipeline.plan(seeded)
+            # The deadline is counted from now on, not from the time when a worker begins. Without a seed of the
+            # client's own nobody asks for the images again.
+            cache = "off" if seeded.seed == -1 else params.cache
+            planned = plan.params.model_copy(update={"deadline_s": None, "cache": cache})
+            work = float(plan.pixel_steps)
+            return replace(new, work=work, priority=params.priority, deadline_s=params.deadline_s), planned
+        case UpscaleParams() as params:
             upscaler, size = await pipeline.plan_upscale(params)
-            return params.model_copy(update={"model": upscaler}), float(size.scaled(params.scale).num_pixels)
-        case AnnotateParams():
-            return params, float((await pipeline.plan_annotate(params)).num_pixels)
-    raise TypeError(f"no operation takes {type(params).__name__}")
-
-
-def _left_s(progress: Progress) -> float:
-    return progress.elapsed_s / progress.step * (progress.total - progress.step)
+            work = float(size.scaled(params.scale).num_pixels)
+            return replace(new, work=work), params.model_copy(update={"model": upscaler})
+        case AnnotateParams() as params:
+            return replace(new, work=float((await pipeline.plan_annotate(params)).num_pixels)), params
+    raise TypeError(f"no operation takes {type(draft.params).__name__}")
 
 
 def _found(job: Job | None, job_id: str) -> Job:

@@ -39,6 +39,11 @@ class AutoencoderStage:
         pixels = await self._runtime.thread.run_async(lambda: self._autoencoders[model].decode_latents(latents))
         return DecodedLatents(pixels, self._origin(model))
 
+    def origin(self) -> Origin:
+        """Return the placement, and the weights of every model's VAE."""
+        weights = {f"{model}/vae": vae.weights_hash for model, vae in self._autoencoders.items()}
+        return self._runtime.origin(weights)
+
     def _origin(self, model: str) -> Origin:
         return self._runtime.origin({f"{model}/vae": self._autoencoders[model].weights_hash})
 
@@ -61,6 +66,10 @@ class AnnotatorStage:
         control_image = await self._runtime.thread.run_async(lambda: self._annotators.annotate(annotation, pixels))
         return Annotated(control_image, self._runtime.origin(self._annotators.weights(annotation.kind)))
 
+    def origin(self) -> Origin:
+        """Return the placement, and the weights of all models that draw control maps."""
+        return self._runtime.origin(self._annotators.all_weights())
+
 
 class UpscalerStage:
     """The stage that resizes images, with every upscaler of the catalogue."""
@@ -82,3 +91,7 @@ class UpscalerStage:
             Upscaled(pixels, upscaler, self._runtime.origin(self._upscalers.weights(upscaler)))
             for pixels, upscaler in results
         ]
+
+    def origin(self) -> Origin:
+        """Return the placement, and the weights of all upscalers."""
+        return self._runtime.origin(self._upscalers.all_weights())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.controlnets import load_controlnets
@@ -13,6 +14,7 @@ from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 from atelier.engine.engine import EngineSettings
 from atelier.local.denoising import event_stream, new_engine
@@ -21,13 +23,25 @@ from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage
 from atelier.models.loading import Placement
 from atelier.models.upscaler import UpscaleTask
-from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, EncodedTexts, Pixels, Upscaled
+from atelier.pipeline.stages import (
+    Annotated,
+    DecodedLatents,
+    EncodedLatents,
+    EncodedTexts,
+    ModelStage,
+    Pixels,
+    Upscaled,
+)
 
 CPU = Placement("cpu", "float32")
 #: The engine settings of the default graph, `serve_config.yaml`.
 DEFAULT_SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=8)
 
 _STALL_S = 120.0
+
+
+class _HoldsModels(Protocol):
+    def origin(self) -> Origin: ...
 
 
 class LocalStages:
@@ -74,6 +88,16 @@ class LocalStages:
     ) -> Upscaled:
         [upscaled] = await self._upscaler.upscale([UpscaleTask(upscaler, pixels, size)])
         return upscaled
+
+    async def origin(self, stage: ModelStage) -> Origin:
+        holders: dict[ModelStage, _HoldsModels] = {
+            "text_encoder": self._text_encoder,
+            "annotator": self._annotator,
+            "denoiser": self.engine,
+            "autoencoder": self._autoencoder,
+            "upscaler": self._upscaler,
+        }
+        return holders[stage].origin()
 
     async def metrics_text(self) -> str:
         status = self.engine.status()

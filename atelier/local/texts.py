@@ -11,6 +11,7 @@ from cachetools import LRUCache
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.adapters import Lora
 from atelier.core.conditioning import Conditioning, Prompts, Text, TextEmbeds
+from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 from atelier.families.family import Adapter, LoadedAdapters, TextEncoders, WeightedAdapter, family_of
 from atelier.local.runtime import Runtime
@@ -101,6 +102,11 @@ class TextEncoderStage:
         weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
         weights |= {f"{lora.id}/text_encoders": adapter.weights_hash for lora, adapter in adapters.items()}
         return EncodedTexts(conditioning, self._runtime.origin(weights))
+
+    def origin(self) -> Origin:
+        """Return the placement, and the weights of every model's text encoders."""
+        weights = {f"{model}/text_encoders": encoders.weights_hash for model, encoders in self._encoders.items()}
+        return self._runtime.origin(weights)
 
     async def _load_adapters(self, model: str, loras: Sequence[Lora]) -> dict[Lora, Adapter]:
         """Load LoRAs, and return those that have a part for the text encoders."""

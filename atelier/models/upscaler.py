@@ -57,6 +57,10 @@ class Upscalers:
         """Return {upscaler id: weights hash}; empty for `BICUBIC`."""
         return {upscaler: self._upscalers[upscaler].weights_hash} if upscaler in self._upscalers else {}
 
+    def all_weights(self) -> dict[str, str]:
+        """Return the weights hashes of all loaded upscalers, by id."""
+        return {name: upscaler.weights_hash for name, upscaler in self._upscalers.items()}
+
     def upscale(self, tasks: Sequence[UpscaleTask]) -> Generator[None, None, list[tuple[Pixels, str]]]:
         """Upscale images that share a network in one batch, then resize them to the requested sizes.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from random import SystemRandom
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import LatentRgb
 from atelier.catalogue.loras import NO_LORAS
 from atelier.core.errors import NotSupported, ReplicaLost
 from atelier.core.geometry import Size
@@ -22,10 +23,12 @@ from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import write_picture
 from atelier.pipeline import reading
 from atelier.pipeline.admission import Admission
+from atelier.pipeline.cache import ResultCache
 from atelier.pipeline.coalesce import Coalescer
 from atelier.pipeline.controls import annotation_of, check_annotated_size
 from atelier.pipeline.deadline import Deadline
-from atelier.pipeline.events import Event, Reports
+from atelier.pipeline.events import Event, Planned, Reports
+from atelier.pipeline.finish import Drawn, finish
 from atelier.pipeline.inputs import InputSizes
 from atelier.pipeline.loras import names_loras
 from atelier.pipeline.record import RequestRecord
@@ -65,11 +68,13 @@ class Pipeline:
         catalogue: Catalogue,
         limits: PipelineLimits,
         *,
+        cache: ResultCache | None = None,
         new_context: Callable[[], Context] = Context,
     ) -> None:
-        """`new_context` makes the contexts that shared generations run in."""
+        """Without a `cache` every request is made anew. `new_context` makes contexts for shared generations."""
         self.stages = stages
         self.catalogue = catalogue
+        self.cache = cache
         self._limits, max_wait_s = limits, limits.max_wait_s
         self._generations = Admission(max_wait_s=max_wait_s, max_unmeasured=_MAX_UNMEASURED_GENERATIONS)
         self._enlargements, self._annotations = (
@@ -97,12 +102,14 @@ class Pipeline:
         Raises InvalidRequest, a subclass of it or NotSupported if the request is rejected, QueueFull if it would wait
         too long, DeadlineExceeded after `deadline_s` or the default deadline, and the errors of the stages.
         """
+        params = await self.seeded(params)
         if params.seed == -1 or params.deadline_s is not None:
             return await self._result(record, params)
         result = await self._running.once(params, lambda: self._result(record, params))
         if result.request_id != record.request_id:
             record.shared_with = result.request_id
             record.plan(result.plan)
+            record.is_cached = result.is_cached
         return replace(result, request_id=record.request_id)
 
     async def stream(
@@ -112,14 +119,26 @@ class Pipeline:
 
         A rejected request raises its error before the first event.
         """
-        entry = self.catalogue.model(params.model)
-        if num_previews and entry.latent_rgb is None:
-            raise NotSupported(f"{entry.id} has no previews; leave out partial_images.", param="partial_images")
-        reports = Reports(steps=report_steps, num_previews=num_previews, latent_rgb=entry.latent_rgb)
+        params = await self.seeded(params)
+        latent_rgb = self.check_previews(params.model, num_previews)
+        reports = Reports(steps=report_steps, num_previews=num_previews, latent_rgb=latent_rgb)
         deadline = Deadline(params.deadline_s, default_s=self._limits.default_deadline_s)
         async with aclosing(deadline.within(self._events(record, params, reports, deadline))) as events:
             async for event in events:
                 yield event
+
+    def check_previews(self, model: str | None, num_previews: int) -> LatentRgb | None:
+        """Return the projection of a model's previews. Raises NotSupported if some are asked for and it has none."""
+        entry = self.catalogue.model(model)
+        if num_previews and entry.latent_rgb is None:
+            raise NotSupported(f"{entry.id} has no previews; leave out partial_images.", param="partial_images")
+        return entry.latent_rgb
+
+    async def seeded(self, params: GenerateParams) -> GenerateParams:
+        """Return the params with the seed of equal requests before, if there is no seed and that is asked for."""
+        if params.seed != -1 or params.cache != "prefer" or self.cache is None or not self.cache.is_on:
+            return params
+        return await self.cache.seeded(params)
 
     async def plan(self, params: GenerateParams) -> Plan:
         """Return what a generation would do, without doing it.
@@ -204,9 +223,45 @@ class Pipeline:
     async def _events(
         self, record: RequestRecord, params: GenerateParams, reports: Reports, deadline: Deadline
     ) -> AsyncGenerator[Event]:
-        """Run every check that can reject the request, cheap ones first and all before any model, then the plan."""
+        """Run every check that can reject the request, cheap ones first and all before any model, then the plan.
+
+        Before the plan is run, its images are looked for in the cache.
+        """
         plan, sizes = await self._resolved(params)
         record.plan(plan)
+        cache = self.cache if params.seed != -1 and params.cache != "off" else None
+        if cache is not None and not cache.is_on:
+            cache = None
+        found = None if cache is None else await cache.find(record.request_id, plan)
+        if found is None:
+            events = self._made(record, plan, sizes, reports, deadline)
+        else:
+            events = self._found(record, plan, found, deadline)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Result) and cache is not None and not event.is_cached:
+                    await cache.keep(event)
+                yield event
+
+    async def _found(
+        self, record: RequestRecord, plan: Plan, found: Result | Drawn, deadline: Deadline
+    ) -> AsyncGenerator[Event]:
+        """Answer a request from the cache, or finish the images that are there."""
+        yield Planned(request_id=record.request_id, plan=plan)
+        if isinstance(found, Result):
+            record.is_cached = True
+            yield found
+            return
+        num_pixels = plan.image_size.num_pixels * len(plan.seeds)
+        with self._enlargements.admitted(num_pixels) as finish_admission:
+            result = await finish(record.request_id, plan, found, RequestStages(self.stages, record, deadline))
+            if not found.is_enlarged:
+                finish_admission()
+        yield result
+
+    async def _made(
+        self, record: RequestRecord, plan: Plan, sizes: InputSizes, reports: Reports, deadline: Deadline
+    ) -> AsyncGenerator[Event]:
         with self._generations.admitted(plan.pixel_steps, plan.params.priority) as finish:
             inputs = await reading.inputs_of(plan.params, sizes, plan.passes[0].size)
             if inputs.mask is not None and plan.params.hires is not None:

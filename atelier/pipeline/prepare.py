@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -108,7 +108,11 @@ async def prepare_hires(
 
 
 async def upscale_images(
-    pixels: Pixels, size: Size, upscaler: str | None, reproducibility: Reproducibility, stages: RequestStages
+    images: Iterable[Pixels],
+    size: Size,
+    upscaler: str | None,
+    reproducibility: Reproducibility,
+    stages: RequestStages,
 ) -> Sequence[Upscaled]:
-    """Upscale images [images, height, width, 3] concurrently."""
-    return await asyncio.gather(*(stages.upscale(upscaler, image, size, reproducibility) for image in pixels))
+    """Upscale images, each [height, width, 3], concurrently."""
+    return await asyncio.gather(*(stages.upscale(upscaler, image, size, reproducibility) for image in images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Protocol
 
 from atelier.core.origin import ExactnessKey, Origin
@@ -17,12 +18,17 @@ class _Answer(Protocol):
 class Provenance:
     """The origins (placement and weights) of all stage answers of one request, in the order of the stages."""
 
-    def __init__(self) -> None:
-        self._origins: list[Origin] = []
+    def __init__(self, origins: Iterable[Origin] = ()) -> None:
+        self._origins = list(origins)
 
     def record(self, *answers: _Answer | None) -> None:
         """Record the origin of each stage's answer; pass None for a stage that the request did not use."""
         self._origins += [answer.origin for answer in answers if answer is not None]
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """All origins, in the order in which they were recorded."""
+        return tuple(self._origins)
 
     @property
     def exactness_key(self) -> ExactnessKey:

@@ -49,6 +49,8 @@ class RequestRecord:
     shared_with: RequestId | None = None
     #: Seconds by stage. Calls of one stage are added up, also where they ran side by side.
     stage_s: dict[StageName, float] = field(default_factory=lambda: defaultdict(float))
+    #: Whether its images came from the cache.
+    is_cached: bool = False
     _start_s: float = field(default_factory=time.perf_counter)
 
     @property
@@ -84,6 +86,7 @@ class RequestRecord:
             "steps": self.num_steps,
             "repeats": self.num_repeats or None,
             "shared_with": self.shared_with,
+            "cached": self.is_cached or None,
             **{f"{stage}_s": round(seconds, 4) for stage, seconds in self.stage_s.items()},
         }
         return {name: value for name, value in known.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from atelier.pipeline.inputs import Inputs
 from atelier.pipeline.metadata import metadata_of
 from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.resolve import Plan
-from atelier.pipeline.stages import Annotated, Pixels, Upscaled
+from atelier.pipeline.stages import Annotated, Pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Result:
 
     request_id: RequestId
     plan: Plan
-    exactness_key: ExactnessKey
+    provenance: Provenance
     #: The images, in the order of their seeds.
     pictures: tuple[Picture, ...]
     usage: Usage
@@ -69,6 +69,13 @@ class Result:
     upscaler: str | None
     #: Control maps that were drawn for this request, in the order of its controls.
     control_maps: tuple[ControlMap, ...]
+    #: Whether the images come from the cache.
+    is_cached: bool = False
+
+    @property
+    def exactness_key(self) -> ExactnessKey:
+        """Hash of all that the bits of an `exact` request depend on."""
+        return self.provenance.exactness_key
 
 
 def paint_over(pixels: Pixels, inputs: Inputs) -> Pixels:
@@ -114,6 +121,6 @@ def usage_of(first: DenoiseRequest, plan: Plan) -> Usage:
     )
 
 
-def upscalers_of(enlarged: Sequence[Upscaled]) -> str | None:
-    """Return the distinct names of the images' upscalers, joined by commas; None if no image was enlarged."""
-    return ", ".join(dict.fromkeys(image.upscaler for image in enlarged)) or None
+def joined_names(upscalers: Iterable[str]) -> str | None:
+    """Return the distinct names of the images' upscalers, joined by commas; None if there are none."""
+    return ", ".join(dict.fromkeys(upscalers)) or None

@@ -15,12 +15,13 @@ from atelier.core.denoising import Denoised, RequestId, StepEvent
 from atelier.imaging.formats import write_picture
 from atelier.imaging.preview import preview
 from atelier.pipeline.events import Event, Planned, Preview, Reports, Step
+from atelier.pipeline.finish import Drawn, finish
 from atelier.pipeline.inputs import Inputs
-from atelier.pipeline.prepare import prepare, prepare_hires, upscale_images
+from atelier.pipeline.prepare import prepare, prepare_hires
 from atelier.pipeline.provenance import Provenance
 from atelier.pipeline.request_stages import RequestStages
 from atelier.pipeline.resolve import Plan
-from atelier.pipeline.results import Result, map_files, paint_over, picture_files, upscalers_of, usage_of
+from atelier.pipeline.results import map_files, paint_over, usage_of
 from atelier.pipeline.stages import Pixels, Upscaled
 
 _NO_REPORTS = Reports()
@@ -54,22 +55,14 @@ async def run(
         provenance.record(denoised, decoded)
         pixels = await asyncio.to_thread(paint_over, decoded.pixels, inputs)
     assert pixels is not None, "a plan has at least one pass"
-    finished = list(pixels)
-    if params.upscale is not None:
-        upscaler, size = params.upscale.model, plan.image_size
-        upscaled = await upscale_images(pixels, size, upscaler, params.reproducibility, stages)
-        provenance.record(*upscaled)
-        enlarged += upscaled
-        finished = [image.pixels for image in upscaled]
-    yield Result(
-        request_id=request_id,
-        plan=plan,
-        exactness_key=provenance.exactness_key,
-        pictures=await asyncio.to_thread(picture_files, finished, plan, provenance),
+    drawn = Drawn(
+        images=list(pixels),
         control_maps=await asyncio.to_thread(map_files, params.controls, drawn_maps),
         usage=usage_of(first, plan),
-        upscaler=upscalers_of(enlarged),
+        upscalers=tuple(image.upscaler for image in enlarged),
+        provenance=provenance,
     )
+    yield await finish(request_id, plan, drawn, stages)
 
 
 class _Reporter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
 
+#: The deployments that hold models.
+ModelStage = Literal["text_encoder", "annotator", "denoiser", "autoencoder", "upscaler"]
 #: RGB images [images, height, width, 3], or one image: [height, width, 3], with alpha [height, width, 4].
 Pixels = npt.NDArray[np.uint8]
 
@@ -92,6 +94,10 @@ class Stages(Protocol):
         self, upscaler: str | None, pixels: Pixels, size: Size, reproducibility: Reproducibility
     ) -> Upscaled:
         """Resize one image [height, width, 3 or 4]; bicubically if `upscaler` is None or its weights are missing."""
+        ...
+
+    async def origin(self, stage: ModelStage) -> Origin:
+        """Return the placement of a stage, and the weights of all models that it holds; LoRAs are not among them."""
         ...
 
     async def metrics_text(self) -> str:

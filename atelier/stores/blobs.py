@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from obstore.exceptions import BaseError
@@ -75,6 +75,13 @@ class BlobStore:
                 if any(code in str(error) for code in _NO_BUCKET):
                     raise
                 return None
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Delete blobs; those that are gone already are no error. Raises StoreUnavailable."""
+        async with self._calling():
+            for name in filter(is_blob, names):
+                with suppress(FileNotFoundError):
+                    await self._store.delete_async(name)
 
     async def sweep(self) -> None:
         """Delete expired blobs from a folder until cancelled. Returns at once if the blobs are in a bucket."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import RowMapping, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -58,6 +58,13 @@ class Jobs:
         async with self._database.reading() as connection:
             rows = await connection.execute(select(jobs).where(jobs.c.id.in_(job_ids)))
             return [job_of(row) for row in rows.mappings()]
+
+    async def of_batch(self, batch: str) -> list[Job]:
+        """Return the jobs of a batch, in the order in which they were handed in."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(jobs).where(jobs.c.batch == batch))
+            found = [job_of(row) for row in rows.mappings()]
+        return sorted(found, key=lambda job: int(str((job.cell or {}).get("index", 0))))
 
     async def page(
         self,
@@ -120,14 +127,17 @@ class Jobs:
 
     async def events(self, job_id: str, *, after: int = 0) -> list[JobEvent]:
         """Return the changes of a job's state that follow the event of this number."""
-        found = (
-            select(job_events)
-            .where(job_events.c.job_id == job_id, job_events.c.number > after)
-            .order_by(job_events.c.number)
-        )
+        return await self._events(job_events.c.job_id == job_id, job_events.c.number > after)
+
+    async def events_since(self, at: float) -> list[JobEvent]:
+        """Return the changes of all jobs' states since this time, in order."""
+        return await self._events(job_events.c.at >= at)
+
+    async def running(self) -> list[Job]:
+        """Return the jobs that run."""
         async with self._database.reading() as connection:
-            rows = (await connection.execute(found)).mappings()
-            return [JobEvent(**{name: row[name] for name in ("number", "at", "state", "attempts")}) for row in rows]
+            rows = await connection.execute(select(jobs).where(jobs.c.state == "running"))
+            return [job_of(row) for row in rows.mappings()]
 
     async def cancel(self, job_id: str) -> Job | None:
         """Cancel a job; its worker stops one that runs. Returns it as it is then, or None if there is none."""
@@ -149,6 +159,12 @@ class Jobs:
         old = delete(jobs).where(jobs.c.state.in_(FINAL), jobs.c.finished_at < finished_before)
         async with self._database.writing() as connection:
             return (await connection.execute(old)).rowcount
+
+    async def _events(self, *which: ColumnElement[bool]) -> list[JobEvent]:
+        found = select(job_events, jobs.c.owner).join(jobs).where(*which)
+        found = found.order_by(job_events.c.at, job_events.c.job_id, job_events.c.number)
+        async with self._database.reading() as connection:
+            return [JobEvent(**row) for row in (await connection.execute(found)).mappings()]
 
     async def _add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
         now, added = self._clock(), list[Job]()

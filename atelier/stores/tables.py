@@ -102,7 +102,7 @@ seeds = Table(
     "seeds",
     metadata,
     Column("owner", String(200), primary_key=True),
-    Column("key", String(200), primary_key=True),
+    Column("key", String(250), primary_key=True),
     # Hash of what the client sent.
     Column("fingerprint", String(64), nullable=False),
     Column("seed", BigInteger, nullable=False),

@@ -37,6 +37,8 @@ class Graph:
         self.loras_dir = loras_dir
         #: Limits by deployment, and arguments of the graph, that differ from serve_config.yaml.
         self.user_configs: dict[str, dict[str, object]] = {"Router": {"max_body_bytes": 100_000}}
+        #: Size of the cache of results. Without one, tests that ask for the same image again see it made again.
+        self.max_cache_bytes = 0
         self.args: dict[str, Any] = {}
         self.num_denoisers = 1
 
@@ -48,7 +50,9 @@ class Graph:
         [application] = config["applications"]
         application["args"] |= {"loras_dir": str(self.loras_dir), **self.args}
         for deployment in application["deployments"]:
-            deployment["user_config"] = self.user_configs.get(deployment["name"], {})
+            calls_others = deployment["name"] in ("Router", "Worker")
+            cache = {"max_cache_bytes": self.max_cache_bytes} if calls_others else {}
+            deployment["user_config"] = {**cache, **self.user_configs.get(deployment["name"], {})}
             deployment["num_replicas"] = self.num_denoisers if deployment["name"] == "Denoiser" else 1
         deploy(ServeDeploySchema.model_validate(config))
         start_s = time.monotonic()

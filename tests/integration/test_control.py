@@ -53,7 +53,8 @@ def graph(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[Transp
         yield name, address
         return
     denoiser = {"control_transports": [name, "in_process"], "control_deadline_s": _DEADLINE_S}
-    serve.run(build_app({"denoiser": denoiser}), name=name, route_prefix=f"/{name}")
+    no_cache = {name: {"max_cache_bytes": 0} for name in ("Router", "Worker")}
+    serve.run(build_app({"denoiser": denoiser}, user_configs=no_cache), name=name, route_prefix=f"/{name}")
     yield name, f"{address}/{name}"
     serve.delete(name)
 

@@ -22,7 +22,7 @@ from tests.pictures import encoded, noise
 from zoo.judge import judge
 from zoo.scenes import Description, Thing, arrange, draw, random_description
 
-_IMAGES_ANSWER = {"images", "control_maps", "size", "usage", "upscaler", "exactness_key", "request_id"}
+_IMAGES_ANSWER = {"images", "control_maps", "size", "usage", "upscaler", "exactness_key", "cached", "request_id"}
 _GREEN_STAR = Description(things=(Thing(colour="green", shape="star"),), background="black")
 #: Steps that may still run between the last look at the counter and the cancellation's arrival.
 _MAX_LATE_STEPS = 3

@@ -11,14 +11,16 @@ from atelier.api.native.job_schemas import JobRequest
 from atelier.api.openai.schemas import ImagesEditRequest, ImagesGenerateRequest, ImagesVariationRequest
 from atelier.api.openai.translate import (
     edit_params,
+    errors_naming_images,
     generate_params,
     parse_openai,
     variation_params,
 )
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.errors import AtelierError, InvalidParameter
-from atelier.core.jobs import Operation
+from atelier.core.jobs import Json, Operation
 from atelier.core.params import AnnotateParams, Params, UpscaleParams, parse
+from atelier.jobs.service import Draft
 
 
 def read_input(
@@ -47,20 +49,46 @@ def read_input(
             return parse(AnnotateParams, fields), {}
 
 
+def draft_of(
+    asked: JobRequest,
+    catalogue: Catalogue,
+    *,
+    place: str = "",
+    idempotency_key: str | None = None,
+    batch: str | None = None,
+    cell: Json | None = None,
+) -> Draft:
+    """Return a job as it is handed in; `place` says where the client has sent it, such as `[2].`.
+
+    Raises what the operation's own route raises.
+    """
+    with _errors_naming(f"{place}input.", {}):
+        params, sent_as = read_input(asked.operation, asked.input, catalogue)
+    sent = json.dumps(asked.model_dump(), sort_keys=True)
+    return Draft(
+        operation=asked.operation,
+        params=params,
+        rank=asked.rank,
+        delay_s=asked.delay_s,
+        num_previews=asked.previews,
+        idempotency_key=idempotency_key,
+        fingerprint=hashlib.sha256(sent.encode()).hexdigest(),
+        batch=batch,
+        cell=cell,
+        naming=lambda: _errors_naming(f"{place}input.", sent_as),
+    )
+
+
 @contextmanager
-def errors_in_input() -> Iterator[None]:
-    """Name the fields of the input in errors as they are in the body, such as `input.size`."""
+def _errors_naming(place: str, sent_as: Mapping[str, str]) -> Iterator[None]:
+    """Name fields in errors as they are in the body, such as `input.size`."""
     try:
-        yield
+        with errors_naming_images(sent_as):
+            yield
     except AtelierError as error:
         if error.param is not None:
-            error.param = f"input.{error.param}"
+            error.param = f"{place}{error.param}"
         raise
-
-
-def fingerprint_of(request: JobRequest) -> str:
-    """Return a hash of what a client has sent."""
-    return hashlib.sha256(json.dumps(request.model_dump(), sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_streams(asked: ImagesGenerateRequest) -> None:

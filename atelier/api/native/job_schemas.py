@@ -7,12 +7,14 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from atelier.core.control import ControlKind
-from atelier.core.jobs import JobError, JobState, Operation, Progress
+from atelier.core.jobs import JobError, JobState, Operation
 from atelier.core.params import OutputFormat, Params
 from atelier.core.priority import Priority
 from atelier.pipeline.resolve import Parameters
 
 _MAX_RANK, _MAX_DELAY_S = 100, 30 * 24 * 3600
+#: Number of previews of a job at most, as of a stream.
+MAX_PREVIEWS = 3
 
 
 class JobRequest(Params):
@@ -27,6 +29,19 @@ class JobRequest(Params):
         0, ge=-_MAX_RANK, le=_MAX_RANK, description="Each point brings the job forward as if it had waited a minute."
     )
     delay_s: float = Field(0, ge=0, le=_MAX_DELAY_S, description="Seconds before which the job does not start.")
+    previews: int = Field(
+        0, ge=0, le=MAX_PREVIEWS, description="Number of previews that its progress shows; generations have them."
+    )
+
+
+class JobProgress(BaseModel):
+    """How far a running job is."""
+
+    step: int = Field(description="Number of steps that are done.")
+    total: int
+    elapsed_s: float
+    eta_s: float | None = Field(None, description="Seconds until the last step, at the speed so far.")
+    previews: list[str] = Field([], description="Addresses of the latest previews, one per image.")
 
 
 class JobFile(BaseModel):
@@ -63,6 +78,7 @@ class JobResult(BaseModel):
     kind: ControlKind | None = Field(None, description="Kind of the control map that was drawn.")
     usage: JobUsage | None = None
     exactness_key: str | None = None
+    cached: bool | None = Field(None, description="Whether the images were made for an equal request before.")
 
 
 class JobResponse(BaseModel):
@@ -80,9 +96,10 @@ class JobResponse(BaseModel):
     attempts: int = Field(description="Number of times that a worker began with it.")
     position: int | None = Field(None, description="Number of queued jobs that are due before it.")
     eta_s: float | None = Field(None, description="Seconds until it is expected to end.")
-    progress: Progress | None = None
+    progress: JobProgress | None = None
     result: JobResult | None = None
     error: JobError | None = None
+    batch: str | None = Field(None, description="Id of the batch that it belongs to.")
     status_url: str
     events_url: str
 

@@ -1,47 +1,36 @@
-"""The routes of durable jobs: handed in, asked about, watched and cancelled."""
+"""The routes of durable jobs: handed in, asked about and cancelled."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import asdict
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
-from starlette.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request, Response
 
-from atelier.api.body import json_body, json_fields
-from atelier.api.errors import ERRORS, error_body
+from atelier.api.body import as_object, json_value
+from atelier.api.errors import ERRORS
+from atelier.api.idempotency import GivenKey
+from atelier.api.native.batch_schemas import Batch
+from atelier.api.native.batches import batch_of, batch_response, job_body
 from atelier.api.native.files import FILES, file_response
-from atelier.api.native.job_inputs import errors_in_input, fingerprint_of, read_input
-from atelier.api.native.job_schemas import (
-    JobControlMap,
-    JobFile,
-    JobList,
-    JobRequest,
-    JobResponse,
-    JobResult,
-)
-from atelier.api.openai.translate import errors_naming_images
-from atelier.api.schemas import EVENT_SCHEMA
-from atelier.api.services import JOB_FILE_ROUTE, UrlOf, UsedJobs, UsedPipeline, UsedUrls
-from atelier.core.errors import AtelierError, InvalidParameter, NotFound
-from atelier.core.jobs import Job, JobEvent, JobState, Json, Operation
+from atelier.api.native.job_answers import job_response
+from atelier.api.native.job_inputs import draft_of
+from atelier.api.native.job_schemas import JobList, JobRequest, JobResponse
+from atelier.api.services import JOB_FILE_ROUTE, UsedJobs, UsedPipeline, UsedUrls
+from atelier.core.errors import NotFound
+from atelier.core.jobs import JobState, Operation
 from atelier.core.params import parse
-from atelier.jobs.service import JobService, Outlook
 
 router = APIRouter(prefix="/v1/jobs", tags=["Atelier"])
 
-_MAX_PAGE, _MAX_KEY_CHARS = 100, 200
-_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}}}
+_MAX_PAGE = 100
 
 
 @router.post(
     "",
     status_code=202,
     responses=ERRORS,
-    openapi_extra=json_body(JobRequest),
+    openapi_extra=job_body(),
     response_model_exclude_none=True,
 )
 async def hand_in(
@@ -50,30 +39,21 @@ async def hand_in(
     service: UsedJobs,
     pipeline: UsedPipeline,
     url_of: UsedUrls,
-    idempotency_key: Annotated[
-        str | None, Header(description="Sent again with the same body, it returns the first job.")
-    ] = None,
-) -> JobResponse:
-    """Hand in a job, which is done even if the client leaves or the server restarts."""
-    if idempotency_key is not None and not 1 <= len(idempotency_key) <= _MAX_KEY_CHARS:
-        raise InvalidParameter(
-            f"Idempotency-Key: has 1 to {_MAX_KEY_CHARS} characters; got {len(idempotency_key)}.",
-            param="Idempotency-Key",
-        )
-    asked = parse(JobRequest, await json_fields(request))
-    with errors_in_input():
-        params, sent_as = read_input(asked.operation, asked.input, pipeline.catalogue)
-        with errors_naming_images(sent_as):
-            job = await service.submit(
-                pipeline,
-                asked.operation,
-                params,
-                rank=asked.rank,
-                delay_s=asked.delay_s,
-                idempotency_key=idempotency_key,
-                fingerprint=fingerprint_of(asked),
-            )
-    answer = await _answer(job, service, url_of)
+    idempotency_key: GivenKey,
+) -> JobResponse | Batch:
+    """Hand in a job, which is done even if the client leaves or the server restarts.
+
+    A list of jobs, or one with a `grid`, is a batch: all of its jobs are taken, or none.
+    """
+    sent, catalogue = await json_value(request), pipeline.catalogue
+    if isinstance(sent, list) or (isinstance(sent, dict) and "grid" in sent):
+        jobs = await service.submit(pipeline, batch_of(sent, catalogue, idempotency_key))
+        batch = await batch_response(jobs, service, url_of)
+        response.headers["location"] = batch.status_url
+        return batch
+    asked = parse(JobRequest, as_object(sent))
+    [job] = await service.submit(pipeline, [draft_of(asked, catalogue, idempotency_key=idempotency_key)])
+    answer = await job_response(job, service, url_of)
     response.headers["location"] = answer.status_url
     return answer
 
@@ -90,105 +70,27 @@ async def list_jobs(
     """Return jobs, the latest first."""
     before = None if after is None else await service.get(after)
     found = await service.jobs.page("", states=state, operations=operation, before=before, max_jobs=limit + 1)
-    data = [await _answer(job, service, url_of) for job in found[:limit]]
+    data = [await job_response(job, service, url_of) for job in found[:limit]]
     return JobList(data=data, has_more=len(found) > limit)
 
 
 @router.get("/{job_id}", responses=ERRORS, response_model_exclude_none=True)
 async def get_job(job_id: str, service: UsedJobs, url_of: UsedUrls) -> JobResponse:
     """Return a job: its state, place and progress, and its result or error."""
-    return await _answer(await service.get(job_id), service, url_of)
+    return await job_response(await service.get(job_id), service, url_of)
 
 
 @router.delete("/{job_id}", responses=ERRORS, response_model_exclude_none=True)
 async def cancel_job(job_id: str, service: UsedJobs, url_of: UsedUrls) -> JobResponse:
     """Cancel a job. One that runs stops within a step; one that has ended stays as it is."""
-    return await _answer(await service.cancel(job_id), service, url_of)
-
-
-@router.get("/{job_id}/events", responses={**ERRORS, **_EVENTS}, response_class=StreamingResponse)
-async def watch_job(
-    job_id: str,
-    service: UsedJobs,
-    url_of: UsedUrls,
-    last_event_id: Annotated[
-        int, Header(ge=0, description="Number of the last `state` event that the client has seen.")
-    ] = 0,
-) -> StreamingResponse:
-    """Stream a job as events: every `state`, the latest `progress`, and the whole `job` when it has ended."""
-    await service.get(job_id)
-    # The header tells nginx not to collect events before it passes them on.
-    headers = {"x-accel-buffering": "no", "cache-control": "no-store"}
-    lines = _lines(job_id, last_event_id, service, url_of)
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return await job_response(await service.cancel(job_id), service, url_of)
 
 
 @router.get("/{job_id}/files/{name}", responses={**ERRORS, **FILES}, response_class=Response, name=JOB_FILE_ROUTE)
 async def get_job_file(request: Request, job_id: str, name: str, service: UsedJobs) -> Response:
     """Return a file that a job has made."""
     job = await service.get(job_id)
-    data = await service.files.get(name) if name in _names(job.result or {}) else None
+    data = await service.files.get(name) if name in job.files else None
     if data is None:
         raise NotFound(f"The job {job_id!r} has no file {name!r}, or its time to live is over.")
     return await file_response(request, name, data)
-
-
-async def _lines(job_id: str, after: int, service: JobService, url_of: UrlOf) -> AsyncGenerator[str]:
-    """Yield server-sent events; a state's id is the number after which a client goes on when it comes back."""
-    try:
-        async with aclosing(service.watch(job_id, after=after)) as news:
-            async for one in news:
-                if one is None:
-                    yield ": keep-alive\n\n"
-                elif isinstance(one, JobEvent):
-                    data = {"state": one.state, "attempts": one.attempts, "at": one.at}
-                    yield f"id: {one.number}\nevent: state\ndata: {json.dumps(data)}\n\n"
-                else:
-                    yield f"event: progress\ndata: {json.dumps(asdict(one))}\n\n"
-        answer = await _answer(await service.get(job_id), service, url_of)
-        yield f"event: job\ndata: {answer.model_dump_json(exclude_none=True)}\n\n"
-    except AtelierError as error:
-        # The status has been sent already.
-        yield f"event: error\ndata: {json.dumps(error_body(error))}\n\n"
-
-
-async def _answer(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
-    outlook: Outlook = await service.outlook(job)
-    return JobResponse(
-        id=job.id,
-        operation=job.operation,
-        state=job.state,
-        priority=job.priority,
-        rank=job.rank,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        attempts=job.attempts,
-        position=outlook.position,
-        eta_s=outlook.eta_s,
-        progress=job.progress,
-        result=None if job.result is None else _result(job, job.result, url_of),
-        error=job.error,
-        status_url=url_of("get_job", job_id=job.id),
-        events_url=url_of("watch_job", job_id=job.id),
-    )
-
-
-def _result(job: Job, result: Json, url_of: UrlOf) -> JobResult:
-    fields: dict[str, Any] = dict(result)
-    images, maps = fields.pop("images"), fields.pop("control_maps", [])
-
-    def url(named: dict[str, Any]) -> str:
-        return url_of(JOB_FILE_ROUTE, job_id=job.id, name=named.pop("file"))
-
-    return JobResult(
-        data=[JobFile(url=url(image), **image) for image in map(dict, images)],
-        control_maps=[JobControlMap(url=url(one), **one) for one in map(dict, maps)],
-        **fields,
-    )
-
-
-def _names(result: Json) -> set[object]:
-    """Return the names of the files of a result."""
-    fields: dict[str, Any] = dict(result)
-    return {one["file"] for one in [*fields.get("images", []), *fields.get("control_maps", [])]}

@@ -34,6 +34,7 @@ async def images_response(
         usage=usage(result.usage),
         safety_identifier=asked.label,
         control_maps=[control_map(drawn) for drawn in result.control_maps] or None,
+        cached=result.is_cached,
         exactness_key=result.exactness_key,
     )
 

@@ -101,6 +101,7 @@ async def vary_image(request: Request, call: GivenCall) -> ImagesResponse | Resp
 async def _answer(
     call: Call, params: GenerateParams, asked: ImagesGenerateRequest, *, prefix: str
 ) -> ImagesResponse | Response:
+    params = await call.settled(params)
     if asked.stream:
         return await event_stream(call.record, params, asked, call.pipeline, prefix=prefix)
     result = await call.pipeline.generate(call.record, params)

@@ -187,6 +187,7 @@ class ImagesResponse(BaseModel):
         None, description="Id of the upscaler that resized the images, or `bicubic` if it has no weights."
     )
     control_maps: list[ControlMap] | None = Field(None, description="Maps drawn by annotate, in order.")
+    cached: bool = Field(False, description="Whether the images were made for an equal request before.")
     exactness_key: str = Field(
         description="Equal requests with `reproducibility: exact` return the same bits where this key is equal."
     )

@@ -155,6 +155,7 @@ class _Translator:
                 "usage": usage(result.usage.share(index, len(result.pictures))).model_dump(exclude=_NOT_STREAMED),
                 "seed": picture.seed,
                 "parameters": self.plan.parameters(picture.seed),
+                "cached": result.is_cached,
                 "exactness_key": result.exactness_key,
             }
             for index, picture in enumerate(result.pictures)

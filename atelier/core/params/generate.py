@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -27,6 +27,8 @@ from atelier.core.sampling import (
     Strength,
 )
 
+CacheUse = Literal["auto", "prefer", "off"]
+
 MAX_PROMPT_CHARS = 32_000
 MAX_SEED = 2**32 - 1
 AUTO = "auto"
@@ -44,7 +46,8 @@ def _as_tuple(value: object) -> object:
 class GenerateParams(Params):
     """One request for images.
 
-    Serialised, it holds the fields that reproduce an image; input images, `n`, priority and deadline are left out.
+    Serialised, it holds the fields that reproduce an image; input images, `n`, priority, deadline and `cache` are
+    left out.
     """
 
     prompt: str = Field(
@@ -131,6 +134,13 @@ class GenerateParams(Params):
     )
     deadline_s: float | None = Field(
         None, gt=0, le=3600, description="Seconds after which the request is cancelled with an error.", exclude=True
+    )
+
+    cache: CacheUse = Field(
+        "auto",
+        description="auto: a request with a seed returns the images of an equal one before it; prefer: one without a "
+        "seed does, too; off: the images are made anew, and not kept.",
+        exclude=True,
     )
 
     not_built: ClassVar[Mapping[str, NotBuilt]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -19,6 +19,7 @@ class _Broken:
     """A transport that fails when a call is sent, or only when its residuals are awaited."""
 
     is_concurrent = False
+    weights: Mapping[str, str] = {}
 
     def __init__(self, *, late: bool) -> None:
         self.num_starts = 0

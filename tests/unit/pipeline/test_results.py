@@ -19,14 +19,14 @@ from atelier.pipeline.resolve import Plan, resolve
 from atelier.pipeline.results import (
     ControlMap,
     Usage,
+    joined_names,
     map_files,
     paint_over,
     picture_files,
     to_control_map,
-    upscalers_of,
     usage_of,
 )
-from atelier.pipeline.stages import Annotated, Upscaled
+from atelier.pipeline.stages import Annotated
 from tests.pictures import decoded, noise, pixels_of
 
 _ORIGIN = Origin("here")
@@ -138,9 +138,6 @@ def test_a_map_is_a_png() -> None:
 
 
 def test_every_upscaler_is_named_once() -> None:
-    def enlarged(name: str) -> Upscaled:
-        return Upscaled(np.zeros((8, 8, 3), dtype=np.uint8), name, _ORIGIN)
-
-    assert upscalers_of([]) is None
-    assert upscalers_of([enlarged("x4"), enlarged("x4")]) == "x4"
-    assert upscalers_of([enlarged("x4"), enlarged("bicubic"), enlarged("x4")]) == "x4, bicubic"
+    assert joined_names([]) is None
+    assert joined_names(["x4", "x4"]) == "x4"
+    assert joined_names(["x4", "bicubic", "x4"]) == "x4, bicubic"

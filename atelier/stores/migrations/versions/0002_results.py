@@ -33,7 +33,7 @@ def upgrade() -> None:
     op.create_table(
         "seeds",
         sa.Column("owner", sa.String(200), primary_key=True),
-        sa.Column("key", sa.String(200), primary_key=True),
+        sa.Column("key", sa.String(250), primary_key=True),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("seed", sa.BigInteger, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),

@@ -1,0 +1,60 @@
+"""Jobs as answers: what is stored of them, with the addresses of their files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atelier.api.native.job_schemas import JobControlMap, JobFile, JobProgress, JobResponse, JobResult
+from atelier.api.services import JOB_FILE_ROUTE, UrlOf
+from atelier.core.jobs import Job, JobId, Json, Progress
+from atelier.jobs.service import JobService
+
+
+async def job_response(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
+    """Convert a job to its response model, with what is expected of it. Raises JobsUnavailable."""
+    outlook = await service.outlook(job)
+    return JobResponse(
+        id=job.id,
+        operation=job.operation,
+        state=job.state,
+        priority=job.priority,
+        rank=job.rank,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        attempts=job.attempts,
+        position=outlook.position,
+        eta_s=outlook.eta_s,
+        progress=None if job.progress is None else job_progress(job.id, job.progress, url_of),
+        result=None if job.result is None else _result(job, job.result, url_of),
+        error=job.error,
+        batch=job.batch,
+        status_url=url_of("get_job", job_id=job.id),
+        events_url=url_of("watch_job", job_id=job.id),
+    )
+
+
+def job_progress(job_id: JobId, progress: Progress, url_of: UrlOf) -> JobProgress:
+    """Convert the progress of a job to its response model."""
+    eta_s = progress.eta_s
+    return JobProgress(
+        step=progress.step,
+        total=progress.total,
+        elapsed_s=round(progress.elapsed_s, 3),
+        eta_s=None if eta_s is None else round(eta_s, 3),
+        previews=[url_of(JOB_FILE_ROUTE, job_id=job_id, name=name) for name in progress.previews],
+    )
+
+
+def _result(job: Job, result: Json, url_of: UrlOf) -> JobResult:
+    fields: dict[str, Any] = dict(result)
+    images, maps = fields.pop("images"), fields.pop("control_maps", [])
+
+    def url(named: dict[str, Any]) -> str:
+        return url_of(JOB_FILE_ROUTE, job_id=job.id, name=named.pop("file"))
+
+    return JobResult(
+        data=[JobFile(url=url(image), **image) for image in map(dict, images)],
+        control_maps=[JobControlMap(url=url(one), **one) for one in map(dict, maps)],
+        **fields,
+    )
