@@ -54,6 +54,10 @@ class Mailbox:
         self._progress[job_id] = progress
         self._has_news.set()
 
+    def wake(self) -> None:
+        """End the wait for news without any, so that the watcher looks for itself."""
+        self._has_news.set()
+
     async def news(self, *, timeout_s: float) -> tuple[list[JobEvent], dict[JobId, Progress]]:
         """Wait for news, and take them out; both are empty if there are none in time."""
         try:
@@ -102,6 +106,8 @@ class Feed:
                 since = await self._read(since)
             except JobsUnavailable as error:
                 logger.warning("cannot read the news of jobs: %s", error.__cause__)
+                for mailbox in self._mailboxes:
+                    mailbox.wake()
             await asyncio.sleep(_REPORT_S)
             await self._changes.after(seen, timeout_s=_PAUSE_S)
 

@@ -16,6 +16,7 @@ from atelier.local.stages import LocalStages
 from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.stores.blobs import BlobStore
 from tests.stages import RecordingStages
+from tests.unit.api.job_server import JobServer, job_server
 
 MAX_BODY_BYTES = 100_000
 MAX_PIXEL_STEPS = 2_000_000
@@ -29,6 +30,13 @@ def pipeline(stages: RecordingStages, small_catalogue: Catalogue) -> Pipeline:
 @pytest.fixture
 def blobs(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path.as_uri(), ttl=timedelta(hours=1))
+
+
+@pytest.fixture
+async def server(pipeline: Pipeline, tmp_path: Path) -> AsyncIterator[JobServer]:
+    """An application that takes jobs; a module that uses it makes `app` the one of `server`."""
+    async with job_server(pipeline, tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

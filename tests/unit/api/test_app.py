@@ -43,6 +43,16 @@ async def test_every_built_route_is_in_the_document(http: httpx2.AsyncClient) ->
         "DELETE /v1/jobs/{job_id}",
         "GET /v1/jobs/{job_id}/events",
         "GET /v1/jobs/{job_id}/files/{name}",
+        "GET /v1/batches/{batch_id}",
+        "DELETE /v1/batches/{batch_id}",
+        "GET /v1/batches/{batch_id}/sheet",
+        "POST /generate",
+        "GET /status/{job_id}",
+        "GET /image/{job_id}",
+        "POST /generate-image",
+        "GET /models",
+        "GET /api/cache/stats",
+        "POST /api/cache/clear",
         "POST /enhance-media",
     }
 

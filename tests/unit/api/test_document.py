@@ -47,7 +47,14 @@ def test_bodies_are_named_after_their_classes(document: dict[str, Any]) -> None:
     expected |= {(path, "multipart/form-data"): f"{kind}Form" for path, kind in kinds.items()}
     expected[("/v1/images/generations", "application/json")] = "ImagesGenerateRequest"
     expected[("/enhance-media", "application/json")] = "EnhanceParams"
-    expected[("/v1/jobs", "application/json")] = "JobRequest"
+    expected |= {
+        ("/generate", "application/json"): "SimpleParams",
+        ("/generate-image", "application/json"): "SimpleImageParams",
+        ("/api/cache/clear", "application/json"): "ClearCacheParams",
+    }
+    one, grid, listed = names.pop(("/v1/jobs", "application/json"))["anyOf"]
+    assert (one, grid) == tuple({"$ref": f"#/components/schemas/{name}"} for name in ("JobRequest", "GridRequest"))
+    assert (listed["type"], listed["maxItems"], listed["items"]) == ("array", 100, one)
     assert names == {key: {"$ref": f"#/components/schemas/{name}"} for key, name in expected.items()}
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ from atelier.core.denoising import DenoiseEvent, Heartbeat, StepEvent
 from atelier.core.errors import AtelierError, NotSupported, QueueFull, ReplicaDied, ReplicaLeaving, ReplicaLost
 from atelier.core.origin import Origin
 from atelier.core.snapshot import Snapshot
-from atelier.pipeline.stages import Stages
+from atelier.pipeline.stages import ModelStage, Stages
 from deployments import leaving
 from deployments.annotator import Annotator
 from deployments.autoencoder import Autoencoder
@@ -110,7 +110,7 @@ def _parameters(method: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(method).parameters)
 
 
-@pytest.mark.parametrize("name", [*_DEPLOYMENTS, "metrics_text", "check_ready"])
+@pytest.mark.parametrize("name", [*_DEPLOYMENTS, "origin", "metrics_text", "check_ready"])
 def test_handles_and_deployments_have_the_signatures_of_the_protocol(name: str) -> None:
     expected = _parameters(getattr(Stages, name))
     assert _parameters(getattr(HandleStages, name)) == expected
@@ -120,7 +120,18 @@ def test_handles_and_deployments_have_the_signatures_of_the_protocol(name: str) 
 
 def test_every_method_of_the_protocol_is_checked() -> None:
     methods = {name for name, _ in inspect.getmembers(Stages, inspect.isfunction) if not name.startswith("_")}
-    assert methods == {*_DEPLOYMENTS, "metrics_text", "check_ready"}
+    assert methods == {*_DEPLOYMENTS, "origin", "metrics_text", "check_ready"}
+
+
+@pytest.mark.parametrize("stage", get_args(ModelStage))
+async def test_each_stage_is_asked_for_its_own_origin(handles: GraphHandles, stage: ModelStage) -> None:
+    asked = Origin("here", {stage: "hash"})
+
+    async def answer() -> Origin:
+        return asked
+
+    handles = replace(handles, **{stage: _Handle(answer)})
+    assert await _stages(handles).origin(stage) == asked
 
 
 class _Broadcast:

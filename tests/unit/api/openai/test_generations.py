@@ -189,6 +189,7 @@ async def test_an_answer_describes_its_images(http: httpx2.AsyncClient) -> None:
         "safety_identifier": "me",
         "output_format": "webp",
         "size": "64x64",
+        "cached": False,
     }
     for image, seed in zip(data, (7, 8), strict=True):
         assert image.keys() == {"b64_json", "seed", "parameters"}

@@ -115,7 +115,7 @@ async def test_the_last_event_has_every_field_of_an_answer(http: httpx2.AsyncCli
         assert before <= fields.pop("created_at") <= time.time()
         assert fields["seed"] == fields.pop("parameters")["seed"] == seed
         assert len(fields.pop("exactness_key")) == 16
-    described = {"size": "64x32", "quality": "high", "background": "opaque", "output_format": "webp"}
+    described = {"size": "64x32", "quality": "high", "background": "opaque", "output_format": "webp", "cached": False}
     usage = first.pop("usage")
     assert usage.keys() == {"input_tokens", "input_tokens_details", "output_tokens", "total_tokens"}
     assert (usage["input_tokens_details"]["image_tokens"], usage["output_tokens"]) == (32, 32)

@@ -40,6 +40,7 @@ def test_a_prompt_is_enough() -> None:
         "size": "auto",
         "output_format": "png",
         "priority": "standard",
+        "cache": "auto",
         "seed": -1,
         "guidance_rescale": 0,
         "sampler": "euler",
