@@ -16,10 +16,10 @@ from atelier.pipeline.record import RequestRecord, log_request
 from deployments.calls import detached_context
 from deployments.errors import send_errors_as_fields
 from deployments.handles import GraphHandles
+from deployments.job_operations import JobOperations
 from deployments.limits import RouterLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import RouterMetrics
-from deployments.operations import Operations
 from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
@@ -32,7 +32,7 @@ _FILE_PATH = "/v1/images/files/{name}"
 
 
 @serve.ingress()
-class Router(Operations):
+class Router(JobOperations):
     """The graph's ingress: the HTTP application, and the operations for other Ray applications."""
 
     # Serve awaits the constructor.
@@ -56,7 +56,7 @@ class Router(Operations):
         self._settings = settings = Settings()
         self._blobs = await open_blobs(settings)
         stores = await open_jobs(settings)
-        self._jobs = stores.jobs
+        jobs = stores.jobs
         self._limits = limits = RouterLimits()
         self._metrics = RouterMetrics()
         readiness = Readiness(serve.get_replica_context().app_name)
@@ -64,16 +64,17 @@ class Router(Operations):
         self._cache = stores.cache(self._stages, catalogue.loras, max_bytes=limits.max_cache_bytes)
         beside = (
             self._blobs.sweep(),
-            self._jobs.files.sweep(),
+            jobs.files.sweep(),
             stores.cached_files.sweep(),
             self._cache.sweep(),
-            self._jobs.changes.watch(),
+            jobs.changes.watch(),
         )
         self._tasks = [asyncio.create_task(one) for one in beside]
         super().__init__(
             Pipeline(self._stages, catalogue, limits.of_pipeline, cache=self._cache, new_context=detached_context),
             Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name)),
             self._record,
+            jobs,
         )
         self._app = self._new_app()
 

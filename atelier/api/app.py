@@ -16,7 +16,7 @@ from atelier.api import docs
 from atelier.api.document import DocumentedApp
 from atelier.api.error_handlers import install_error_handlers
 from atelier.api.limits import BodyLimit
-from atelier.api.native import batches, cache, files, job_watching, jobs, loras, status, unbuilt
+from atelier.api.native import batches, cache, data, files, job_watching, jobs, loras, status, unbuilt
 from atelier.api.native import images as native_images
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
@@ -51,6 +51,7 @@ def _build_routes() -> FastAPI:
         job_watching.router,
         batches.router,
         cache.router,
+        data.router,
         models.router,
         loras.router,
         status.router,
@@ -64,6 +65,11 @@ def _build_routes() -> FastAPI:
 
 #: All routes and error handlers, built once in a process; the middleware gives each application its services.
 _ROUTES = _build_routes()
+
+
+def path_of(route: str, /, **parts: str) -> str:
+    """Return the path of a route below the prefix, by its name and the parts of its path."""
+    return str(_ROUTES.url_path_for(route, **parts))
 
 
 def build_app(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from atelier.core.errors import NotFound
 from atelier.core.jobs import Json, Operation
@@ -30,6 +30,17 @@ async def stored(params: Params, blobs: BlobStore) -> Json:
 async def loaded(operation: Operation, fields: Json, blobs: BlobStore) -> Params:
     """Return the params of a job with their images. Raises NotFound if one is gone, and StoreUnavailable."""
     return parse(_KINDS[operation], {name: await _read(value, blobs) for name, value in fields.items()})
+
+
+def blobs_in(value: object) -> Iterator[str]:
+    """Yield the names of the images in the fields that `stored` has returned."""
+    if isinstance(value, Mapping):
+        if value.keys() == {_BLOB}:
+            yield str(value[_BLOB])
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from blobs_in(one)
 
 
 def _fields(params: Params) -> dict[str, object]:

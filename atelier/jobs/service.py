@@ -12,7 +12,7 @@ from atelier.core.errors import JobsUnavailable, NotFound, QueueFull
 from atelier.core.jobs import FINAL, Job, JobEvent, JobId, Json, NewJob, Operation, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams
 from atelier.jobs.feed import Feed
-from atelier.jobs.params import stored
+from atelier.jobs.params import blobs_in, stored
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
@@ -40,6 +40,13 @@ class OfJob(NamedTuple):
 
     job_id: JobId
     progress: Progress
+
+
+class Deleted(NamedTuple):
+    """Numbers of jobs and of files that were deleted."""
+
+    jobs: int
+    files: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +169,13 @@ class JobService:
                         yield event
                 for job_id, reached in progress.items():
                     yield OfJob(job_id, reached)
+
+    async def delete_all(self, owner: str) -> Deleted:
+        """Delete all jobs of an owner and their files; workers stop those that run. Raises StoreUnavailable."""
+        jobs = await self.jobs.delete_of(owner)
+        names = {name for job in jobs for name in (*job.files, *blobs_in(job.params))}
+        await self.files.delete(sorted(names))
+        return Deleted(len(jobs), len(names))
 
     async def purge(self, *, finished_before: float) -> None:
         """Delete jobs that had ended by then; if the database cannot be reached, the next call does it."""

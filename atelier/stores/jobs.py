@@ -154,6 +154,12 @@ class Jobs:
             await connection.execute(asked.values(is_cancel_requested=True))
         return await self.get(job_id)
 
+    async def delete_of(self, owner: str) -> list[Job]:
+        """Delete all jobs of an owner, in any state, and return them."""
+        async with self._database.writing() as connection:
+            rows = await connection.execute(delete(jobs).where(jobs.c.owner == owner).returning(jobs))
+            return [job_of(row) for row in rows.mappings()]
+
     async def purge(self, *, finished_before: float) -> int:
         """Delete jobs that had ended by then, with their events. Returns their number."""
         old = delete(jobs).where(jobs.c.state.in_(FINAL), jobs.c.finished_at < finished_before)

@@ -64,7 +64,8 @@ def draft_of(
     """
     with _errors_naming(f"{place}input.", {}):
         params, sent_as = read_input(asked.operation, asked.input, catalogue)
-    sent = json.dumps(asked.model_dump(), sort_keys=True)
+    # Images in handle calls may be bytes.
+    sent = json.dumps(asked.model_dump(), sort_keys=True, default=lambda data: hashlib.sha256(data).hexdigest())
     return Draft(
         operation=asked.operation,
         params=params,

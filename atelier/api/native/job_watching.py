@@ -54,7 +54,7 @@ async def watch_job_by_websocket(
     after: Annotated[int, Query(ge=0, description="Number of the last state that the client has seen.")] = 0,
 ) -> None:
     """Send every state, the latest progress, and the whole job when it has ended."""
-    await _serve(websocket, _messages_of(JobId(job_id), after, service, url_of))
+    await _serve(websocket, messages_of(JobId(job_id), after, service, url_of))
 
 
 @router.websocket("/ws")
@@ -71,7 +71,7 @@ async def watch_jobs_by_websocket(
 async def _lines(job_id: str, after: int, service: JobService, url_of: UrlOf) -> AsyncGenerator[str]:
     """Yield server-sent events; a state's id is the number after which a client goes on when it comes back."""
     try:
-        async with aclosing(_messages_of(JobId(job_id), after, service, url_of)) as messages:
+        async with aclosing(messages_of(JobId(job_id), after, service, url_of)) as messages:
             async for message in messages:
                 if message is None:
                     yield ": keep-alive\n\n"
@@ -84,9 +84,7 @@ async def _lines(job_id: str, after: int, service: JobService, url_of: UrlOf) ->
         yield f"event: error\ndata: {json.dumps(error_body(error))}\n\n"
 
 
-async def _messages_of(
-    job_id: JobId, after: int, service: JobService, url_of: UrlOf
-) -> AsyncGenerator[Fields | None]:
+async def messages_of(job_id: JobId, after: int, service: JobService, url_of: UrlOf) -> AsyncGenerator[Fields | None]:
     """Yield what happens to a job, None where nothing does, and the job when it has ended. Raises NotFound."""
     await service.get(job_id)
     async with aclosing(service.watch(job_id, after=after)) as news:

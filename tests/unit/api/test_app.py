@@ -51,6 +51,7 @@ async def test_every_built_route_is_in_the_document(http: httpx2.AsyncClient) ->
         "GET /image/{job_id}",
         "POST /generate-image",
         "GET /models",
+        "DELETE /v1/data",
         "GET /api/cache/stats",
         "POST /api/cache/clear",
         "POST /enhance-media",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -257,3 +258,23 @@ async def test_an_application_without_jobs_says_so(pipeline: Pipeline, blobs: Bl
     async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post(_JOBS, json=_GENERATE)
     assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_supported")
+
+
+async def test_all_data_of_a_caller_is_deleted(
+    http: httpx2.AsyncClient, server: JobServer, stages: RecordingStages, tmp_path: Path
+) -> None:
+    edit = {"operation": "edit", "input": {"prompt": "x", "image": _IMAGE, "num_inference_steps": 4}}
+    done = await _handed_in(http, edit)
+    async with server.working():
+        ended = await _ended(http, done)
+        for event in (stages.may_denoise, stages.denoising, stages.ended):
+            event.clear()
+        running = await _handed_in(http, _GENERATE)
+        await asyncio.wait_for(stages.denoising.wait(), _WAIT_S)
+        assert len(list((tmp_path / "jobs").glob("*.png"))) == 2
+        assert (await http.delete("/v1/data")).json() == {"jobs": 2, "files": 2}
+        await asyncio.wait_for(stages.ended.wait(), _WAIT_S)
+    assert list((tmp_path / "jobs").glob("*.png")) == []
+    assert (await http.get("/v1/jobs")).json()["data"] == []
+    for url in (done["status_url"], running["status_url"], ended["result"]["data"][0]["url"]):
+        assert (await http.get(url)).status_code == 404
