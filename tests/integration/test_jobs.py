@@ -6,13 +6,16 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2
 import pytest
 from PIL import Image
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
+from tests.integration.conftest import Graph
 from tests.integration.replicas import kill, until_replaced
 from tests.integration.steps import Steps
 from zoo.judge import judge
@@ -90,3 +93,53 @@ async def test_a_running_job_is_cancelled(http: httpx2.AsyncClient, steps: Steps
     assert await steps.until_idle() < before + 150
     events = (await http.get(f"{_JOBS}/{job_id}/events")).text
     assert '"state": "cancelled"' in events
+
+
+async def _states(connection: ClientConnection) -> list[tuple[int, str]]:
+    messages = [json.loads(message) async for message in connection]
+    assert messages[-1]["type"] == "job"
+    return [(message["number"], message["state"]) for message in messages if message["type"] == "state"]
+
+
+@pytest.mark.parametrize("is_router_lost", [False, pytest.param(True, marks=pytest.mark.long)])
+async def test_a_watcher_that_comes_back_has_seen_every_state(
+    http: httpx2.AsyncClient, address: str, is_router_lost: bool
+) -> None:
+    job_id = await _handed_in(http, {**_EXACT, "seed": 4})
+    url = f"{address.replace('http', 'ws')}/ws/jobs/{job_id}"
+    async with connect(url, proxy=None) as watching:
+        first = json.loads(await watching.recv())
+        if is_router_lost:
+            lost = kill("Router")
+            with pytest.raises(ConnectionClosed):
+                await _states(watching)
+            await until_replaced(lost, "Router")
+        else:
+            watching.transport.abort()
+    async with connect(f"{url}?after={first['number']}", proxy=None, open_timeout=_WAIT_S) as again:
+        states = await _states(again)
+    assert [(first["number"], first["state"]), *states] == [(1, "queued"), (2, "running"), (3, "succeeded")]
+
+
+@pytest.fixture
+def cached(deployed: Graph) -> Iterator[None]:
+    """Let the graph keep results during one test."""
+    deployed.max_cache_bytes = 10_000_000
+    deployed.deploy()
+    yield
+    deployed.max_cache_bytes = 0
+    deployed.deploy()
+
+
+@pytest.mark.usefixtures("cached")
+async def test_an_equal_request_and_an_equal_job_are_not_made_again(http: httpx2.AsyncClient, steps: Steps) -> None:
+    asked = {"prompt": _PROMPT, "seed": 11}
+    first = (await http.post(_GENERATIONS, json=asked)).json()
+    before = await steps.until_idle()
+    again = (await http.post(_GENERATIONS, json=asked)).json()
+    assert (first["cached"], again["cached"]) == (False, True)
+    assert again["data"] == first["data"]
+    job = await _ended(http, await _handed_in(http, asked))
+    assert await _file(http, job) == base64.b64decode(first["data"][0]["b64_json"])
+    assert job["result"]["cached"]
+    assert await steps.until_idle() == before

@@ -47,6 +47,7 @@ _WRITTEN = {
         "varied.png": _SQUARE,
         "large.png": (512, 512),
         "edges.png": _SQUARE,
+        "job.png": _SQUARE,
         "preview-0.png": _SQUARE,
         "preview-1.png": _SQUARE,
         "cross.png": _SQUARE,
@@ -122,6 +123,8 @@ def test_every_curl_line_has_its_status(address: str, tmp_path: Path) -> None:
     assert inspected["parameters"]["seed"] == 7
     assert _image(enhanced["image"].partition(",")[2]).size == (512, 512)
     assert judge(Image.open(tmp_path / "job.png"), _CIRCLE).is_right
+    assert Image.open(tmp_path / "sheet.png").width > 3 * 128
+    assert Image.open(tmp_path / "simple.png").size == _SQUARE
 
 
 async def test_there_is_a_curl_line_for_every_address(address: str) -> None:
@@ -134,7 +137,7 @@ async def test_there_is_a_curl_line_for_every_address(address: str) -> None:
         if "501" not in operation["responses"] or {"200", "202"} & operation["responses"].keys() or method == "delete"
     ]
     assert [one for one in served if not any(_calls(line, *one) for line in _curls())] == []
-    assert len(served) == 25
+    assert len(served) == 36
 
 
 def _curls() -> list[str]:
