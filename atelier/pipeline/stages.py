@@ -16,6 +16,7 @@ from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
+from atelier.core.status import GraphStatus
 
 #: RGB images [images, height, width, 3], or one image: [height, width, 3], with alpha [height, width, 4].
 Pixels = npt.NDArray[np.uint8]
@@ -100,4 +101,8 @@ class Stages(Protocol):
 
     async def check_ready(self) -> bool:
         """Return whether every stage answers."""
+        ...
+
+    async def status(self) -> GraphStatus:
+        """Return the state of every stage, with the devices and the models of those that answer."""
         ...
