@@ -24,13 +24,10 @@ UNBUILT = (
     Unbuilt("GET", "/status/{job_id}", "Jobs in this form are not supported; use GET /v1/jobs/{job_id}."),
     Unbuilt("GET", "/image/{job_id}", "Jobs in this form are not supported; use the URLs in GET /v1/jobs/{job_id}."),
     Unbuilt("GET", "/models", "The list of models in this form is not supported; use GET /v1/models."),
-    Unbuilt("GET", "/gpu/status", "The GPU's status is not supported; use GET /metrics for the Denoisers' work."),
     Unbuilt("POST", "/magic-prompt", "Improving a prompt is not supported; send it as it should be drawn."),
     Unbuilt("GET", "/api/cache/stats", "A cache of results is not supported."),
     Unbuilt("POST", "/api/cache/clear", "A cache of results is not supported, so there is nothing to clear."),
     Unbuilt("GET", "/api/rate-limit/stats", "Rate limits are not supported; use GET /metrics for waiting requests."),
-    Unbuilt("GET", "/api/services/status", "The status of single services is not supported; use GET /ready."),
-    Unbuilt("GET", "/api/system/info", "Information on the system is not supported; use GET / and GET /metrics."),
 )
 
 

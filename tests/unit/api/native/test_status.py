@@ -60,5 +60,5 @@ async def test_the_front_page_describes_what_the_server_can_do(http: httpx2.Asyn
 async def test_the_front_page_lists_the_fields_and_what_is_not_built(http: httpx2.AsyncClient) -> None:
     capabilities = (await http.get("/")).json()
     assert set(GenerateParams.model_fields) | {"quality", "style"} <= set(capabilities["parameters"])
-    assert len(capabilities["not_supported"]) == 11
+    assert len(capabilities["not_supported"]) == 8
     assert {"POST /generate", "GET /status/{job_id}"} <= set(capabilities["not_supported"])

@@ -12,13 +12,10 @@ _INSTEAD = {
     "GET /status/{job_id}": "GET /v1/jobs/{job_id}",
     "GET /image/{job_id}": "the URLs in GET /v1/jobs/{job_id}",
     "GET /models": "GET /v1/models",
-    "GET /gpu/status": "GET /metrics",
     "POST /magic-prompt": "as it should be drawn",
     "GET /api/cache/stats": "",
     "POST /api/cache/clear": "nothing to clear",
     "GET /api/rate-limit/stats": "GET /metrics",
-    "GET /api/services/status": "GET /ready",
-    "GET /api/system/info": "GET /metrics",
 }
 
 
