@@ -18,7 +18,7 @@ class Autoencoder(Replica):
         from atelier.local.images import AutoencoderStage
         from atelier.models.allocator import keep_freed_memory
 
-        super().__init__("autoencoder", options)
+        super().__init__("autoencoder", options, catalogue.models)
         keep_freed_memory()
         self._stage = AutoencoderStage.load(catalogue, self._runtime)
 

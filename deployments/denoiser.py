@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.origin import Origin
+from atelier.core.status import Device
 from atelier.core.work import busy_s
 from atelier.pipeline.placing import Report
 from deployments.limits import DenoiserLimits, changed
@@ -31,11 +32,12 @@ class Denoiser:
         """
         from atelier.engine.engine import EngineSettings
         from atelier.local.denoising import new_engine
-        from deployments.accelerator import placement
+        from deployments.accelerator import OwnDevice, placement
         from deployments.residuals import transport
 
         log_to_serve()
         place = placement(options)
+        self._device = OwnDevice(place, catalogue.models)
         self._limits = limits = DenoiserLimits()
         self._metrics = metrics = DenoiserMetrics()
         self._engine = new_engine(
@@ -86,6 +88,10 @@ class Denoiser:
     async def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""
         return self._metrics.text(self._engine.status())
+
+    async def device(self) -> Device:
+        """Return the device that this replica runs on, and the models that it holds."""
+        return await self._device.read()
 
     def check_health(self) -> None:
         """Raise RuntimeError if the engine cannot work, or a step takes longer than `stall_s`."""

@@ -1,4 +1,4 @@
-"""Whether the graph is ready, as Serve's controller knows it.
+"""What Serve's controller knows of the graph: its deployments, and whether all of them are ready.
 
 A call to every deployment would wait behind their work, and wake those that are scaled to zero.
 """
@@ -6,14 +6,14 @@ A call to every deployment would wait behind their work, and wake those that are
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ray import serve
 from ray.exceptions import RayError
-from ray.serve.schema import ApplicationStatusOverview, DeploymentStatus, ReplicaState, ServeStatus
+from ray.serve.context import _get_global_client
+from ray.serve.schema import DeploymentDetails, DeploymentStatus, ReplicaState, ServeInstanceDetails
+
+from atelier.core.fresh import Fresh
 
 logger = logging.getLogger(__name__)
 
@@ -22,40 +22,43 @@ _MAX_AGE_S = 2.0
 _TIMEOUT_S = 1.0
 
 
-class Readiness:
-    """The readiness of one application."""
+def _ask_controller() -> ServeInstanceDetails:
+    """Return what `serve.status` is made of, which leaves out how many replicas a deployment should have."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    details = ServeInstanceDetails.get_empty_schema_dict() if client is None else client.get_serve_details()
+    return ServeInstanceDetails(**details)
 
-    def __init__(self, app_name: str, status: Callable[[], ServeStatus] = serve.status) -> None:
+
+class Readiness:
+    """The deployments of one application, and their readiness."""
+
+    def __init__(self, app_name: str, ask: Callable[[], ServeInstanceDetails] = _ask_controller) -> None:
         self._app_name = app_name
-        self._status = status
-        self._is_ready = False
-        self._asked_s = -_MAX_AGE_S
-        self._asking: asyncio.Task[None] | None = None
+        self._ask_controller = ask
+        self._answer = Fresh(self._ask, max_age_s=_MAX_AGE_S)
 
     async def is_ready(self) -> bool:
-        """Return whether every deployment has a running replica or is scaled to zero.
+        """Return whether every deployment has a running replica or is scaled to zero; the answer may be old."""
+        deployments = await self.deployments()
+        return bool(deployments) and all(_is_ready(one) for one in deployments)
+
+    async def deployments(self) -> Sequence[DeploymentDetails]:
+        """Return all deployments, or none if the application does not exist or nothing is known yet.
 
         The answer is up to two seconds old, or older if the controller does not answer within a second: requests
         do not need it.
         """
-        if self._asking is None or (self._asking.done() and time.monotonic() - self._asked_s > _MAX_AGE_S):
-            self._asked_s = time.monotonic()
-            # In a context of its own, so that it goes on if the client that asked first leaves.
-            self._asking = asyncio.create_task(self._ask(), context=contextvars.Context())
         try:
-            await asyncio.wait_for(asyncio.shield(self._asking), _TIMEOUT_S)
+            return await self._answer.get(timeout_s=_TIMEOUT_S)
         except (TimeoutError, RayError) as error:
-            logger.warning("Serve's controller does not answer; /ready repeats its last answer", exc_info=error)
-        return self._is_ready
+            logger.warning("Serve's controller does not answer; its last answer is repeated", exc_info=error)
+        return self._answer.last or ()
 
-    async def _ask(self) -> None:
-        applications = (await asyncio.to_thread(self._status)).applications
-        self._is_ready = self._app_name in applications and _has_every_deployment(applications[self._app_name])
+    async def _ask(self) -> Sequence[DeploymentDetails]:
+        application = (await asyncio.to_thread(self._ask_controller)).applications.get(self._app_name)
+        return () if application is None else tuple(application.deployments.values())
 
 
-def _has_every_deployment(application: ApplicationStatusOverview) -> bool:
-    return all(
-        ReplicaState.RUNNING in deployment.replica_states
-        or (deployment.status is DeploymentStatus.HEALTHY and not deployment.replica_states)
-        for deployment in application.deployments.values()
-    )
+def _is_ready(deployment: DeploymentDetails) -> bool:
+    is_asleep = deployment.status is DeploymentStatus.HEALTHY and not deployment.replicas
+    return is_asleep or any(replica.state is ReplicaState.RUNNING for replica in deployment.replicas)

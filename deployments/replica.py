@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.status import Device
 from deployments.limits import ReplicaLimits, changed
 from deployments.logs import log_to_serve
 from deployments.options import ReplicaOptions
@@ -10,14 +14,19 @@ from deployments.options import ReplicaOptions
 class Replica:
     """Base of deployments whose models run in one thread; Serve replaces a replica whose calls hang or all fail."""
 
-    def __init__(self, name: str, options: ReplicaOptions) -> None:
-        """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing."""
+    def __init__(self, name: str, options: ReplicaOptions, models: Iterable[ModelEntry] = ()) -> None:
+        """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing.
+
+        `models` are the catalogue's models of which the replica will hold weights.
+        """
         from atelier.local.runtime import Runtime
-        from deployments.accelerator import placement
+        from deployments.accelerator import OwnDevice, placement
 
         log_to_serve()
         self._limits = ReplicaLimits()
-        self._runtime = Runtime.start(name, placement(options), num_threads=options.num_threads)
+        place = placement(options)
+        self._runtime = Runtime.start(name, place, num_threads=options.num_threads)
+        self._device = OwnDevice(place, models)
 
     def reconfigure(self, user_config: object) -> None:
         """Take the limits in `user_config`, with calls in progress."""
@@ -29,3 +38,7 @@ class Replica:
         Raises RuntimeError if the last calls have all failed.
         """
         self._runtime.thread.check(stall_s=self._limits.stall_s)
+
+    async def device(self) -> Device:
+        """Return the device that this replica runs on, and the models that it holds."""
+        return await self._device.read()

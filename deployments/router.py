@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atelier.api.app import build_app
+from atelier.api.host import Host
 from atelier.catalogue.catalogue import Catalogue
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
@@ -53,6 +54,7 @@ class Router(JobOperations):
         send_errors_as_fields()
         handles.prefer_own_node()
         self._options = options
+        self._host = Host()
         self._settings = settings = Settings()
         self._blobs = await open_blobs(settings)
         stores = await open_jobs(settings)
@@ -103,6 +105,7 @@ class Router(JobOperations):
             allowed_origins=self._settings.allowed_origins,
             returns_request_id=False,
             observe=self._record,
+            host=self._host,
         )
 
     def _record(self, record: RequestRecord) -> None:

@@ -31,6 +31,7 @@ from atelier.core.errors import AtelierError, QueueFull, ReplicaDied, ReplicaLea
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
+from atelier.core.status import GraphStatus
 from atelier.pipeline.stages import (
     Annotated,
     DecodedLatents,
@@ -41,6 +42,7 @@ from atelier.pipeline.stages import (
     Upscaled,
 )
 from deployments import leaving
+from deployments.devices import Devices
 from deployments.handles import GraphHandles
 from deployments.metrics import merged
 from deployments.readiness import Readiness
@@ -84,6 +86,7 @@ class HandleStages:
         """`own_metrics` returns the metrics of the process that calls, in Prometheus' text format."""
         self._handles = handles
         self._readiness = readiness
+        self._devices = Devices(handles, readiness)
         self._own_metrics = own_metrics
         #: They can be changed while calls are in progress.
         self.limits = limits
@@ -166,6 +169,9 @@ class HandleStages:
     async def check_ready(self) -> bool:
         """Return whether every deployment has a running replica or is scaled to zero."""
         return await self._readiness.is_ready()
+
+    async def status(self) -> GraphStatus:
+        return await self._devices.status()
 
 
 @contextmanager

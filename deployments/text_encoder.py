@@ -30,7 +30,7 @@ class TextEncoder(Replica):
         """Load the text encoders. Raises ModelUnavailable if a model's files are missing or corrupt."""
         from atelier.local.texts import TextEncoderStage
 
-        super().__init__("text-encoder", options)
+        super().__init__("text-encoder", options, catalogue.models)
         self._stage = TextEncoderStage.load(catalogue, self._runtime, max_cached_texts=options.max_cached_prompts)
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:

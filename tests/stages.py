@@ -13,6 +13,7 @@ from atelier.core.denoising import DenoiseEvent, DenoiseRequest, StepEvent
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
+from atelier.core.status import GraphStatus
 from atelier.pipeline.stages import (
     Annotated,
     DecodedLatents,
@@ -46,6 +47,8 @@ class RecordingStages:
         self.drops_latents = False
         #: Whether the stages answer that they are ready.
         self.is_ready = True
+        #: What `status` answers instead of the stages.
+        self.given_status: GraphStatus | None = None
         #: Set when a denoising request arrives, and when one ends or its stream is closed early.
         self.denoising, self.ended = asyncio.Event(), asyncio.Event()
         #: Denoising requests wait while this event is cleared.
@@ -109,6 +112,9 @@ class RecordingStages:
 
     async def check_ready(self) -> bool:
         return self.is_ready and await self._stages.check_ready()
+
+    async def status(self) -> GraphStatus:
+        return self.given_status or await self._stages.status()
 
     @staticmethod
     async def _without_latents(

@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 from atelier.api import docs
 from atelier.api.document import DocumentedApp
 from atelier.api.error_handlers import install_error_handlers
+from atelier.api.host import Host
 from atelier.api.limits import BodyLimit
-from atelier.api.native import batches, cache, data, files, job_watching, jobs, loras, status, unbuilt
+from atelier.api.native import batches, cache, data, files, job_watching, jobs, loras, status, system, unbuilt
 from atelier.api.native import images as native_images
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
@@ -26,6 +27,7 @@ from atelier.api.request_log import RequestLog
 from atelier.api.services import ProvideServices, Services
 from atelier.api.simple import routes as simple
 from atelier.core.params.delivery import ResponseFormat
+from atelier.jobs.counts import JobCounts
 from atelier.jobs.service import JobService
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.record import Observe, log_request
@@ -56,6 +58,7 @@ def _build_routes() -> FastAPI:
         loras.router,
         status.router,
         simple.router,
+        system.router,
         unbuilt.router,
         docs.router,
     ):
@@ -83,6 +86,7 @@ def build_app(
     allowed_origins: Collection[str] = (),
     returns_request_id: bool = True,
     observe: Observe = log_request,
+    host: Host | None = None,
 ) -> ASGIApp:
     """Build the application that serves `pipeline`, `blobs` and, if there is one, `job_service`.
 
@@ -90,9 +94,18 @@ def build_app(
     name none; if it is None, as OpenAI does it. URLs in answers begin with `public_url` or, if that is None, with
     the address that the client used. Web pages may call it from this machine, `public_url` and `allowed_origins`.
     `returns_request_id` is False behind Ray Serve's proxy, which adds `x-request-id` to every answer itself.
-    `observe` receives the record of every request when it has ended.
+    `observe` receives the record of every request when it has ended. `host` counts the uptime; by default it begins
+    now.
     """
-    services = Services(pipeline, blobs, job_service, default_response_format, public_url)
+    services = Services(
+        pipeline,
+        blobs,
+        job_service,
+        default_response_format,
+        public_url,
+        host or Host(),
+        None if job_service is None else JobCounts(job_service.jobs),
+    )
     origins = [*allowed_origins, *([] if public_url is None else [origin_of(public_url)])]
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.
     middleware = [

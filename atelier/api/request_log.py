@@ -13,7 +13,10 @@ _KEY = "request_record"
 #: Endpoint of all requests to addresses that do not exist; clients invent as many as they like.
 _UNKNOWN = "no such address"
 #: Endpoints that are asked every second or so, and whose successes tell nothing.
-_QUIET = frozenset({"GET /health", "GET /ready", "GET /metrics"})
+_QUIET = frozenset(
+    f"GET {path}"
+    for path in ("/health", "/ready", "/metrics", "/gpu/status", "/api/services/status", "/api/system/info")
+)
 
 
 def record_of(scope: Scope) -> RequestRecord:

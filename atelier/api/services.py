@@ -5,19 +5,21 @@ They are coroutines: FastAPI runs functions in threads, which took most of the R
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from atelier.api.host import Host
 from atelier.api.idempotency import GivenKey
 from atelier.api.prefix import with_prefix
 from atelier.api.request_log import record_of
 from atelier.core.errors import NotSupported
 from atelier.core.params import GenerateParams
 from atelier.core.params.delivery import ResponseFormat
+from atelier.jobs.counts import JobCounts
 from atelier.jobs.service import JobService
 from atelier.pipeline.delivery import Delivery
 from atelier.pipeline.pipeline import Pipeline
@@ -52,6 +54,9 @@ class Services:
     default_response_format: ResponseFormat | None = None
     #: Address of this application for clients, with its route prefix; None for the one that each client uses.
     public_url: str | None = None
+    host: Host = field(default_factory=Host)
+    #: None if this application takes no jobs.
+    job_counts: JobCounts | None = None
 
 
 class ProvideServices:
@@ -83,6 +88,14 @@ async def _jobs(request: HTTPConnection) -> JobService:
     if jobs is None:
         raise NotSupported("This server takes no jobs; use the routes under /v1/images.")
     return jobs
+
+
+async def _host(request: HTTPConnection) -> Host:
+    return _services(request).host
+
+
+async def _job_counts(request: HTTPConnection) -> JobCounts | None:
+    return _services(request).job_counts
 
 
 async def _urls(request: HTTPConnection) -> UrlOf:
@@ -138,6 +151,8 @@ async def _call(request: HTTPConnection, idempotency_key: GivenKey) -> Call:
 
 
 UsedJobs = Annotated[JobService, Depends(_jobs)]
+UsedHost = Annotated[Host, Depends(_host)]
+UsedJobCounts = Annotated[JobCounts | None, Depends(_job_counts)]
 UsedUrls = Annotated[UrlOf, Depends(_urls)]
 UsedPipeline = Annotated[Pipeline, Depends(_pipeline)]
 UsedBlobs = Annotated[BlobStore, Depends(_blobs)]

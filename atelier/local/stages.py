@@ -16,12 +16,15 @@ from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.engine.engine import EngineSettings
+from atelier.core.status import Device, GraphStatus, Service, used_gpus
+from atelier.engine.engine import Engine, EngineSettings
 from atelier.local.denoising import event_stream, new_engine
 from atelier.local.images import AnnotatorStage, AutoencoderStage, UpscalerStage
 from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage
+from atelier.models.gpus import GpuReader
 from atelier.models.loading import Placement
+from atelier.models.thread import ModelThread
 from atelier.models.upscaler import UpscaleTask
 from atelier.pipeline.stages import (
     Annotated,
@@ -38,6 +41,9 @@ CPU = Placement("cpu", "float32")
 DEFAULT_SETTINGS = EngineSettings(num_threads=2, max_waiting=64, max_rows=32, exact_width=8)
 
 _STALL_S = 120.0
+#: Stages by the deployments' names; all but the Denoiser's engine run in the thread of the models.
+_IN_THREAD, _IN_ENGINE = ("TextEncoder", "Annotator", "Autoencoder", "Upscaler"), "Denoiser"
+_NODE = "local"
 
 
 class _HoldsModels(Protocol):
@@ -52,6 +58,8 @@ class LocalStages:
     ) -> None:
         """Load and warm up every model, in seconds or minutes. Raises ModelUnavailable."""
         self._runtime = runtime = Runtime.start("models", placement, num_threads=1)
+        self._gpu = GpuReader(placement.device)
+        self._models = tuple(entry.id for entry in catalogue.models)
         self._text_encoder = TextEncoderStage.load(catalogue, runtime)
         self._annotator = AnnotatorStage.load(catalogue, runtime)
         self._autoencoder = AutoencoderStage.load(catalogue, runtime)
@@ -109,12 +117,38 @@ class LocalStages:
 
     async def check_ready(self) -> bool:
         """Return whether both threads are alive and no model call or step has run for longer than two minutes."""
-        try:
-            self._runtime.thread.check(stall_s=_STALL_S)
-            self.engine.check(stall_s=_STALL_S)
-        except (RuntimeError, TimeoutError):
-            return False
-        return True
+        return _failure(self._runtime.thread) is None and _failure(self.engine) is None
+
+    async def status(self) -> GraphStatus:
+        """Return the state of the stages as if each were a deployment with one replica."""
+        device = Device(replica=_NODE, node=_NODE, gpu=await asyncio.to_thread(self._gpu.read), models=self._models)
+        failures = dict.fromkeys(_IN_THREAD, _failure(self._runtime.thread)) | {_IN_ENGINE: _failure(self.engine)}
+        return GraphStatus(
+            services=tuple(_service(name, failure) for name, failure in failures.items()),
+            gpus=used_gpus((name, device) for name in failures),
+            models=tuple(sorted(self._models)),
+            is_complete=True,
+        )
+
+
+def _failure(checked: ModelThread | Engine) -> str | None:
+    """Return why a thread does not work, or None if it does."""
+    try:
+        checked.check(stall_s=_STALL_S)
+    except (RuntimeError, TimeoutError) as error:
+        return str(error)
+    return None
+
+
+def _service(name: str, failure: str | None) -> Service:
+    is_running = failure is None
+    return Service(
+        name=name,
+        status="running" if is_running else "unhealthy",
+        num_running=int(is_running),
+        num_wanted=1,
+        message=failure,
+    )
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
+from atelier.core.status import GraphStatus
 
 #: The deployments that hold models.
 ModelStage = Literal["text_encoder", "annotator", "denoiser", "autoencoder", "upscaler"]
@@ -106,4 +107,8 @@ class Stages(Protocol):
 
     async def check_ready(self) -> bool:
         """Return whether every stage answers."""
+        ...
+
+    async def status(self) -> GraphStatus:
+        """Return the state of every stage, with the devices and the models of those that answer."""
         ...

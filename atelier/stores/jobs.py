@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import get_args
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -102,6 +103,13 @@ class Jobs:
         async with self._database.reading() as connection:
             number = await connection.execute(select(func.count()).where(jobs.c.state == "queued"))
             return int(number.scalar_one())
+
+    async def num_by_state(self) -> dict[JobState, int]:
+        """Return the number of jobs in each state."""
+        counts = select(jobs.c.state, func.count().label("num_jobs")).group_by(jobs.c.state)
+        async with self._database.reading() as connection:
+            found = {row.state: row.num_jobs for row in await connection.execute(counts)}
+        return {state: found.get(state, 0) for state in get_args(JobState)}
 
     async def work_per_s(self) -> float | None:
         """Return the work a second of the last generations, over the time in which any of them ran.

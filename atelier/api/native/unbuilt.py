@@ -20,11 +20,8 @@ class Unbuilt(NamedTuple):
 
 
 UNBUILT = (
-    Unbuilt("GET", "/gpu/status", "The GPU's status is not supported; use GET /metrics for the Denoisers' work."),
     Unbuilt("POST", "/magic-prompt", "Improving a prompt is not supported; send it as it should be drawn."),
     Unbuilt("GET", "/api/rate-limit/stats", "Rate limits are not supported; use GET /metrics for waiting requests."),
-    Unbuilt("GET", "/api/services/status", "The status of single services is not supported; use GET /ready."),
-    Unbuilt("GET", "/api/system/info", "Information on the system is not supported; use GET / and GET /metrics."),
 )
 
 

@@ -89,11 +89,14 @@ async def test_every_request_is_recorded_by_its_route(
     assert [(record.endpoint, record.status, record.code) for record in records] == [(endpoint, status, code)]
 
 
+_PROBES = ("/health", "/ready", "/metrics", "/gpu/status", "/api/services/status", "/api/system/info")
+
+
 async def test_probes_are_recorded_only_when_they_fail(
     observed: ASGIApp, records: list[RequestRecord], stages: RecordingStages
 ) -> None:
     async with _client(observed) as client:
-        for path in ("/health", "/ready", "/metrics"):
+        for path in _PROBES:
             assert (await client.get(path)).status_code == 200
         assert records == []
         stages.is_ready = False

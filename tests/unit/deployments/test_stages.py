@@ -110,7 +110,7 @@ def _parameters(method: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(method).parameters)
 
 
-@pytest.mark.parametrize("name", [*_DEPLOYMENTS, "origin", "metrics_text", "check_ready"])
+@pytest.mark.parametrize("name", [*_DEPLOYMENTS, "origin", "metrics_text", "check_ready", "status"])
 def test_handles_and_deployments_have_the_signatures_of_the_protocol(name: str) -> None:
     expected = _parameters(getattr(Stages, name))
     assert _parameters(getattr(HandleStages, name)) == expected
@@ -120,7 +120,7 @@ def test_handles_and_deployments_have_the_signatures_of_the_protocol(name: str) 
 
 def test_every_method_of_the_protocol_is_checked() -> None:
     methods = {name for name, _ in inspect.getmembers(Stages, inspect.isfunction) if not name.startswith("_")}
-    assert methods == {*_DEPLOYMENTS, "origin", "metrics_text", "check_ready"}
+    assert methods == {*_DEPLOYMENTS, "origin", "metrics_text", "check_ready", "status"}
 
 
 @pytest.mark.parametrize("stage", get_args(ModelStage))

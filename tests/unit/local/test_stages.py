@@ -134,7 +134,12 @@ async def test_stages_are_not_ready_after_their_engine_has_stopped(small_catalog
     settings = replace(DEFAULT_SETTINGS, num_threads=1)
     async with local_stages(small_catalogue, settings=settings) as stages:
         assert await stages.check_ready()
+        assert (await stages.status()).is_ok
     assert not await stages.check_ready()
+    status = await stages.status()
+    assert not status.is_ok
+    [broken] = [one for one in status.services if one.status != "running"]
+    assert (broken.name, broken.message) == ("Denoiser", "the engine's thread has ended")
 
 
 async def test_metrics_count_steps_and_requests(small_stages: LocalStages) -> None:

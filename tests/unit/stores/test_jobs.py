@@ -65,6 +65,16 @@ async def queue(database_url: str) -> AsyncIterator[_Queue]:
     await database.close()
 
 
+async def test_jobs_are_counted_by_state(queue: _Queue) -> None:
+    none = {"queued": 0, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0}
+    assert await queue.jobs.num_by_state() == none
+    for _ in range(4):
+        job = await queue.add(owner="ann")
+    await queue.jobs.cancel(job.id)
+    await queue.worker().claim(1)
+    assert await queue.jobs.num_by_state() == none | {"queued": 2, "running": 1, "cancelled": 1}
+
+
 async def test_a_job_is_stored_as_it_was_handed_in(queue: _Queue) -> None:
     job = await queue.add(owner="ann", priority="batch", rank=5, deadline_s=9.5, operation="upscale")
     assert (job.params, job.work, job.owner, job.operation) == (_JOB.params, 100.0, "ann", "upscale")

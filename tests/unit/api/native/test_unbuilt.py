@@ -8,11 +8,8 @@ import pytest
 from atelier.api.native.unbuilt import UNBUILT, Unbuilt
 
 _INSTEAD = {
-    "GET /gpu/status": "GET /metrics",
     "POST /magic-prompt": "as it should be drawn",
     "GET /api/rate-limit/stats": "GET /metrics",
-    "GET /api/services/status": "GET /ready",
-    "GET /api/system/info": "GET /metrics",
 }
 
 
