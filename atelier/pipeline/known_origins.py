@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
+from atelier.core.fresh import Fresh
 from atelier.core.origin import Origin
 from atelier.core.params import GenerateParams
 from atelier.pipeline.stages import ModelStage, Stages
 
 #: Seconds after which a stage is asked again. An update changes what replicas hold at any time.
 _MAX_AGE_S = 30.0
+_TIMEOUT_S = 2.0
 
 
 class KnownOrigins:
     """The origins that the stages have told, one replica for each stage."""
 
-    def __init__(self, stages: Stages, *, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stages: Stages) -> None:
         self._stages = stages
-        self._now_s = now_s
-        self._told: dict[ModelStage, tuple[float, Origin]] = {}
+        self._told: dict[ModelStage, Fresh[Origin]] = {}
 
     async def of(self, names: Sequence[ModelStage]) -> list[Origin]:
-        """Return the origins of these stages, up to 30 s old. Raises the errors of the stages."""
-        return list(await asyncio.gather(*map(self._of, names)))
+        """Return the origins of these stages, up to 30 s old.
+
+        Raises the errors of the stages, and TimeoutError if one does not answer within two seconds.
+        """
+        for name in names:
+            if name not in self._told:
+                self._told[name] = Fresh(partial(self._stages.origin, name), max_age_s=_MAX_AGE_S)
+        return list(await asyncio.gather(*(self._told[name].get(timeout_s=_TIMEOUT_S) for name in names)))
 
     def forget(self) -> None:
         """Ask all stages again when they are needed next."""
         self._told.clear()
-
-    async def _of(self, name: ModelStage) -> Origin:
-        told_s, origin = self._told.get(name, (0.0, None))
-        if origin is None or self._now_s() - told_s > _MAX_AGE_S:
-            origin = await self._stages.origin(name)
-            self._told[name] = self._now_s(), origin
-        return origin
 
 
 def stages_of(params: GenerateParams) -> list[ModelStage]:
