@@ -49,12 +49,13 @@ _STAGE_S = Declaration(
     bounds=_STAGE_BOUNDS_S,
 )
 _IMAGES = Declaration("atelier_images_total", "counter", "Images that were generated.")
+_CACHED = Declaration("atelier_cached_requests_total", "counter", "Requests whose images came from the cache.")
 _REPEATS = Declaration(
     "atelier_repeated_calls_total", "counter", "Calls that were repeated because a replica was lost."
 )
 
-#: Metrics of every Router replica.
-ROUTER_METRICS = (_REQUESTS, _REQUEST_S, _STAGE_S, _IMAGES, _REPEATS)
+#: Metrics of every Router and Worker replica.
+ROUTER_METRICS = (_REQUESTS, _REQUEST_S, _STAGE_S, _IMAGES, _CACHED, _REPEATS)
 
 _STEPS = Declaration("atelier_denoiser_steps_total", "counter", "UNet steps.")
 _PADDING = Declaration("atelier_denoiser_padding_rows_total", "counter", "Padding rows in calls of exact requests.")
@@ -98,7 +99,7 @@ DENOISER_METRICS = (
 
 
 class RouterMetrics:
-    """The metrics of a Router replica's requests."""
+    """The metrics of the requests of a Router, or of the attempts at jobs of a Worker."""
 
     def __init__(self) -> None:
         self._registry = registry = Registry()
@@ -106,6 +107,7 @@ class RouterMetrics:
         self._request_s = Histogram(registry, _REQUEST_S)
         self._stage_s = Histogram(registry, _STAGE_S)
         self._images = Counter(registry, _IMAGES)
+        self._cached = Counter(registry, _CACHED)
         self._repeats = Counter(registry, _REPEATS)
 
     def observe(self, record: RequestRecord) -> None:
@@ -115,7 +117,9 @@ class RouterMetrics:
         self._request_s.observe(record.total_s, endpoint=record.endpoint)
         for stage, seconds in record.stage_s.items():
             self._stage_s.observe(seconds, stage=stage)
-        if record.code is None and record.num_images is not None:
+        if record.is_cached:
+            self._cached.add(1)
+        elif record.code is None and record.num_images is not None:
             self._images.add(record.num_images)
         self._repeats.add(record.num_repeats)
 

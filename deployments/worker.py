@@ -14,11 +14,12 @@ from atelier.jobs.perform import Performer
 from atelier.jobs.worker import LEASE_S
 from atelier.jobs.worker import Worker as JobWorker
 from atelier.pipeline.pipeline import Pipeline
-from atelier.pipeline.record import log_request
+from atelier.pipeline.record import RequestRecord, log_request
 from atelier.stores.claims import Claims
 from deployments.handles import GraphHandles
 from deployments.limits import WorkerLimits, changed
 from deployments.logs import log_to_serve
+from deployments.metrics import RouterMetrics
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
@@ -46,7 +47,8 @@ class Worker:
         self._cache = stores.cache(stages, catalogue.loras, max_bytes=limits.max_cache_bytes)
         self._stages = stages
         self._pipeline = Pipeline(stages, catalogue, limits.of_pipeline, cache=self._cache)
-        perform = Performer(self._pipeline, self._service.files, log_request).perform
+        self._metrics = RouterMetrics()
+        perform = Performer(self._pipeline, self._service.files, self._record).perform
         claims = Claims(stores.database, WorkerId(context.replica_id.unique_id), lease_s=LEASE_S)
         self._worker = JobWorker(claims, self._service.changes, perform, max_running=limits.max_running)
         beside = (self._worker.run(), self._service.changes.watch(), self._purge(), self._cache.sweep())
@@ -70,6 +72,11 @@ class Worker:
         """Give the jobs in progress back. Serve awaits it when it stops the replica."""
         self._tasks[0].cancel()
         await asyncio.wait(self._tasks[:1])
+
+    def _record(self, record: RequestRecord) -> None:
+        """Log and count an attempt at a job."""
+        log_request(record)
+        self._metrics.observe(record)
 
     async def _purge(self) -> None:
         """Delete jobs that have ended long ago, until cancelled."""

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -142,4 +143,7 @@ async def test_an_equal_request_and_an_equal_job_are_not_made_again(http: httpx2
     job = await _ended(http, await _handed_in(http, asked))
     assert await _file(http, job) == base64.b64decode(first["data"][0]["b64_json"])
     assert job["result"]["cached"]
+    assert re.search(
+        r"^atelier_cached_requests_total\S* 1\.0$", (await http.get("/metrics")).text, flags=re.MULTILINE
+    )
     assert await steps.until_idle() == before

@@ -127,6 +127,7 @@ def test_fields_of_a_request_in_the_log_are_those_of_the_page() -> None:
         num_steps=20,
         num_repeats=1,
         shared_with=RequestId("b"),
+        is_cached=True,
     )
     record.stage_s.update(dict.fromkeys(get_args(StageName), 1.0))
     page = (_DOCS / "watching.md").read_text().partition("| field | meaning |")[2].partition("\n\n")[0]
