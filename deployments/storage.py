@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from atelier.core.errors import JobsUnavailable
+from atelier.jobs.receivers import Receivers
 from atelier.jobs.service import JobService
+from atelier.jobs.signatures import secret_of
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
 from atelier.stores.database import Database
@@ -30,8 +32,9 @@ async def open_jobs(settings: Settings) -> tuple[Database, JobService]:
     """Open the database of jobs, with its tables, and the store of their files.
 
     Raises ValueError or RuntimeError if ATELIER_DATABASE_URL or ATELIER_BLOBS_URL is wrong, cannot be used, or is a
-    file or folder that a replica on another node does not share.
+    file or folder that a replica on another node does not share, or if ATELIER_WEBHOOK_SECRET is wrong.
     """
+    receivers = None if webhook_key(settings) is None else Receivers(settings.webhook_hosts)
     database = Database(settings.database_url)
     files = BlobStore(f"{settings.blobs_url.rstrip('/')}/jobs", ttl=settings.jobs_ttl)
     await _check_folder(files, settings)
@@ -42,7 +45,13 @@ async def open_jobs(settings: Settings) -> tuple[Database, JobService]:
         await database.migrate()
     except JobsUnavailable as error:
         raise RuntimeError(f"ATELIER_DATABASE_URL = {database.name!r} cannot be used: {error.__cause__}") from None
-    return database, JobService(Jobs(database), Changes(database), files)
+    return database, JobService(Jobs(database), Changes(database), files, receivers=receivers)
+
+
+def webhook_key(settings: Settings) -> bytes | None:
+    """Return the key that signs webhooks, or None if none are sent. Raises ValueError if the secret is wrong."""
+    secret = settings.webhook_secret
+    return None if secret is None else secret_of(secret.get_secret_value())
 
 
 async def _check_folder(blobs: BlobStore, settings: Settings) -> None:

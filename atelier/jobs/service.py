@@ -7,10 +7,12 @@ import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from atelier.core.errors import JobsUnavailable, NotFound, QueueFull
+from atelier.core.errors import JobsUnavailable, NotFound, NotSupported, QueueFull
 from atelier.core.jobs import FINAL, Job, JobEvent, NewJob, Operation, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams
+from atelier.core.webhooks import NewWebhook
 from atelier.jobs.params import stored
+from atelier.jobs.receivers import Receivers
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
@@ -45,6 +47,8 @@ class JobService:
     files: BlobStore
     #: Largest number of jobs that may wait.
     max_queued: int = 10_000
+    #: Who may receive webhooks; None if this server sends none.
+    receivers: Receivers | None = None
 
     async def submit(
         self,
@@ -56,6 +60,7 @@ class JobService:
         delay_s: float = 0.0,
         idempotency_key: str | None = None,
         fingerprint: str = "",
+        webhook: NewWebhook | None = None,
     ) -> Job:
         """Check params as the pipeline would, store their images, and queue a job; see NewJob for the rest.
 
@@ -78,6 +83,7 @@ class JobService:
             delay_s=delay_s,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
+            webhook=webhook,
         )
         if isinstance(planned, GenerateParams):
             new = replace(new, priority=planned.priority, deadline_s=planned.deadline_s)
@@ -85,6 +91,12 @@ class JobService:
             planned = planned.model_copy(update={"deadline_s": None})
         [job] = await self.jobs.add([replace(new, params=await stored(planned, self.files))])
         return job
+
+    def new_webhook(self, url: str, base_url: str) -> NewWebhook:
+        """Return a webhook for `submit`. Raises InvalidParameter, and NotSupported if this server sends none."""
+        if self.receivers is None:
+            raise NotSupported("webhook: this server sends none; set ATELIER_WEBHOOK_SECRET.", param="webhook")
+        return NewWebhook(url=self.receivers.checked(url), base_url=base_url)
 
     async def get(self, job_id: str) -> Job:
         """Return a job. Raises NotFound."""

@@ -10,6 +10,8 @@ from atelier.core.control import ControlKind
 from atelier.core.jobs import JobError, JobState, Operation, Progress
 from atelier.core.params import OutputFormat, Params
 from atelier.core.priority import Priority
+from atelier.core.webhooks import WebhookState
+from atelier.jobs.receivers import MAX_URL_CHARS
 from atelier.pipeline.resolve import Parameters
 
 _MAX_RANK, _MAX_DELAY_S = 100, 30 * 24 * 3600
@@ -27,6 +29,12 @@ class JobRequest(Params):
         0, ge=-_MAX_RANK, le=_MAX_RANK, description="Each point brings the job forward as if it had waited a minute."
     )
     delay_s: float = Field(0, ge=0, le=_MAX_DELAY_S, description="Seconds before which the job does not start.")
+    webhook: str | None = Field(
+        None,
+        max_length=MAX_URL_CHARS,
+        description="URL to which the job is posted when it has ended, by https, signed as Standard Webhooks says.",
+        examples=["https://example.org/hook"],
+    )
 
 
 class JobFile(BaseModel):
@@ -65,6 +73,15 @@ class JobResult(BaseModel):
     exactness_key: str | None = None
 
 
+class JobWebhook(BaseModel):
+    """The delivery of a job to the client's URL."""
+
+    url: str
+    state: WebhookState
+    attempts: int = Field(description="Number of times that a delivery was begun.")
+    last_error: str | None = Field(None, description="Why the last attempt failed.")
+
+
 class JobResponse(BaseModel):
     """A job."""
 
@@ -83,6 +100,7 @@ class JobResponse(BaseModel):
     progress: Progress | None = None
     result: JobResult | None = None
     error: JobError | None = None
+    webhook: JobWebhook | None = None
     status_url: str
     events_url: str
 

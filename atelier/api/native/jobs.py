@@ -22,6 +22,7 @@ from atelier.api.native.job_schemas import (
     JobRequest,
     JobResponse,
     JobResult,
+    JobWebhook,
 )
 from atelier.api.openai.translate import errors_naming_images
 from atelier.api.schemas import EVENT_SCHEMA
@@ -29,6 +30,7 @@ from atelier.api.services import JOB_FILE_ROUTE, UrlOf, UsedJobs, UsedPipeline, 
 from atelier.core.errors import AtelierError, InvalidParameter, NotFound
 from atelier.core.jobs import Job, JobEvent, JobState, Json, Operation
 from atelier.core.params import parse
+from atelier.core.webhooks import Webhook
 from atelier.jobs.service import JobService, Outlook
 
 router = APIRouter(prefix="/v1/jobs", tags=["Atelier"])
@@ -61,6 +63,8 @@ async def hand_in(
             param="Idempotency-Key",
         )
     asked = parse(JobRequest, await json_fields(request))
+    base_url = url_of("list_jobs").removesuffix(router.prefix)
+    webhook = None if asked.webhook is None else service.new_webhook(asked.webhook, base_url)
     with errors_in_input():
         params, sent_as = read_input(asked.operation, asked.input, pipeline.catalogue)
         with errors_naming_images(sent_as):
@@ -72,6 +76,7 @@ async def hand_in(
                 delay_s=asked.delay_s,
                 idempotency_key=idempotency_key,
                 fingerprint=fingerprint_of(asked),
+                webhook=webhook,
             )
     answer = await _answer(job, service, url_of)
     response.headers["location"] = answer.status_url
@@ -153,7 +158,20 @@ async def _lines(job_id: str, after: int, service: JobService, url_of: UrlOf) ->
 
 
 async def _answer(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
-    outlook: Outlook = await service.outlook(job)
+    webhook = await service.jobs.webhooks.get(job.id) if job.has_webhook else None
+    return _described(job, await service.outlook(job), webhook, url_of)
+
+
+def ended_job(job: Job, base_url: str) -> Json:
+    """Return the fields of a job that has ended, as its webhook has them: those of the route, without `webhook`."""
+
+    def url_of(route: str, /, **parts: str) -> str:
+        return f"{base_url}{router.url_path_for(route, **parts)}"
+
+    return _described(job, Outlook(None, None), None, url_of).model_dump(mode="json", exclude_none=True)
+
+
+def _described(job: Job, outlook: Outlook, webhook: Webhook | None, url_of: UrlOf) -> JobResponse:
     return JobResponse(
         id=job.id,
         operation=job.operation,
@@ -169,6 +187,7 @@ async def _answer(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
         progress=job.progress,
         result=None if job.result is None else _result(job, job.result, url_of),
         error=job.error,
+        webhook=None if webhook is None else JobWebhook.model_validate(webhook, from_attributes=True),
         status_url=url_of("get_job", job_id=job.id),
         events_url=url_of("watch_job", job_id=job.id),
     )
