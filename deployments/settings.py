@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -40,6 +40,16 @@ class Settings(BaseSettings):
         None,
         description="Address of the server in the URLs of answers, with its path if it has one. By default the "
         "address that the client used, with Serve's route_prefix.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Secret that signs [webhooks](jobs.md#webhooks) of jobs: `whsec_` and 24 to 64 bytes in base64. "
+        "Without it jobs with a `webhook` are refused.",
+    )
+    webhook_hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts that may receive webhooks although they have private addresses, also over http, as a JSON "
+        "list of names or IP addresses.",
     )
     allowed_origins: tuple[str, ...] = Field(
         (),

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 from atelier.catalogue.loras import LoraLibrary
 from atelier.core.errors import JobsUnavailable
+from atelier.jobs.receivers import Receivers
 from atelier.jobs.service import JobService
+from atelier.jobs.signatures import secret_of
 from atelier.pipeline.cache import ResultCache
 from atelier.pipeline.stages import Stages
 from atelier.stores.blobs import BlobStore
@@ -53,8 +55,9 @@ async def open_jobs(settings: Settings) -> JobStores:
     """Open the database of jobs and results, with its tables, and the stores of their files.
 
     Raises ValueError or RuntimeError if ATELIER_DATABASE_URL or ATELIER_BLOBS_URL is wrong, cannot be used, or is a
-    file or folder that a replica on another node does not share.
+    file or folder that a replica on another node does not share, or if ATELIER_WEBHOOK_SECRET is wrong.
     """
+    receivers = None if webhook_key(settings) is None else Receivers(settings.webhook_hosts)
     database = Database(settings.database_url)
     files, cached_files = (
         BlobStore(f"{settings.blobs_url.rstrip('/')}/{name}", ttl=ttl)
@@ -70,10 +73,16 @@ async def open_jobs(settings: Settings) -> JobStores:
         raise RuntimeError(f"ATELIER_DATABASE_URL = {database.name!r} cannot be used: {error.__cause__}") from None
     return JobStores(
         database=database,
-        jobs=JobService(Jobs(database), Changes(database), files),
+        jobs=JobService(Jobs(database), Changes(database), files, receivers=receivers),
         cached_files=cached_files,
         cache_ttl=settings.cache_ttl,
     )
+
+
+def webhook_key(settings: Settings) -> bytes | None:
+    """Return the key that signs webhooks, or None if none are sent. Raises ValueError if the secret is wrong."""
+    secret = settings.webhook_secret
+    return None if secret is None else secret_of(secret.get_secret_value())
 
 
 async def _check_folder(blobs: BlobStore, settings: Settings) -> None:

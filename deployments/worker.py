@@ -1,16 +1,21 @@
-"""Worker: does durable jobs, by the same pipeline as a Router, and with no models of its own."""
+"""Worker: does durable jobs and delivers their webhooks, by a Router's pipeline and with no models of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import time
+from collections.abc import Coroutine
 
 from ray import serve
 
+from atelier.api.app import webhook_fields
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.jobs import WorkerId
 from atelier.jobs.perform import Performer
+from atelier.jobs.sending import Sender
+from atelier.jobs.service import JobService
+from atelier.jobs.webhooks import Deliverer
 from atelier.jobs.worker import LEASE_S
 from atelier.jobs.worker import Worker as JobWorker
 from atelier.pipeline.pipeline import Pipeline
@@ -23,7 +28,7 @@ from deployments.metrics import RouterMetrics
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
-from deployments.storage import open_jobs
+from deployments.storage import open_jobs, webhook_key
 
 #: Seconds between two deletions of old jobs.
 _PURGE_PERIOD_S = 600.0
@@ -51,7 +56,13 @@ class Worker:
         perform = Performer(self._pipeline, self._service.files, self._record).perform
         claims = Claims(stores.database, WorkerId(context.replica_id.unique_id), lease_s=LEASE_S)
         self._worker = JobWorker(claims, self._service.changes, perform, max_running=limits.max_running)
-        beside = (self._worker.run(), self._service.changes.watch(), self._purge(), self._cache.sweep())
+        beside = (
+            self._worker.run(),
+            self._service.changes.watch(),
+            self._purge(),
+            self._cache.sweep(),
+            *_deliveries(settings, self._service),
+        )
         self._tasks = [asyncio.create_task(one, context=contextvars.Context()) for one in beside]
 
     def reconfigure(self, user_config: object) -> None:
@@ -83,3 +94,12 @@ class Worker:
         while True:
             await self._service.purge(finished_before=time.time() - self._ttl.total_seconds())
             await asyncio.sleep(_PURGE_PERIOD_S)
+
+
+def _deliveries(settings: Settings, service: JobService) -> list[Coroutine[None, None, None]]:
+    """Return what delivers webhooks; empty if this server sends none."""
+    key = webhook_key(settings)
+    if key is None or service.receivers is None:
+        return []
+    sender = Sender(key, service.receivers)
+    return [Deliverer(service.jobs, service.changes, sender.send, webhook_fields).run()]

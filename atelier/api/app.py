@@ -19,6 +19,7 @@ from atelier.api.host import Host
 from atelier.api.limits import BodyLimit
 from atelier.api.native import batches, cache, data, files, job_watching, jobs, loras, status, system, unbuilt
 from atelier.api.native import images as native_images
+from atelier.api.native.job_answers import ended_job
 from atelier.api.openai import images as openai_images
 from atelier.api.openai import models
 from atelier.api.origins import Origins, origin_of
@@ -26,6 +27,7 @@ from atelier.api.request_id import RequestIds
 from atelier.api.request_log import RequestLog
 from atelier.api.services import ProvideServices, Services
 from atelier.api.simple import routes as simple
+from atelier.core.jobs import Job, Json
 from atelier.core.params.delivery import ResponseFormat
 from atelier.jobs.counts import JobCounts
 from atelier.jobs.service import JobService
@@ -73,6 +75,11 @@ _ROUTES = _build_routes()
 def path_of(route: str, /, **parts: str) -> str:
     """Return the path of a route below the prefix, by its name and the parts of its path."""
     return str(_ROUTES.url_path_for(route, **parts))
+
+
+def webhook_fields(job: Job, base_url: str) -> Json:
+    """Return the fields of a job that has ended, as its webhook has them; addresses begin with `base_url`."""
+    return ended_job(job, lambda route, /, **parts: f"{base_url}{path_of(route, **parts)}")
 
 
 def build_app(

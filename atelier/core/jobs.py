@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, NewType
 
 from atelier.core.priority import PRIORITIES, Priority
+from atelier.core.webhooks import NewWebhook
 
 JobId = NewType("JobId", str)
 #: Name of a worker, which no other one has had before.
@@ -67,6 +68,8 @@ class NewJob:
     #: The batch that it belongs to, and its place there.
     batch: str | None = None
     cell: Json | None = None
+    #: Where the job is sent when it has ended.
+    webhook: NewWebhook | None = None
 
     def due_at(self, now: float) -> float:
         """Return when the job is due: the order in which jobs are claimed."""
@@ -136,6 +139,7 @@ class Job:
     num_previews: int = 0
     batch: str | None = None
     cell: Json | None = None
+    has_webhook: bool = False
 
     @property
     def image_files(self) -> list[str]:

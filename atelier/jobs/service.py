@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from atelier.core.errors import JobsUnavailable, NotFound, QueueFull
+from atelier.core.errors import AtelierError, JobsUnavailable, NotFound, NotSupported, QueueFull
 from atelier.core.jobs import FINAL, Job, JobEvent, JobId, Json, NewJob, Operation, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams
+from atelier.core.webhooks import NewWebhook
 from atelier.jobs.feed import Feed
 from atelier.jobs.params import blobs_in, stored
+from atelier.jobs.receivers import Receivers
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
@@ -62,7 +64,11 @@ class Draft:
     fingerprint: str = ""
     batch: str | None = None
     cell: Json | None = None
-    #: Opens a context in which errors name fields as the client has sent them.
+    #: URL to which the job is posted when it has ended.
+    webhook: str | None = None
+    #: Where the client has sent the job, such as `[2].`.
+    place: str = ""
+    #: Opens a context in which errors name fields of the input as the client has sent them.
     naming: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
@@ -76,17 +82,20 @@ class JobService:
     files: BlobStore
     #: Largest number of jobs that may wait.
     max_queued: int = 10_000
+    #: Who may receive webhooks; None if this server sends none.
+    receivers: Receivers | None = None
     feed: Feed = field(init=False)
 
     def __post_init__(self) -> None:
         self.feed = Feed(self.jobs, self.changes)
 
-    async def submit(self, pipeline: Pipeline, drafts: Sequence[Draft]) -> list[Job]:
+    async def submit(self, pipeline: Pipeline, drafts: Sequence[Draft], *, base_url: str = "") -> list[Job]:
         """Check params as the pipeline would, store their images, and queue jobs, all or none.
 
         Seeds are drawn here, so that every attempt makes the same images. If the first draft's key was used before,
-        the jobs are those that were handed in then. Raises what direct requests raise if one is rejected, QueueFull,
-        IdempotencyConflict and StoreUnavailable.
+        the jobs are those that were handed in then. Addresses in webhooks begin with `base_url`.
+
+        Raises what direct requests raise if one is rejected, QueueFull, IdempotencyConflict and StoreUnavailable.
         """
         first = drafts[0]
         if first.idempotency_key is not None:
@@ -100,9 +109,23 @@ class JobService:
             )
         planned = []
         for draft in drafts:
+            webhook = self._new_webhook(draft, base_url)
             with draft.naming():
-                planned.append(await _planned(pipeline, draft))
+                new, params = await _planned(pipeline, draft)
+            planned.append((replace(new, webhook=webhook), params))
         return await self.jobs.add([replace(new, params=await stored(params, self.files)) for new, params in planned])
+
+    def _new_webhook(self, draft: Draft, base_url: str) -> NewWebhook | None:
+        """Return the webhook of a draft. Raises InvalidParameter, and NotSupported if this server sends none."""
+        if draft.webhook is None:
+            return None
+        try:
+            if self.receivers is None:
+                raise NotSupported("webhook: this server sends none; set ATELIER_WEBHOOK_SECRET.", param="webhook")
+            return NewWebhook(url=self.receivers.checked(draft.webhook), base_url=base_url)
+        except AtelierError as error:
+            error.param = f"{draft.place}{error.param}"
+            raise
 
     async def get(self, job_id: str) -> Job:
         """Return a job. Raises NotFound."""

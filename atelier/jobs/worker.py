@@ -137,13 +137,13 @@ class Worker:
         if isinstance(outcome, AtelierError):
             if outcome.is_retryable and job.attempts < _MAX_ATTEMPTS:
                 delay_s = max(_DELAY_S * 2 ** (job.attempts - 1), outcome.retry_after_s)
-                await _repeated(lambda: self._claims.give_back(job.id, delay_s=delay_s))
+                await repeated(lambda: self._claims.give_back(job.id, delay_s=delay_s))
             else:
-                await _repeated(lambda: self._claims.fail(job.id, outcome))
+                await repeated(lambda: self._claims.fail(job.id, outcome))
         elif outcome is not None:
-            await _repeated(lambda: self._claims.succeed(job.id, outcome, running.progress))
+            await repeated(lambda: self._claims.succeed(job.id, outcome, running.progress))
         elif running.stopped == "cancelled":
-            await _repeated(lambda: self._claims.cancelled(job.id))
+            await repeated(lambda: self._claims.cancelled(job.id))
         elif running.stopped == "worker stops":
             try:
                 await self._claims.give_back(job.id)
@@ -154,7 +154,7 @@ class Worker:
         self._running[job_id].progress = progress
 
 
-async def _repeated(call: Callable[[], Awaitable[T]]) -> T:
+async def repeated(call: Callable[[], Awaitable[T]]) -> T:
     """Call until the database answers."""
     while True:
         try:

@@ -50,6 +50,10 @@ class Claims:
         now = self._clock()
         is_ready = and_(jobs.c.state == "queued", jobs.c.run_after <= now)
         first = select(jobs.c.id).where(is_ready).order_by(jobs.c.due_at, jobs.c.id).limit(max_jobs)
+        # A transaction that claims nothing would wake all who wait for changes, this worker too.
+        async with self._database.reading() as connection:
+            if not (await connection.execute(first)).first():
+                return []
         async with self._database.writing() as connection:
             # Not a part of the update: Postgres may run a query inside it again and lock more.
             ids = (await connection.execute(first.with_for_update(skip_locked=True))).scalars().all()

@@ -17,6 +17,7 @@ from atelier.core.jobs import FINAL, Job, JobEvent, JobId, JobState, NewJob, Ope
 from atelier.stores.database import Database
 from atelier.stores.rows import change_state, job_of, record_events
 from atelier.stores.tables import job_events, jobs
+from atelier.stores.webhooks import Webhooks, add_webhook
 
 #: Number of jobs whose speed is an estimate of the next ones'.
 _NUM_MEASURED = 20
@@ -29,6 +30,7 @@ class Jobs:
         """`clock` returns Unix seconds; those of all nodes must agree within seconds."""
         self._database = database
         self._clock = clock
+        self.webhooks = Webhooks(database, clock=clock)
 
     async def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
         """Store jobs, all or none; a job whose key its owner has used before is the one that was stored then.
@@ -190,6 +192,8 @@ class Jobs:
                     stored = await connection.execute(insert(jobs).returning(jobs), _row(new, now))
                     row = stored.mappings().one()
                     await record_events(connection, [row], now)
+                    if new.webhook is not None:
+                        await add_webhook(connection, row["id"], new.webhook)
                 added.append(job_of(row))
         return added
 
@@ -204,6 +208,7 @@ async def _with_key(connection: AsyncConnection, owner: str, key: str, fingerpri
 
 def _row(new: NewJob, now: float) -> dict[str, object]:
     fields = asdict(new)
+    has_webhook = fields.pop("webhook") is not None
     deadline_s, delay_s = fields.pop("deadline_s"), fields.pop("delay_s")
     return {
         **fields,
@@ -216,5 +221,6 @@ def _row(new: NewJob, now: float) -> dict[str, object]:
         "attempts": 0,
         "deaths": 0,
         "is_cancel_requested": False,
+        "has_webhook": has_webhook,
         "num_events": 1,
     }

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atelier.core.jobs import Job, JobError, Progress
 from atelier.stores.tables import job_events, jobs
+from atelier.stores.webhooks import make_due
 
 _FIELDS = [field.name for field in fields(Job)]
 
@@ -35,6 +36,7 @@ async def change_state(
     rows = (await connection.execute(statement)).mappings().all()
     if rows:
         await record_events(connection, rows, now)
+        await make_due(connection, rows, now)
     return [job_of(row) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""The tables of jobs and of the cache of results. `migrations` makes them; a test compares the two."""
+"""The tables of jobs, their webhooks and the cache of results. `migrations` makes them; a test compares the two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData()
@@ -55,6 +57,7 @@ jobs = Table(
     Column("num_previews", Integer, nullable=False, server_default="0"),
     Column("batch", String(64)),
     Column("cell", JSON(none_as_null=True)),
+    Column("has_webhook", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("owner", "idempotency_key", name="jobs_by_key"),
     Index("jobs_by_due", "state", "due_at"),
     Index("jobs_by_owner", "owner", "created_at"),
@@ -72,6 +75,21 @@ job_events = Table(
     Column("state", String(20), nullable=False),
     Column("attempts", Integer, nullable=False),
     Index("job_events_by_time", "at"),
+)
+
+#: Columns are named as the fields of `atelier.core.webhooks.Webhook`; the others are explained.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Time of the next attempt; during one, the end of its lease. None before the job has ended and in a final state.
+    Column("next_at", Double),
+    Column("last_error", Text),
+    Index("webhooks_by_time", "next_at"),
 )
 
 #: Results of requests that may come again.

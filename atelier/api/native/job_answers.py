@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from atelier.api.native.job_schemas import JobControlMap, JobFile, JobProgress, JobResponse, JobResult
+from atelier.api.native.job_schemas import (
+    JobControlMap,
+    JobFile,
+    JobProgress,
+    JobResponse,
+    JobResult,
+    JobWebhook,
+)
 from atelier.api.services import JOB_FILE_ROUTE, UrlOf
 from atelier.core.jobs import Job, JobId, Json, Progress
-from atelier.jobs.service import JobService
+from atelier.core.webhooks import Webhook
+from atelier.jobs.service import JobService, Outlook
 
 
 async def job_response(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
     """Convert a job to its response model, with what is expected of it. Raises JobsUnavailable."""
-    outlook = await service.outlook(job)
+    webhook = await service.jobs.webhooks.get(job.id) if job.has_webhook else None
+    return _described(job, await service.outlook(job), webhook, url_of)
+
+
+def ended_job(job: Job, url_of: UrlOf) -> Json:
+    """Return the fields of a job that has ended as its webhook has them: those of its response, without `webhook`."""
+    return _described(job, Outlook(None, None), None, url_of).model_dump(mode="json", exclude_none=True)
+
+
+def _described(job: Job, outlook: Outlook, webhook: Webhook | None, url_of: UrlOf) -> JobResponse:
     return JobResponse(
         id=job.id,
         operation=job.operation,
@@ -29,6 +46,7 @@ async def job_response(job: Job, service: JobService, url_of: UrlOf) -> JobRespo
         result=None if job.result is None else _result(job, job.result, url_of),
         error=job.error,
         batch=job.batch,
+        webhook=None if webhook is None else JobWebhook.model_validate(webhook, from_attributes=True),
         status_url=url_of("get_job", job_id=job.id),
         events_url=url_of("watch_job", job_id=job.id),
     )

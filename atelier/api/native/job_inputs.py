@@ -76,6 +76,8 @@ def draft_of(
         fingerprint=hashlib.sha256(sent.encode()).hexdigest(),
         batch=batch,
         cell=cell,
+        webhook=asked.webhook,
+        place=place,
         naming=lambda: _errors_naming(f"{place}input.", sent_as),
     )
 

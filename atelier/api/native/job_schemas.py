@@ -10,6 +10,8 @@ from atelier.core.control import ControlKind
 from atelier.core.jobs import JobError, JobState, Operation
 from atelier.core.params import OutputFormat, Params
 from atelier.core.priority import Priority
+from atelier.core.webhooks import WebhookState
+from atelier.jobs.receivers import MAX_URL_CHARS
 from atelier.pipeline.resolve import Parameters
 
 _MAX_RANK, _MAX_DELAY_S = 100, 30 * 24 * 3600
@@ -31,6 +33,12 @@ class JobRequest(Params):
     delay_s: float = Field(0, ge=0, le=_MAX_DELAY_S, description="Seconds before which the job does not start.")
     previews: int = Field(
         0, ge=0, le=MAX_PREVIEWS, description="Number of previews that its progress shows; generations have them."
+    )
+    webhook: str | None = Field(
+        None,
+        max_length=MAX_URL_CHARS,
+        description="URL to which the job is posted when it has ended, by https, signed as Standard Webhooks says.",
+        examples=["https://example.org/hook"],
     )
 
 
@@ -81,6 +89,15 @@ class JobResult(BaseModel):
     cached: bool | None = Field(None, description="Whether the images were made for an equal request before.")
 
 
+class JobWebhook(BaseModel):
+    """The delivery of a job to the client's URL."""
+
+    url: str
+    state: WebhookState
+    attempts: int = Field(description="Number of times that a delivery was begun.")
+    last_error: str | None = Field(None, description="Why the last attempt failed.")
+
+
 class JobResponse(BaseModel):
     """A job."""
 
@@ -100,6 +117,7 @@ class JobResponse(BaseModel):
     result: JobResult | None = None
     error: JobError | None = None
     batch: str | None = Field(None, description="Id of the batch that it belongs to.")
+    webhook: JobWebhook | None = None
     status_url: str
     events_url: str
 

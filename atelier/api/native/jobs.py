@@ -46,13 +46,15 @@ async def hand_in(
     A list of jobs, or one with a `grid`, is a batch: all of its jobs are taken, or none.
     """
     sent, catalogue = await json_value(request), pipeline.catalogue
+    base_url = url_of("list_jobs").removesuffix(router.prefix)
     if isinstance(sent, list) or (isinstance(sent, dict) and "grid" in sent):
-        jobs = await service.submit(pipeline, batch_of(sent, catalogue, idempotency_key))
+        jobs = await service.submit(pipeline, batch_of(sent, catalogue, idempotency_key), base_url=base_url)
         batch = await batch_response(jobs, service, url_of)
         response.headers["location"] = batch.status_url
         return batch
     asked = parse(JobRequest, as_object(sent))
-    [job] = await service.submit(pipeline, [draft_of(asked, catalogue, idempotency_key=idempotency_key)])
+    draft = draft_of(asked, catalogue, idempotency_key=idempotency_key)
+    [job] = await service.submit(pipeline, [draft], base_url=base_url)
     answer = await job_response(job, service, url_of)
     response.headers["location"] = answer.status_url
     return answer

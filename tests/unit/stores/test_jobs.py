@@ -21,7 +21,7 @@ from atelier.stores.database import Database
 from atelier.stores.jobs import Jobs
 from atelier.stores.tables import metadata
 
-_LEASE_S = 15.0
+_LEASE_S, _WAIT_S = 15.0, 30.0
 _JOB = NewJob(operation="generate", params={"prompt": "a star", "seed": 3}, work=100.0)
 
 
@@ -73,6 +73,23 @@ async def test_jobs_are_counted_by_state(queue: _Queue) -> None:
     await queue.jobs.cancel(job.id)
     await queue.worker().claim(1)
     assert await queue.jobs.num_by_state() == none | {"queued": 2, "running": 1, "cancelled": 1}
+
+
+async def test_a_worker_that_finds_nothing_wakes_nobody(queue: _Queue) -> None:
+    changes = Changes(queue.database)
+    watching = asyncio.create_task(changes.watch())
+    await changes.after(0, timeout_s=_WAIT_S)
+    seen = changes.num_seen
+    await queue.add(delay_s=10)
+    await changes.after(seen, timeout_s=_WAIT_S)
+    seen = changes.num_seen
+    for _ in range(3):
+        assert await queue.worker().claim(5) == []
+    await queue.add()
+    await changes.after(seen, timeout_s=_WAIT_S)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert changes.num_seen == seen + 1
 
 
 async def test_a_job_is_stored_as_it_was_handed_in(queue: _Queue) -> None:
