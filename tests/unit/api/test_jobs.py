@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import text
 from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
@@ -224,20 +223,6 @@ async def test_a_client_that_comes_back_gets_the_states_that_it_has_missed(
     assert await states() == ["queued", "running", "succeeded"]
     assert await states(**{"last-event-id": "1"}) == ["running", "succeeded"]
     assert await states(**{"last-event-id": "3"}) == []
-
-
-async def test_a_stream_ends_with_an_error_when_the_database_fails(
-    http: httpx2.AsyncClient, server: JobServer
-) -> None:
-    job = await _handed_in(http, _GENERATE)
-    watching = asyncio.create_task(http.get(job["events_url"]))
-    async with server.database.writing() as connection:
-        for table in ("job_events", "jobs"):
-            await connection.execute(text(f"DROP TABLE {table}"))
-    events = (await asyncio.wait_for(watching, _WAIT_S)).text.strip().split("\n\n")
-    name, data = events[-1].split("\n")
-    assert name == "event: error"
-    assert json.loads(data.removeprefix("data: "))["error"]["code"] == "jobs_unavailable"
 
 
 async def test_what_is_not_there_is_said_so(http: httpx2.AsyncClient, server: JobServer) -> None:

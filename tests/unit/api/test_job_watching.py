@@ -1,4 +1,4 @@
-"""Jobs watched over WebSockets, through a real server."""
+"""Jobs watched live, through a real server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from sqlalchemy import text
 from starlette.types import ASGIApp
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -93,8 +94,8 @@ async def test_progress_has_steps_times_and_previews(
         http, previews=2, input={"prompt": "x", "size": "64x32", "num_inference_steps": 150, "n": 2}
     )
     async with _watching(f"ws://{host}/ws/jobs/{job['id']}") as watching, server.working():
-        async for text in watching:
-            progress = json.loads(text)
+        async for message in watching:
+            progress = json.loads(message)
             if progress["type"] == "progress" and progress["previews"]:
                 break
         assert (progress["job_id"], progress["total"]) == (job["id"], 150)
@@ -149,8 +150,8 @@ async def test_what_was_before_is_not_told_unless_asked(
     later = (await http.get(job["status_url"])).json()["finished_at"] + 0.001
     async with _watching(f"ws://{host}/ws?since={later}") as watching:
         new = await _handed_in(http)
-        async for text in watching:
-            message = json.loads(text)
+        async for one in watching:
+            message = json.loads(one)
             if message["job_id"] == new["id"]:
                 break
             assert message["at"] > later - 6, "the feed looks back some seconds"
@@ -179,3 +180,18 @@ async def test_only_allowed_pages_may_watch(
             async with _watching(url, origin=origin):
                 pass
         assert refused.value.response.status_code == 403
+
+
+async def test_a_stream_of_events_ends_with_an_error_when_the_database_fails(
+    http: httpx2.AsyncClient, server: JobServer
+) -> None:
+    job = await _handed_in(http)
+    async with asyncio.timeout(_WAIT_S), http.stream("GET", job["events_url"]) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == "id: 1"
+        async with server.database.writing() as connection:
+            for table in ("job_events", "jobs"):
+                await connection.execute(text(f"DROP TABLE {table}"))
+        *_, name, data, _ = [line async for line in lines]
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["error"]["code"] == "jobs_unavailable"
