@@ -38,8 +38,13 @@ def main() -> int:
     """Print the report; returns 1 if the graph could not start on this machine."""
     parser = argparse.ArgumentParser(prog="python -m deployments.doctor", description=__doc__)
     parser.add_argument("config", type=Path, help="a Serve config, such as serve_config.yaml")
+    return examine(parser.parse_args().config)
+
+
+def examine(file: Path) -> int:
+    """Print the report on a config; returns 1 if its graph could not start on this machine."""
     try:
-        config = read_config(parser.parse_args().config)
+        config = read_config(file)
         check_arguments(config)
         sys.stdout.write(report(config))
         check_weights(config)
