@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 _ROOT = Path(__file__).parents[2]
 _PYPROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
-_OWN = ("atelier", "deployments", "zoo")
+_OWN = ("atelier", "cli", "deployments", "zoo")
 _ROUTER_COLUMN = {
     f"atelier.{room}" for room in ("api", "catalogue", "imaging", "jobs", "pipeline", "prompts", "stores")
 }
@@ -29,6 +29,7 @@ _MODULES = {
     "models": _MODEL_COLUMN,
     "serve": {"deployments", "atelier.local", *_ROUTER_COLUMN, *_MODEL_COLUMN},
     "tracing": {"deployments"},
+    "cli": {"cli"},
     "zoo": {"zoo", *_MODEL_COLUMN},
 }
 #: Packages that train the zoo, but that no server needs. They are pinned with what `make setup` installs.
@@ -60,9 +61,12 @@ def _pins(file: str) -> dict[str, Requirement]:
 
 @cache
 def _imports() -> grimp.ImportGraph:
-    return grimp.build_graph(
+    graph = grimp.build_graph(
         *_OWN, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
     )
+    # Imported for a config only; without the server's packages the command says what to install.
+    graph.remove_import(importer="cli.doctor", imported="deployments.doctor")
+    return graph
 
 
 @cache
@@ -114,4 +118,4 @@ def test_every_imported_package_is_declared(extra: str) -> None:
 
 def test_the_rooms_are_all_of_atelier() -> None:
     rooms = _imports().find_children("atelier")
-    assert rooms == set().union(*_MODULES.values()) - {"deployments", "zoo"}
+    assert rooms == set().union(*_MODULES.values()) - {"cli", "deployments", "zoo"}
