@@ -17,10 +17,7 @@ class Bar:
     def __init__(self, console: Console) -> None:
         self.is_shown = console.is_terminal
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}")
-        # Standard output is not redirected: paths belong there, not on the terminal.
-        self._bar = RichProgress(
-            *columns, console=console, transient=True, redirect_stdout=False, disable=not self.is_shown
-        )
+        self._bar = RichProgress(*columns, console=console, transient=True, disable=not self.is_shown)
         self._task = self._bar.add_task("handing in", total=None, figures="")
 
     def __enter__(self) -> Bar:

@@ -77,9 +77,12 @@ async def watch_job(server: Server, console: Console, job_id: str, destination: 
 async def save(server: Server, job: Job, destination: Destination) -> None:
     """Save the images of a job, and print their paths."""
     assert job.result is not None, "a job that has succeeded has a result"
-    for image in job.result.data:
-        data = await server.file(job.id, image.name)
-        typer.echo(destination.save(image, job.result, data))
+    try:
+        for image in job.result.data:
+            data = await server.file(job.id, image.name)
+            typer.echo(destination.save(image, job.result, data))
+    except Failure as failure:
+        raise Failure(f"{failure}\n`atelier jobs watch {job.id} -o .` saves the images again.") from None
 
 
 async def _watched(server: Server, job_id: str, bar: Bar) -> Job:
@@ -87,7 +90,9 @@ async def _watched(server: Server, job_id: str, bar: Bar) -> Job:
     try:
         ended = await watch(server, job_id, bar)
     except Lost as lost:
-        raise Failure(f"{lost}\n{job_id} is done anyway; `atelier jobs watch {job_id} -o .` fetches it.") from None
+        raise Failure(
+            f"{lost}\n{job_id} is done anyway; `atelier jobs watch {job_id} -o .` saves its images."
+        ) from None
     if ended.error is not None:
         raise Failure(ended.error.message)
     if ended.state == "cancelled":

@@ -31,8 +31,10 @@ async def watch(server: Server, job_id: str, bar: Bar) -> Job:
                     looking.cancel()
                 if one == "queued":
                     looking = asyncio.create_task(_show_place(server, job_id, bar))
-                else:
-                    bar.run(one if isinstance(one, Progress) else None)
+                elif isinstance(one, Progress):
+                    bar.run(one)
+                elif one == "running":
+                    bar.run(None)
     finally:
         if looking is not None:
             looking.cancel()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import httpx2
 import pytest
@@ -20,12 +21,13 @@ from starlette.types import ASGIApp
 from typer.testing import CliRunner, Result
 
 from atelier.api.app import build_app
+from atelier.catalogue.catalogue import Catalogue
 from atelier.core.jobs import WorkerId
 from atelier.jobs.perform import Performer
 from atelier.jobs.service import JobService
 from atelier.jobs.worker import Worker
 from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
 from atelier.stores.claims import Claims
@@ -35,7 +37,7 @@ from cli.main import app
 from tests.unit.cli.breaking import Breaking
 from tests.unit.cli.stages import SteppedStages
 
-_MAX_BODY_BYTES = 10_000_000
+_MAX_BODY_BYTES, _MAX_PIXEL_STEPS = 10_000_000, 40_000_000
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class RunningServer:
         self.loop.call_soon_threadsafe(self.stages.may_go_on.clear)
         self.loop.call_soon_threadsafe(self.stages.may_denoise.set)
 
-    def jobs(self, **params: str) -> list[dict[str, object]]:
+    def jobs(self, **params: str) -> list[dict[str, Any]]:
         """The jobs of the server, the latest first."""
-        found: list[dict[str, object]] = httpx2.get(f"{self.address}/v1/jobs", params=params).json()["data"]
+        found: list[dict[str, Any]] = httpx2.get(f"{self.address}/v1/jobs", params=params).json()["data"]
         return found
 
 
@@ -79,14 +81,27 @@ def server(
         yield server
 
 
+@pytest.fixture
+def zoo_server(
+    local_stages: LocalStages, catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """The application over the zoo's models, which have LoRAs."""
+    stages = SteppedStages(local_stages)
+    pipeline = Pipeline(stages, catalogue, PipelineLimits(max_pixel_steps=_MAX_PIXEL_STEPS))
+    with serving(stages, pipeline, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
 @contextmanager
-def serving(stages: SteppedStages, pipeline: Pipeline, folder: Path) -> Iterator[RunningServer]:
+def serving(
+    stages: SteppedStages, pipeline: Pipeline, folder: Path, *, takes_jobs: bool = True
+) -> Iterator[RunningServer]:
     """Serve a pipeline in another thread."""
     started = SimpleQueue[tuple[Breaking, asyncio.AbstractEventLoop, asyncio.Event]]()
     listener = socket.create_server(("127.0.0.1", 0))
 
     async def serve() -> None:
-        async with _application(pipeline, folder) as application:
+        async with _application(pipeline, folder, takes_jobs) as application:
             breaking, stop = Breaking(application), asyncio.Event()
             config = uvicorn.Config(breaking, lifespan="off", log_level=logging.CRITICAL, timeout_graceful_shutdown=1)
             running = uvicorn.Server(config)
@@ -109,7 +124,7 @@ def serving(stages: SteppedStages, pipeline: Pipeline, folder: Path) -> Iterator
 
 
 @asynccontextmanager
-async def _application(pipeline: Pipeline, folder: Path) -> AsyncIterator[ASGIApp]:
+async def _application(pipeline: Pipeline, folder: Path, takes_jobs: bool) -> AsyncIterator[ASGIApp]:
     database = Database(f"sqlite:///{folder / 'jobs.db'}")
     await database.migrate()
     changes, files = Changes(database), BlobStore((folder / "jobs").as_uri(), ttl=timedelta(hours=1))
@@ -120,7 +135,8 @@ async def _application(pipeline: Pipeline, folder: Path) -> AsyncIterator[ASGIAp
         asyncio.create_task(changes.watch()),
         asyncio.create_task(Worker(claims, changes, perform, max_running=1).run()),
     ]
-    yield build_app(pipeline, blobs, JobService(Jobs(database), changes, files), max_body_bytes=_MAX_BODY_BYTES)
+    service = JobService(Jobs(database), changes, files) if takes_jobs else None
+    yield build_app(pipeline, blobs, service, max_body_bytes=_MAX_BODY_BYTES)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

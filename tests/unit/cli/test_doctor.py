@@ -8,7 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.unit.cli.conftest import Atelier, RunningServer
+import pytest
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.pipeline.pipeline import Pipeline, PipelineLimits
+from tests.unit.cli.conftest import Atelier, RunningServer, serving
+from tests.unit.cli.stages import SteppedStages
 
 _ROOT = Path(__file__).parents[3]
 
@@ -36,6 +41,19 @@ def test_a_server_that_is_not_ready_is_explained(atelier: Atelier, server: Runni
     assert "serve status" in ran.stdout
 
 
+def test_what_a_server_lacks_is_named(stages: SteppedStages, small_catalogue: Catalogue, tmp_path: Path) -> None:
+    [upscaler] = small_catalogue.upscalers
+    missing = upscaler.model_copy(update={"file": tmp_path / "none.safetensors"})
+    catalogue = small_catalogue.model_copy(update={"upscalers": (missing,)})
+    pipeline = Pipeline(stages, catalogue, PipelineLimits(max_pixel_steps=1_000_000))
+    with serving(stages, pipeline, tmp_path, takes_jobs=False) as server:
+        ran = Atelier(server.address)("doctor")
+    first, second = ran.stdout.splitlines()
+    assert ran.exit_code == 1
+    assert first.startswith("The upscaler tiny-x4 has no weights on the server")
+    assert second.startswith("This server takes no jobs")
+
+
 def test_another_program_at_the_address_is_recognised(atelier: Atelier, tmp_path: Path) -> None:
     handler = http.server.SimpleHTTPRequestHandler
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as other:
@@ -57,6 +75,12 @@ def test_a_config_is_examined_on_this_machine(atelier: Atelier) -> None:
     assert (ran.exit_code, ran.stdout.splitlines()[-1]) == (0, "Nothing is missing.")
     wrong = atelier("doctor", "none.yaml")
     assert (wrong.exit_code, "Cannot read the config none.yaml" in wrong.stderr) == (1, True)
+
+
+def test_a_config_without_the_server_installed_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deployments.doctor", None)
+    ran = Atelier("http://127.0.0.1:9")("doctor", "serve_config.yaml")
+    assert (ran.exit_code, "pip install 'atelier[serve]'" in ran.stderr) == (1, True)
 
 
 def test_the_command_starts_without_heavy_libraries() -> None:

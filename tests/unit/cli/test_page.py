@@ -10,11 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from atelier.catalogue.catalogue import Catalogue
-from atelier.local.stages import LocalStages
-from atelier.pipeline.pipeline import Pipeline, PipelineLimits
-from tests.unit.cli.conftest import Atelier, serving
-from tests.unit.cli.stages import SteppedStages
+from tests.unit.cli.conftest import Atelier, RunningServer
 
 _PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
 _ADDRESS = "http://127.0.0.1:8000"
@@ -33,24 +29,21 @@ def _examples() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.zoo
 def test_the_commands_of_the_page_print_what_it_says(
-    local_stages: LocalStages, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zoo_server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    stages = SteppedStages(local_stages)
-    pipeline = Pipeline(stages, catalogue, PipelineLimits(max_pixel_steps=40_000_000))
+    atelier = Atelier(zoo_server.address)
     real_ids: dict[str, str] = {}
-    with serving(stages, pipeline, tmp_path / "server") as server:
-        atelier = Atelier(server.address)
-        for command, expected in _examples():
-            for written, real in real_ids.items():
-                command = command.replace(written, real)
-            ran = atelier(*shlex.split(command))
-            printed = ran.stdout.replace(server.address, _ADDRESS)
-            assert (ran.exit_code, ran.stderr) == (0, ""), command
-            real_ids |= zip(_JOB.findall(expected), _JOB.findall(printed), strict=True)
-            shown, is_cut, _ = _same(expected).partition("\n...")
-            assert (_same(printed)[: len(shown)] if is_cut else _same(printed)) == shown, command
-    assert len(real_ids) >= 2
+    for command, expected in _examples():
+        for written, real in real_ids.items():
+            command = command.replace(written, real)
+        ran = atelier(*shlex.split(command))
+        printed = ran.stdout.replace(zoo_server.address, _ADDRESS)
+        assert (ran.exit_code, ran.stderr) == (0, ""), command
+        real_ids |= zip(_JOB.findall(expected), _JOB.findall(printed), strict=True)
+        shown, is_cut, _ = _same(expected).partition("\n...")
+        assert (_same(printed)[: len(shown)] if is_cut else _same(printed)) == shown, command
+    assert len(real_ids) == 2
 
 
 def _same(output: str) -> str:

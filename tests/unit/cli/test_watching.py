@@ -28,7 +28,8 @@ def test_the_terminal_shows_the_queue_and_then_the_steps(
         command.wait_until_shown(r"queued .*0 before it")
         server.hold_after_a_step()
         atelier("jobs", "cancel", running)
-        command.wait_until_shown(r"running .*1/3 steps, \d+ s gone, \d+ s left")
+        command.wait_until_shown(r"running ━+╺━+ 1/3 steps, \d+ s gone, \d+ s left")
+        assert "queued" not in command.shown.partition("running")[2]
         server.go_on()
         assert command.finish() == _MADE
 
@@ -42,7 +43,19 @@ def test_ctrl_c_cancels_the_job(server: RunningServer, tmp_path: Path) -> None:
         [job] = server.jobs()
         command.wait_until_shown(f"Cancelled {job['id']}")
     server.go_on()
-    assert _ended(server, str(job["id"]))["state"] == "cancelled"
+    assert _ended(server, job["id"])["state"] == "cancelled"
+
+
+def test_ctrl_c_cancels_a_job_whose_answer_is_lost(server: RunningServer, tmp_path: Path) -> None:
+    server.hold()
+    server.breaking.breaks.append(lambda method, _, message: method == "POST" and "body" in message)
+    with on_terminal(server.address, tmp_path, "generate", "x", *_QUICK) as command:
+        command.wait_until_shown("Trying again")
+        command.process.send_signal(signal.SIGINT)
+        assert command.finish() == (130, "")
+    [job] = server.jobs()
+    server.go_on()
+    assert _ended(server, job["id"])["state"] == "cancelled"
 
 
 def test_ctrl_c_leaves_a_job_that_is_only_watched(atelier: Atelier, server: RunningServer, tmp_path: Path) -> None:
@@ -109,6 +122,20 @@ def test_a_server_that_stays_away_is_given_up(
     assert (ran.exit_code, ran.stdout) == (1, "")
     assert "answers with status 503" in ran.stderr
     assert f"atelier jobs watch {job_id} -o ." in ran.stderr
+
+
+def test_images_that_cannot_be_saved_stay_on_the_server(atelier: Atelier, server: RunningServer) -> None:
+    def is_picture(_: str, path: str, message: Message) -> bool:
+        is_start = "/files/" in path and "status" in message
+        if is_start:
+            message["status"] = 404
+        return False
+
+    server.breaking.breaks.append(is_picture)
+    ran = atelier("generate", "x", *_QUICK)
+    [job] = server.jobs()
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert f"`atelier jobs watch {job['id']} -o .` saves the images again." in ran.stderr
 
 
 def test_a_server_that_is_not_there_is_said_at_once(atelier: Atelier) -> None:
