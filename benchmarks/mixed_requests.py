@@ -69,9 +69,13 @@ class Answers:
 
     async def expect(self, request: Request) -> None:
         """Send a request and remember its files."""
+        self._expected[request.key] = await self.files(request)
+
+    async def files(self, request: Request) -> list[bytes]:
+        """Send a request and return its files."""
         files = await self._send(request)
         assert isinstance(files, list), f"{request.path}: {files}"
-        self._expected[request.key] = files
+        return files
 
     async def kind(self, request: Request) -> str:
         """Send a request. Returns `files`, `retryable error`, `hung`, or what else came."""
@@ -83,10 +87,7 @@ class Answers:
         files = await self._answer(request)
         if isinstance(files, str):
             return files
-        is_exact = request.body.get("reproducibility") == "exact"
-        pairs = zip(files, self._expected[request.key], strict=True)
-        is_right = all(ours == theirs if is_exact else _decibels(ours, theirs) > _MIN_DB for ours, theirs in pairs)
-        return "right" if is_right else "wrong image"
+        return "right" if is_right(request, files, self._expected[request.key]) else "wrong image"
 
     async def _answer(self, request: Request) -> list[bytes] | str:
         try:
@@ -112,6 +113,13 @@ class Answers:
             return [base64.b64decode(json.loads(last.partition("data: ")[2])["b64_json"])]
         fields = await asyncio.to_thread(json.loads, body)
         return [base64.b64decode(one["b64_json"]) for one in fields.get("data", [fields])]
+
+
+def is_right(request: Request, files: list[bytes], expected: list[bytes]) -> bool:
+    """Return whether files show what they should; those of an `exact` request must be equal."""
+    is_exact = request.body.get("reproducibility") == "exact"
+    pairs = zip(files, expected, strict=True)
+    return all(ours == theirs if is_exact else _decibels(ours, theirs) > _MIN_DB for ours, theirs in pairs)
 
 
 def _decibels(ours: bytes, theirs: bytes) -> float:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 
 import psycopg
-from sqlalchemy import text
 
-from atelier.core.errors import JobsUnavailable
 from atelier.stores.database import CHANNEL, Database
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class Changes:
                 async with aclosing(source) as changes:
                     async for _ in changes:
                         self._tell()
-            except (JobsUnavailable, psycopg.Error) as error:
+            except (psycopg.Error, sqlite3.Error) as error:
                 logger.warning("cannot watch the database of jobs, will try again: %s", error)
             self._tell()
             await asyncio.sleep(_RECONNECT_S)
@@ -71,10 +70,11 @@ class Changes:
                 yield
 
     async def _written(self) -> AsyncGenerator[None]:
-        async with self._database.reading() as connection:
+        # Not through the pool, whose thread would make each look a hundred times as long.
+        with closing(sqlite3.connect(self._database.url.database or "", timeout=0)) as connection:
             last = None
             while True:
-                version = (await connection.execute(text("PRAGMA data_version"))).scalar_one()
+                version = connection.execute("PRAGMA data_version").fetchone()
                 if version != last:
                     last = version
                     yield

@@ -18,7 +18,9 @@ from tests.series import NODE_SERIES, SERVE_SERIES, own_series
 _WAIT_S = 60
 _DECLARED = {metric.name: metric for metric in (*ROUTER_METRICS, *DENOISER_METRICS)}
 #: Ray's exporter has counters from their first event on; one fast generation moves none of these.
-_RARE = re.compile("ray_atelier_(repeated_calls|denoiser_padding_rows|denoiser_control_.*_failures)_total")
+_RARE = re.compile(
+    "ray_atelier_(repeated_calls|cached_requests|denoiser_padding_rows|denoiser_control_.*_failures)_total"
+)
 
 
 async def _generate(address: str) -> None:

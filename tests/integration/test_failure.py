@@ -84,19 +84,31 @@ async def test_a_graph_with_a_lost_annotator_is_not_ready_until_it_is_replaced(h
                 await asyncio.sleep(0.2)
 
 
+async def _streamed(http: httpx2.AsyncClient, body: dict[str, object], has_begun: asyncio.Event) -> str:
+    """Return the text of a stream; the event is set when its first part has come."""
+    text = ""
+    async with http.stream("POST", _GENERATIONS, json=body) as response:
+        async for part in response.aiter_text():
+            text += part
+            has_begun.set()
+    return text
+
+
 @pytest.mark.slow
 async def test_requests_of_a_lost_router_can_be_sent_again(http: httpx2.AsyncClient, steps: Steps) -> None:
     long = {**_EXACT, "num_inference_steps": 150, "deadline_s": 60}
     before = await steps.until_idle()
     generation = asyncio.create_task(http.post(_GENERATIONS, json=long))
-    stream = asyncio.create_task(http.post(_GENERATIONS, json={**long, "stream": True, "progress": True}))
+    has_begun = asyncio.Event()
+    stream = asyncio.create_task(_streamed(http, {**long, "stream": True, "progress": True}, has_begun))
     await steps.wait_for(before + 3)
+    await asyncio.wait_for(has_begun.wait(), _REPLACED_WITHIN_S)
     lost = kill("Router")
     answer = await generation
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "replica_lost")
     assert "retry-after" in answer.headers
     assert "x-should-retry" not in answer.headers
-    name, data = (await stream).text.strip().split("\n\n")[-1].split("\n")
+    name, data = (await stream).strip().split("\n\n")[-1].split("\n")
     assert name == "event: error"
     assert json.loads(data.removeprefix("data: "))["error"]["code"] == "replica_lost"
     await until_replaced(lost, "Router")
