@@ -22,7 +22,7 @@ from atelier.stores.claims import Claims
 logger = logging.getLogger(__name__)
 
 #: Seconds that a worker has a job after its last sign of life, and between two of these, which carry the progress.
-LEASE_S, _ALIVE_S = 15.0, 0.5
+LEASE_S, _ALIVE_S = 10.0, 0.5
 #: Number of times that a job is tried if its errors may pass, and seconds before the second one; doubled each time.
 _MAX_ATTEMPTS, _DELAY_S = 5, 2.0
 #: Seconds before an unreachable database is tried again.

@@ -20,7 +20,7 @@ from tests.pictures import encoded, noise, pixels_of
 _GENERATIONS = "/v1/images/generations"
 #: Serve notices a frozen replica after three health checks of 1.5 s, and then starts another one.
 _REPLACED_WITHIN_S = 20
-_EXACT_STEPS = 100
+_EXACT_STEPS = 90
 _EXACT = {
     "prompt": "a red circle",
     "seed": 3,
@@ -53,7 +53,7 @@ async def test_a_request_survives_the_loss_of_its_denoiser_with_the_same_bits(
     expected = _file(await http.post(_GENERATIONS, json=_EXACT))
     repeated, before = await _counter(http, "atelier_repeated_calls_total"), await steps.until_idle()
     generation = asyncio.create_task(http.post(_GENERATIONS, json=_EXACT))
-    await steps.wait_for(before + 60)
+    await steps.wait_for(before + 40)
     lost = kill("Denoiser")
     assert _file(await generation) == expected
     assert await steps.until_idle() < _EXACT_STEPS, "it did not go on from a snapshot"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 _JOBS, _GENERATIONS = "/v1/jobs", "/v1/images/generations"
 _RED_CIRCLE = Description(things=(Thing(colour="red", shape="circle"),), background="white")
 _PROMPT = "a red circle, white background"
-_EXACT = {"prompt": _PROMPT, "seed": 3, "num_inference_steps": 100, "size": "160x160", "reproducibility": "exact"}
+_EXACT = {"prompt": _PROMPT, "seed": 3, "num_inference_steps": 60, "size": "160x160", "reproducibility": "exact"}
 _WAIT_S = 120
 
 

@@ -123,8 +123,8 @@ def test_every_curl_line_has_its_status(address: str, tmp_path: Path) -> None:
     assert inspected["parameters"]["seed"] == 7
     assert _image(enhanced["image"].partition(",")[2]).size == (512, 512)
     assert judge(Image.open(tmp_path / "job.png"), _CIRCLE).is_right
-    assert Image.open(tmp_path / "sheet.png").width > 3 * 128
-    assert Image.open(tmp_path / "simple.png").size == _SQUARE
+    with Image.open(tmp_path / "sheet.png") as sheet, Image.open(tmp_path / "simple.png") as simple:
+        assert (sheet.width > 3 * 128, simple.size) == (True, _SQUARE)
 
 
 async def test_there_is_a_curl_line_for_every_address(address: str) -> None:

@@ -49,6 +49,7 @@ async def test_every_deployment_and_the_models_of_its_replicas_are_told(http: ht
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_a_frozen_denoiser_is_silent_and_holds_up_no_answer(http: httpx2.AsyncClient) -> None:
     await _until_heard(http)
     frozen = freeze("Denoiser")
