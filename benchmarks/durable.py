@@ -9,6 +9,7 @@ that none is answered from the cache.
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -82,9 +83,9 @@ async def _direct(http: httpx2.AsyncClient) -> None:
 async def _as_job(http: httpx2.AsyncClient) -> None:
     job = await _handed_in(http, _ASKED)
     events = (await http.get(f"/v1/jobs/{job}/events")).raise_for_status().text
-    assert '"succeeded"' in events, events
-    found = (await http.get(f"/v1/jobs/{job}")).raise_for_status().json()
-    await _read(http, found["result"]["data"][0]["url"])
+    name, data = events.strip().split("\n\n")[-1].split("\n")
+    assert name == "event: job", events
+    await _read(http, json.loads(data.removeprefix("data: "))["result"]["data"][0]["url"])
 
 
 async def _read(http: httpx2.AsyncClient, url: str) -> None:

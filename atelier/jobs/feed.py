@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from atelier.core.errors import JobsUnavailable
-from atelier.core.jobs import Job, JobEvent, JobId, Progress
+from atelier.core.jobs import JobEvent, JobId, Progress
 from atelier.stores.changes import Changes
-from atelier.stores.jobs import Jobs
+from atelier.stores.jobs import Jobs, Running
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 _REPORT_S = 0.1
 #: Longest wait for a change, in seconds.
 _PAUSE_S = 10.0
-#: Seconds by which events may be written late, or clocks of nodes differ.
-_LATE_S = 5.0
+#: Seconds between two looks at the progress of jobs, which workers write twice a second.
+_PROGRESS_S = 0.5
 #: Number of states that wait in a mailbox at most.
 _MAX_WAITING = 1000
 
@@ -84,6 +84,7 @@ class Feed:
         #: The events of the last seconds, which are not reported again.
         self._seen: dict[tuple[JobId, int], float] = {}
         self._progress: dict[JobId, Progress | None] = {}
+        self._looked_s = 0.0
 
     @contextmanager
     def mailbox(self, wants: Callable[[JobId, str], bool]) -> Iterator[Mailbox]:
@@ -113,18 +114,21 @@ class Feed:
 
     async def _read(self, since: float) -> float:
         """Pass on what is new, and return the time of the latest event."""
-        events = await self._jobs.events_since(since - _LATE_S)
-        running = await self._jobs.running()
-        self._seen = {key: at for key, at in self._seen.items() if at >= since - _LATE_S}
+        late_s = self._jobs.late_s
+        events = await self._jobs.events_since(since - late_s)
+        self._seen = {key: at for key, at in self._seen.items() if at >= since - late_s}
         for event in events:
             key = event.job_id, event.number
             if key not in self._seen:
                 self._seen[key] = event.at
                 self._tell(event)
-        for job in running:
-            if job.progress is not None and job.progress != self._progress.get(job.id):
-                self._report(job, job.progress)
-        self._progress = {job.id: job.progress for job in running}
+        if time.monotonic() - self._looked_s >= _PROGRESS_S:
+            self._looked_s = time.monotonic()
+            running = await self._jobs.progress()
+            for one in running:
+                if one.progress is not None and one.progress != self._progress.get(one.job_id):
+                    self._report(one, one.progress)
+            self._progress = {one.job_id: one.progress for one in running}
         return max((event.at for event in events), default=since)
 
     def _tell(self, event: JobEvent) -> None:
@@ -132,7 +136,7 @@ class Feed:
             if mailbox.wants(event.job_id, event.owner):
                 mailbox.put(event)
 
-    def _report(self, job: Job, progress: Progress) -> None:
+    def _report(self, one: Running, progress: Progress) -> None:
         for mailbox in self._mailboxes:
-            if mailbox.wants(job.id, job.owner):
-                mailbox.report(job.id, progress)
+            if mailbox.wants(one.job_id, one.owner):
+                mailbox.report(one.job_id, progress)

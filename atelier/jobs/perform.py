@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from atelier.core.denoising import RequestId
 from atelier.core.errors import AtelierError, ReplicaLost
@@ -12,7 +12,7 @@ from atelier.core.jobs import Job, Json, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.inputs import image_size
 from atelier.jobs.params import loaded
-from atelier.pipeline.events import Preview, Step
+from atelier.pipeline.events import Planned, Preview, Step
 from atelier.pipeline.pipeline import Pipeline
 from atelier.pipeline.record import Observe, RequestRecord
 from atelier.pipeline.results import ControlMap, Result
@@ -52,16 +52,26 @@ class Performer:
     async def _generate(
         self, record: RequestRecord, params: GenerateParams, num_previews: int, report: Report
     ) -> Result:
-        previews: tuple[str, ...] = ()
-        stream = self._pipeline.stream(record, params, report_steps=True, num_previews=num_previews)
+        reached = Progress(step=0, total=0, elapsed_s=0.0)
+        stream = self._pipeline.stream(
+            record, params, report_steps=True, are_steps_sparse=True, num_previews=num_previews
+        )
         async with aclosing(stream) as events:
             async for event in events:
-                if isinstance(event, Preview):
-                    previews = tuple([await self._blobs.put(file, params.output_format) for file in event.files])
-                elif isinstance(event, Step):
-                    report(Progress(step=event.step, total=event.total, elapsed_s=event.elapsed_s, previews=previews))
-                elif isinstance(event, Result):
-                    return event
+                match event:
+                    case Planned():
+                        total = sum(pass_.sampling.num_evaluations for pass_ in event.plan.passes)
+                        reached = replace(reached, total=total)
+                    case Step():
+                        reached = replace(reached, step=event.step, elapsed_s=event.elapsed_s)
+                        report(reached)
+                    case Preview():
+                        names = [await self._blobs.put(file, params.output_format) for file in event.files]
+                        reached = replace(reached, previews=tuple(names))
+                        report(reached)
+                    case Result():
+                        report(replace(reached, step=reached.total, elapsed_s=record.total_s))
+                        return event
         raise ReplicaLost("The generation ended without a result.")
 
     async def _outcome(self, result: Result) -> Json:

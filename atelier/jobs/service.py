@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 #: Seconds without news after which a watcher is told that there are none.
 _PAUSE_S = 10.0
 _FULL_RETRY_AFTER_S = 60
+_SPEED_AGE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,13 @@ class Outlook:
     position: int | None
     #: Seconds until it ends; None if nothing is known yet.
     eta_s: float | None
+
+
+class _Speed(NamedTuple):
+    """The speed of the last jobs, and when it was measured."""
+
+    work_per_s: float
+    at_s: float
 
 
 class OfJob(NamedTuple):
@@ -85,6 +94,7 @@ class JobService:
     #: Who may receive webhooks; None if this server sends none.
     receivers: Receivers | None = None
     feed: Feed = field(init=False)
+    _speed: _Speed | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.feed = Feed(self.jobs, self.changes)
@@ -141,8 +151,16 @@ class JobService:
             return Outlook(None, job.progress.eta_s)
         if job.state != "queued":
             return Outlook(None, None)
-        (position, work), per_s = await self.jobs.ahead_of(job), await self.jobs.work_per_s()
+        (position, work), per_s = await self.jobs.ahead_of(job), await self._work_per_s()
         return Outlook(position, None if per_s is None else (work + job.work) / per_s)
+
+    async def _work_per_s(self) -> float | None:
+        """Return the speed of the last jobs, up to a second old."""
+        now_s = time.monotonic()
+        if self._speed is None or now_s - self._speed.at_s > _SPEED_AGE_S:
+            per_s = await self.jobs.work_per_s()
+            self._speed = None if per_s is None else _Speed(per_s, now_s)
+        return None if self._speed is None else self._speed.work_per_s
 
     async def watch(self, job_id: str, *, after: int = 0) -> AsyncGenerator[JobEvent | Progress | None]:
         """Yield the changes of a job's state that follow the event `after`, and its progress, until it has ended.

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a worker has a job after its last sign of life, and between two of these, which carry the progress.
 LEASE_S, _ALIVE_S = 10.0, 0.5
+#: Least time between two looks at the queue, in seconds.
+_GAP_S = 0.1
 #: Number of times that a job is tried if its errors may pass, and seconds before the second one; doubled each time.
 _MAX_ATTEMPTS, _DELAY_S = 5, 2.0
 #: Seconds before an unreachable database is tried again.
@@ -61,7 +63,7 @@ class Worker:
         #: Number of jobs to work on at a time. It can be changed at any time.
         self.max_running = max_running
         self._running: dict[JobId, _Running] = {}
-        self._alive_at = 0.0
+        self._alive_at = self._turned_at = 0.0
         #: Other workers' leases end for this one only after it, too, has reached the database for so long.
         self._reached_since = time.monotonic()
 
@@ -78,6 +80,7 @@ class Worker:
                     await asyncio.sleep(_RETRY_S)
                 else:
                     await self._changes.after(seen, timeout_s=_ALIVE_S)
+                    await asyncio.sleep(_GAP_S - (time.monotonic() - self._turned_at))
         finally:
             for job in self._running.values():
                 job.stop("worker stops")
@@ -85,12 +88,13 @@ class Worker:
 
     async def _turn(self) -> None:
         """Give a sign of life if it is time, stop what is to be stopped, and claim what there is room for."""
-        if time.monotonic() - self._alive_at >= _ALIVE_S:
+        self._turned_at = time.monotonic()
+        if self._turned_at - self._alive_at >= _ALIVE_S:
             await self._give_sign_of_life()
-        elif self._running:
-            self._cancel(await self._claims.to_cancel())
+        seen = await self._claims.look()
+        self._cancel(seen.to_cancel)
         room = self.max_running - len(self._running)
-        for job in await self._claims.claim(room) if room > 0 else []:
+        for job in await self._claims.claim(room) if seen.is_any_ready and room > 0 else []:
             self._running[job.id] = _Running(asyncio.create_task(self._work(job)))
 
     async def _give_sign_of_life(self) -> None:

@@ -51,6 +51,8 @@ class Reports:
     """The events that a consumer wants besides the plan and the result."""
 
     steps: bool = False
+    #: Whether only steps are reported whose events come anyhow: with a preview, or about once a second.
+    are_steps_sparse: bool = False
     num_previews: int = 0
     #: The model's projection from latents to RGB, from the catalogue; previews need it.
     latent_rgb: LatentRgb | None = None

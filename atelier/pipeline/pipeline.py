@@ -113,15 +113,27 @@ class Pipeline:
         return replace(result, request_id=record.request_id)
 
     async def stream(
-        self, record: RequestRecord, params: GenerateParams, *, report_steps: bool = False, num_previews: int = 0
+        self,
+        record: RequestRecord,
+        params: GenerateParams,
+        *,
+        report_steps: bool = False,
+        are_steps_sparse: bool = False,
+        num_previews: int = 0,
     ) -> AsyncGenerator[Event]:
         """Like `generate`, but yields events and never coalesces; closing the iterator stops the work within a step.
 
+        Steps are reported if `report_steps`, and only about one a second if `are_steps_sparse`: each costs a message.
         A rejected request raises its error before the first event.
         """
         params = await self.seeded(params)
         latent_rgb = self.check_previews(params.model, num_previews)
-        reports = Reports(steps=report_steps, num_previews=num_previews, latent_rgb=latent_rgb)
+        reports = Reports(
+            steps=report_steps,
+            are_steps_sparse=are_steps_sparse,
+            num_previews=num_previews,
+            latent_rgb=latent_rgb,
+        )
         deadline = Deadline(params.deadline_s, default_s=self._limits.default_deadline_s)
         async with aclosing(deadline.within(self._events(record, params, reports, deadline))) as events:
             async for event in events:

@@ -45,7 +45,7 @@ async def prepare(
             for control, sent, drawn in zip(plan.params.controls, inputs.control_images, drawn_maps, strict=True)
         ),
         priority=plan.params.priority,
-        report_steps=reports.steps,
+        report_steps=reports.steps and not reports.are_steps_sparse,
         num_previews=reports.num_previews,
     )
     return request, drawn_maps

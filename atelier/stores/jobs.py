@@ -6,21 +6,29 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atelier.core.errors import IdempotencyConflict
-from atelier.core.jobs import FINAL, Job, JobEvent, JobId, JobState, NewJob, Operation
-from atelier.stores.database import Database
-from atelier.stores.rows import change_state, job_of, record_events
+from atelier.core.jobs import FINAL, Job, JobEvent, JobId, JobState, NewJob, Operation, Progress
+from atelier.stores.database import Database, Reader
+from atelier.stores.rows import change_state, job_of, progress_of, record_events
 from atelier.stores.tables import job_events, jobs
 from atelier.stores.webhooks import Webhooks, add_webhook
 
 #: Number of jobs whose speed is an estimate of the next ones'.
 _NUM_MEASURED = 20
+
+
+class Running(NamedTuple):
+    """A job that runs."""
+
+    job_id: JobId
+    owner: str
+    #: None until its worker has told any.
+    progress: Progress | None
 
 
 class Jobs:
@@ -143,11 +151,18 @@ class Jobs:
         """Return the changes of all jobs' states since this time, in order."""
         return await self._events(job_events.c.at >= at)
 
-    async def running(self) -> list[Job]:
-        """Return the jobs that run."""
+    @property
+    def late_s(self) -> float:
+        """Seconds by which an event may be stored after the time that it has, with differences of clocks."""
+        # On SQLite a transaction reads the clock before it waits for the others.
+        return 5.0 if self._database.is_postgres else 1.0
+
+    async def progress(self) -> list[Running]:
+        """Return the progress of the jobs that run."""
+        running = select(jobs.c.id, jobs.c.owner, jobs.c.progress).where(jobs.c.state == "running")
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(jobs).where(jobs.c.state == "running"))
-            return [job_of(row) for row in rows.mappings()]
+            rows = await connection.execute(running)
+            return [Running(row.id, row.owner, progress_of(row.progress)) for row in rows]
 
     async def cancel(self, job_id: str) -> Job | None:
         """Cancel a job; its worker stops one that runs. Returns it as it is then, or None if there is none."""
@@ -198,7 +213,7 @@ class Jobs:
         return added
 
 
-async def _with_key(connection: AsyncConnection, owner: str, key: str, fingerprint: str) -> RowMapping | None:
+async def _with_key(connection: Reader, owner: str, key: str, fingerprint: str) -> RowMapping | None:
     same = select(jobs).where(jobs.c.owner == owner, jobs.c.idempotency_key == key)
     row = (await connection.execute(same)).mappings().one_or_none()
     if row is not None and row["fingerprint"] != fingerprint:

@@ -19,13 +19,14 @@ _FIELDS = [field.name for field in fields(Job)]
 def job_of(row: RowMapping) -> Job:
     """Return the job in a row of the table."""
     values = {name: row[name] for name in _FIELDS}
-    values["progress"] = None if row["progress"] is None else _progress(row["progress"])
+    values["progress"] = progress_of(row["progress"])
     values["error"] = None if row["error"] is None else JobError(**row["error"])
     return Job(**values)
 
 
-def _progress(fields: dict[str, Any]) -> Progress:
-    return Progress(**{**fields, "previews": tuple(fields.get("previews", ()))})
+def progress_of(fields: dict[str, Any] | None) -> Progress | None:
+    """Return the progress in a row of the table."""
+    return None if fields is None else Progress(**{**fields, "previews": tuple(fields.get("previews", ()))})
 
 
 async def change_state(

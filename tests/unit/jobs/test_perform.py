@@ -34,7 +34,9 @@ class _Desk:
         self.progress: list[Progress] = []
         self._performer = Performer(pipeline, blobs, self.records.append)
 
-    async def outcome(self, operation: Operation, params: Params, *, attempts: int = 1) -> Mapping[str, Any]:
+    async def outcome(
+        self, operation: Operation, params: Params, *, attempts: int = 1, num_previews: int = 0
+    ) -> Mapping[str, Any]:
         job = Job(
             id=JobId("job_1"),
             owner="",
@@ -55,6 +57,7 @@ class _Desk:
             progress=None,
             result=None,
             error=None,
+            num_previews=num_previews,
         )
         return await self._performer.perform(job, self.progress.append)
 
@@ -81,9 +84,22 @@ async def test_a_generation_makes_the_files_of_a_direct_request(desk: _Desk) -> 
     assert outcome["usage"]["output_image_tokens"] == direct.usage.output_image_tokens
 
 
-async def test_progress_is_reported_for_every_step(desk: _Desk) -> None:
+async def test_progress_is_reported_with_previews_and_at_the_end(desk: _Desk) -> None:
+    params = (await desk.pipeline.plan(parse(GenerateParams, {**_QUICK, "num_inference_steps": 12, "n": 2}))).params
+    await desk.outcome("generate", params, num_previews=2)
+    assert {one.total for one in desk.progress} == {12}
+    previewed = [one for one in desk.progress if one.previews]
+    assert {4, 8, 12} == {one.step for one in previewed}
+    assert len({one.previews for one in previewed}) == 2
+    for name in previewed[-1].previews:
+        assert pixels_of(await desk.file({"file": name})).shape == (32, 64, 3)
+    assert desk.progress[-1].step == 12
+
+
+async def test_few_steps_are_reported(desk: _Desk, stages: RecordingStages) -> None:
     await desk.outcome("generate", (await desk.pipeline.plan(parse(GenerateParams, _QUICK))).params)
-    assert [(one.step, one.total) for one in desk.progress] == [(step, 4) for step in range(1, 5)]
+    assert [request.report_steps for request in stages.requests] == [False]
+    assert desk.progress[-1].step == 4
 
 
 async def test_each_attempt_has_an_id_and_a_record_of_its_own(desk: _Desk, stages: RecordingStages) -> None:
