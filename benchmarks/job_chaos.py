@@ -119,8 +119,9 @@ async def _judged(
     if job["state"] != "succeeded":
         return f"{job['state']}: {job['error']['code']}" if "error" in job else str(job["state"])
     async with client.get(f"/v1/jobs/{job_id}/events") as answer:
-        if (await answer.text()).count('"state": "succeeded"') != 1:
-            return "ended more than once"
+        events = (await answer.text()).split("\n\n")
+    if sum("event: state" in event and '"succeeded"' in event for event in events) != 1:
+        return "ended more than once"
     files = []
     for one in job["result"]["data"]:
         async with client.get(one["url"]) as answer:
