@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, union_all, update
+from sqlalchemy import JSON, ColumnElement, and_, bindparam, func, or_, select, union_all, update
 
 from atelier.core.errors import AtelierError, DeadlineExceeded, PoisonRequest
 from atelier.core.jobs import MAX_DEATHS, Job, JobError, JobId, Json, Progress, WorkerId
@@ -52,6 +52,8 @@ class Claims:
         self._worker = worker
         self._lease_s = lease_s
         self._clock = clock
+        #: The progress that was stored last.
+        self._told: dict[JobId, Progress] = {}
 
     async def claim(self, max_jobs: int) -> list[Job]:
         """Return up to this number of queued jobs, which this worker has from now on; those that are due first."""
@@ -80,21 +82,19 @@ class Claims:
 
     async def keep(self, progress: Mapping[JobId, Progress | None]) -> Held:
         """Extend the leases of the jobs that the worker works on, with their progress."""
-        now, kept, to_cancel = self._clock(), set[JobId](), set[JobId]()
+        until, mine = self._clock() + self._lease_s, and_(jobs.c.state == "running", jobs.c.worker == self._worker)
+        extended = update(jobs).where(jobs.c.id.in_(progress), mine).values(lease_until=until)
+        reached = (
+            update(jobs).where(jobs.c.id == bindparam("of"), mine).values(progress=bindparam("reached", type_=JSON))
+        )
+        news = {job_id: one for job_id, one in progress.items() if one is not None and one != self._told.get(job_id)}
         async with self._database.writing() as connection:
-            for job_id, reached in progress.items():
-                values = {"lease_until": now + self._lease_s}
-                extended = await connection.execute(
-                    update(jobs)
-                    .where(self._has(job_id))
-                    .values(progress=None if reached is None else asdict(reached), **values)
-                    .returning(jobs.c.is_cancel_requested)
-                )
-                for is_cancel_requested in extended.scalars():
-                    kept.add(job_id)
-                    if is_cancel_requested:
-                        to_cancel.add(job_id)
-        return Held(frozenset(kept), frozenset(to_cancel))
+            rows = (await connection.execute(extended.returning(jobs.c.id, jobs.c.is_cancel_requested))).all()
+            if news:
+                told = [{"of": job_id, "reached": asdict(one)} for job_id, one in news.items()]
+                await connection.execute(reached, told)
+        self._told = {job_id: one for job_id, one in progress.items() if one is not None}
+        return Held(frozenset(row.id for row in rows), frozenset(row.id for row in rows if row.is_cancel_requested))
 
     async def look(self) -> Seen:
         """Look for jobs of this worker that are to be cancelled, and for jobs that may be claimed."""
