@@ -104,7 +104,8 @@ results = Table(
     Column("created_at", Double, nullable=False),
     Column("used_at", Double, nullable=False),
     Index("results_by_age", "created_at"),
-    Index("results_by_use", "used_at"),
+    # With the sizes, so that they are added up without the results.
+    Index("results_by_use", "used_at", "num_bytes"),
 )
 
 #: Numbers of hits and misses, of all processes together.

@@ -93,7 +93,7 @@ def _check(entry: ModelEntry, requests: Sequence[DenoiseRequest]) -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("num_inference_steps", [8, 20, pytest.param(31, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_inference_steps", [8, 20, pytest.param(31, marks=pytest.mark.long)])
 def test_every_sampler_equals_the_oracle_alone_and_in_company(
     entry: ModelEntry, conditioning: Conditioning, num_inference_steps: int
 ) -> None:

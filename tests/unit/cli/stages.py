@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.pipeline.stages import Stages
@@ -12,7 +13,7 @@ from tests.stages import RecordingStages
 
 
 class SteppedStages(RecordingStages):
-    """Stages that wait after each step while `may_go_on` is cleared."""
+    """Stages that report each step, and wait after it while `may_go_on` is cleared."""
 
     def __init__(self, stages: Stages) -> None:
         super().__init__(stages)
@@ -21,7 +22,7 @@ class SteppedStages(RecordingStages):
 
     @asynccontextmanager
     async def denoise(self, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
-        async with super().denoise(request) as events:
+        async with super().denoise(replace(request, report_steps=True)) as events:
             yield self._held(events)
 
     async def _held(self, events: AsyncIterator[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:

@@ -36,7 +36,14 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def _wait_until_ended(pid: int) -> None:
-    _wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    _wait_until(lambda: _has_ended(pid))
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def _running_call(folder: Path) -> asyncio.Task[object]:

@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("used_at", sa.Double, nullable=False),
     )
     op.create_index("results_by_age", "results", ["created_at"])
-    op.create_index("results_by_use", "results", ["used_at"])
+    op.create_index("results_by_use", "results", ["used_at", "num_bytes"])
     op.create_table(
         "result_counts",
         sa.Column("name", sa.String(20), primary_key=True),
