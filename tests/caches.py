@@ -20,13 +20,13 @@ HOUR = timedelta(hours=1)
 
 @asynccontextmanager
 async def cache_in(
-    folder: Path, stages: Stages, catalogue: Catalogue, *, max_bytes: int = 10_000_000
+    folder: Path, stages: Stages, catalogue: Catalogue, *, max_bytes: int = 10_000_000, ttl: timedelta = HOUR
 ) -> AsyncIterator[ResultCache]:
     """Open a cache as one process has it; those in the same folder share their results."""
     database = Database(f"sqlite:///{folder / 'jobs.db'}")
     await database.migrate()
     files = BlobStore((folder / "results").as_uri(), ttl=HOUR)
     yield ResultCache(
-        Results(database), Seeds(database), files, stages, catalogue.loras, max_bytes=max_bytes, ttl=HOUR
+        Results(database), Seeds(database), files, stages, catalogue.loras, max_bytes=max_bytes, ttl=ttl
     )
     await database.close()

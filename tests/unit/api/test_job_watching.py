@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from atelier.core.jobs import NewJob
 from atelier.stores.blobs import BlobStore
 from tests.pictures import decoded
 from tests.stages import RecordingStages
@@ -195,3 +196,16 @@ async def test_a_stream_of_events_ends_with_an_error_when_the_database_fails(
         *_, name, data, _ = [line async for line in lines]
     assert name == "event: error"
     assert json.loads(data.removeprefix("data: "))["error"]["code"] == "jobs_unavailable"
+
+
+async def test_a_watcher_that_would_lose_states_is_told_to_come_again(
+    http: httpx2.AsyncClient, host: str, server: JobServer
+) -> None:
+    new = NewJob(operation="generate", params={}, work=1.0)
+    async with _watching(f"ws://{host}/ws") as watching:
+        await _handed_in(http)
+        await watching.recv()
+        await server.service.jobs.add([new] * 1100)
+        with pytest.raises(ConnectionClosed):
+            await _all(watching)
+    assert watching.close_code == 1013

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,9 @@ async def test_a_request_without_a_seed_may_prefer_what_is_there(pipeline: Pipel
     assert (first.is_cached, again.is_cached) == (False, True)
     assert again.pictures == first.pictures
     assert (await _made(pipeline, seed=first.plan.seeds[0])).pictures == first.pictures
-    assert not (await _made(pipeline, seed=-1, cache="prefer", prompt="y")).is_cached
+    other = await _made(pipeline, seed=-1, cache="prefer", prompt="y")
+    assert not other.is_cached
+    assert other.plan.seeds != first.plan.seeds
 
 
 async def test_the_cache_may_be_left_out(pipeline: Pipeline) -> None:
@@ -201,6 +205,40 @@ async def test_two_processes_share_their_results(
         again = await _made(other)
     assert again.is_cached
     assert again.pictures == first.pictures
+
+
+async def test_an_old_result_is_made_again(
+    tmp_path: Path, stages: RecordingStages, small_catalogue: Catalogue
+) -> None:
+    async with cache_in(tmp_path, stages, small_catalogue, ttl=timedelta(0)) as cache:
+        pipeline = Pipeline(stages, small_catalogue, _LIMITS, cache=cache)
+        await _made(pipeline)
+        assert not (await _made(pipeline)).is_cached
+
+
+async def test_requests_that_share_a_cached_result_both_say_so(pipeline: Pipeline) -> None:
+    await _made(pipeline)
+    records = [new_record("a"), new_record("b")]
+    results = await asyncio.gather(*(pipeline.generate(record, _params()) for record in records))
+    assert [one.is_cached for one in (*results, *records)] == [True] * 4
+
+
+class _Moved(RecordingStages):
+    """Stages whose Denoiser says that it runs elsewhere."""
+
+    async def origin(self, stage: ModelStage) -> Origin:
+        origin = await super().origin(stage)
+        return origin if stage != "denoiser" else Origin("elsewhere", origin.weights)
+
+
+async def test_what_was_made_elsewhere_is_not_kept(
+    tmp_path: Path, small_stages: LocalStages, small_catalogue: Catalogue
+) -> None:
+    stages = _Moved(small_stages)
+    async with cache_in(tmp_path, stages, small_catalogue) as cache:
+        pipeline = Pipeline(stages, small_catalogue, _LIMITS, cache=cache)
+        await _made(pipeline)
+        assert not (await _made(pipeline)).is_cached
 
 
 class _Updated(RecordingStages):

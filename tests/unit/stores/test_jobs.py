@@ -92,6 +92,17 @@ async def test_a_worker_that_finds_nothing_wakes_nobody(queue: _Queue) -> None:
     assert changes.num_seen == seen + 1
 
 
+async def test_a_worker_that_has_lost_a_job_tells_nothing_of_it(queue: _Queue) -> None:
+    job, late = await queue.add(), queue.worker("late")
+    await late.claim(1)
+    queue.clock.now += _LEASE_S + 1
+    await queue.worker("other").expire()
+    await queue.worker("other").claim(1)
+    held = await late.keep({job.id: Progress(step=3, total=4, elapsed_s=1.0)})
+    assert held.kept == frozenset()
+    assert (await queue.now(job)).progress is None
+
+
 async def test_a_job_is_stored_as_it_was_handed_in(queue: _Queue) -> None:
     job = await queue.add(owner="ann", priority="batch", rank=5, deadline_s=9.5, operation="upscale")
     assert (job.params, job.work, job.owner, job.operation) == (_JOB.params, 100.0, "ann", "upscale")

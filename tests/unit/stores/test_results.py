@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
-from atelier.core.errors import IdempotencyConflict
+from atelier.core.errors import IdempotencyConflict, JobsUnavailable
 from atelier.stores.database import Database
 from atelier.stores.results import Results, ResultStats
 from atelier.stores.seeds import Seeds
@@ -75,6 +77,17 @@ async def test_hits_and_misses_of_all_processes_are_counted(results: Results, da
         await counted.flush()
     stats = await results.stats()
     assert (stats.hits, stats.misses) == (4, 2)
+
+
+async def test_counts_that_cannot_be_written_are_written_later(results: Results, database: Database) -> None:
+    results.count(None)
+    async with database.writing() as connection:
+        await connection.execute(text("ALTER TABLE result_counts RENAME TO away"))
+    with pytest.raises((JobsUnavailable, ProgrammingError)):
+        await results.flush()
+    async with database.writing() as connection:
+        await connection.execute(text("ALTER TABLE away RENAME TO result_counts"))
+    assert (await results.stats()).misses == 1
 
 
 async def test_the_result_that_was_not_used_for_longest_makes_room(results: Results, clock: _Clock) -> None:

@@ -60,6 +60,7 @@ async def test_a_prompt_is_enough(http: httpx2.AsyncClient, server: JobServer) -
     file = await http.get(ended["image_url"])
     parameters = json.loads(file.headers["x-generation-metadata"])["parameters"]
     assert (parameters["num_inference_steps"], parameters["guidance_scale"]) == (30, 7.5)
+    assert (await http.get("/api/cache/stats")).json()["entries"] == 0, "nobody asks for a seed that was drawn"
     assert file.headers["content-disposition"].startswith(f'inline; filename="small-sdxl-{parameters["seed"]}-')
     assert decoded(file.content).format == "PNG"
 
@@ -190,5 +191,7 @@ async def test_a_request_with_a_key_is_made_once(
     assert stages.names.count("denoise") == 1
     another = (await http.post(path, json=body, headers={"idempotency-key": "order-8"})).json()
     assert another["data"][0]["seed"] != first["data"][0]["seed"]
+    seeded = (await http.post(path, json={**body, "seed": 5}, headers={"idempotency-key": "order-9"})).json()
+    assert seeded["data"][0]["seed"] == 5
     other = await http.post(path, json={**body, "n": 2}, headers={"idempotency-key": "order-7"})
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
