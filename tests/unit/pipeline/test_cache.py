@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ from atelier.pipeline.pipeline import Pipeline, PipelineLimits
 from atelier.pipeline.results import Result
 from atelier.pipeline.stages import ModelStage
 from tests.caches import cache_in
+from tests.lora_files import StagesWithoutLoras, with_loras, write_lora
 from tests.pictures import decoded, encoded, noise, pixels_of
 from tests.records import new_record
 from tests.stages import RecordingStages
@@ -205,6 +207,20 @@ async def test_two_processes_share_their_results(
         again = await _made(other)
     assert again.is_cached
     assert again.pictures == first.pictures
+
+
+async def test_a_lora_whose_file_is_replaced_makes_another_key(
+    tmp_path: Path, small_stages: LocalStages, small_catalogue: Catalogue
+) -> None:
+    file = write_lora(tmp_path / "loras", "style")
+    catalogue, stages = with_loras(small_catalogue, tmp_path / "loras"), StagesWithoutLoras(small_stages)
+    async with cache_in(tmp_path, stages, catalogue) as cache:
+        pipeline, fields = Pipeline(stages, catalogue, _LIMITS, cache=cache), {"loras": [{"model": "style"}]}
+        await _made(pipeline, **fields)
+        assert (await _made(pipeline, **fields)).is_cached
+        assert not (await _made(pipeline, loras=[{"model": "style", "weight": 0.5}])).is_cached
+        os.utime(file, (1, 1))
+        assert not (await _made(pipeline, **fields)).is_cached
 
 
 async def test_an_old_result_is_made_again(
