@@ -236,7 +236,8 @@ async def test_requests_that_share_a_cached_result_both_say_so(pipeline: Pipelin
     await _made(pipeline)
     records = [new_record("a"), new_record("b")]
     results = await asyncio.gather(*(pipeline.generate(record, _params()) for record in records))
-    assert [one.is_cached for one in (*results, *records)] == [True] * 4
+    assert all(result.is_cached for result in results)
+    assert all(record.is_cached for record in records)
 
 
 class _Moved(RecordingStages):
