@@ -39,8 +39,8 @@ class Bar:
         if progress is None or not progress.step:
             self._bar.reset(self._task, total=None, description="running", figures="")
             return
-        left_s = progress.elapsed_s / progress.step * (progress.total - progress.step)
-        figures = [f"{progress.step}/{progress.total} steps", f"{duration(progress.elapsed_s)} gone", *_left(left_s)]
+        steps, gone = f"{progress.step}/{progress.total} steps", f"{duration(progress.elapsed_s)} gone"
+        figures = [steps, gone, *_left(progress.eta_s)]
         self._bar.update(
             self._task,
             total=progress.total,

@@ -1,4 +1,4 @@
-"""When a request is sent again after a connection was lost, and when it is given up."""
+"""When a request is sent again after a connection was lost, and after how many attempts it fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Patience:
     """The pauses between the attempts of one request."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
-        """`say` tells the user what is waited for."""
+        """`say` shows a line of text to the user."""
         self._say = say
         self._num_pauses = 0
 

@@ -29,7 +29,7 @@ class Server:
     """The server at one address. All methods raise Failure with the server's message."""
 
     def __init__(self, http: httpx2.AsyncClient, say: Callable[[str], object]) -> None:
-        """`say` tells the user that a connection is lost."""
+        """`say` shows a line of text to the user."""
         self._http, self._say = http, say
         self._has_answered = False
 

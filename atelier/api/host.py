@@ -1,6 +1,6 @@
 """The process and the machine that an application runs in: versions, uptime, memory and CPU.
 
-It never tells the machine's name.
+The name of the machine is not among them.
 """
 
 from __future__ import annotations

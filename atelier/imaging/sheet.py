@@ -10,6 +10,8 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
+from atelier.core.geometry import Size
+
 #: Largest side of an image on a sheet, and of the whole sheet, in pixels.
 _MAX_CELL_PX, _MAX_SHEET_PX = 512, 8192
 _GAP_PX, _FONT_PX = 8, 14
@@ -29,72 +31,71 @@ class Cell:
     page_label: str = ""
 
 
-def contact_sheet(images: Sequence[tuple[Cell, bytes | str]]) -> bytes:
-    """Draw images on one sheet, a PNG; each is a file that this server has written, or what to write in its place.
+class ContactSheet:
+    """A sheet on which images are drawn one by one, so that one of them is in memory at a time.
 
     Pages lie one below the other. All images are scaled down alike, so that no side of the sheet exceeds 8192 pixels.
     """
-    sheet = _Sheet.fitting(images)
-    drawing = ImageDraw.Draw(sheet.image)
-    for cell, file in images:
-        left, top = sheet.place(cell)
-        if isinstance(file, bytes):
-            with Image.open(io.BytesIO(file)) as picture:
-                sheet.image.paste(picture.convert("RGB").resize(sheet.scaled(picture.size)), (left, top))
-        else:
-            drawing.rectangle((left, top, left + sheet.width - 1, top + sheet.height - 1), fill=_EMPTY)
-            drawing.text((left + _GAP_PX, top + _GAP_PX), _wrapped(file, sheet.width), fill=_INK, font=_font())
-        first_row = sheet.place(replace(cell, row=0))[1] - _LINE_PX
-        drawing.text((left, top - _LINE_PX), cell.row_label if cell.column == 0 else "", fill=_INK, font=_font())
-        drawing.text((left, first_row - _LINE_PX), cell.column_label, fill=_INK, font=_font())
-        drawing.text((_GAP_PX, first_row - 2 * _LINE_PX), cell.page_label, fill=_INK, font=_font())
-    buffer = io.BytesIO()
-    sheet.image.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sheet:
-    """An empty sheet, and where its cells are."""
-
-    image: Image.Image
-    #: Scale of all images.
-    scale: float
-    #: Size of a cell in pixels.
-    width: int
-    height: int
-    num_rows: int
-
-    @classmethod
-    def fitting(cls, images: Sequence[tuple[Cell, bytes | str]]) -> _Sheet:
-        num_columns, num_rows, num_pages = (
-            1 + max(getattr(cell, name) for cell, _ in images) for name in ("column", "row", "page")
-        )
-        sizes = [Image.open(io.BytesIO(file)).size for _, file in images if isinstance(file, bytes)]
-        wide, high = (max((size[axis] for size in sizes), default=_MAX_CELL_PX) for axis in (0, 1))
+    def __init__(self, cells: Sequence[Cell], sizes: Sequence[Size]) -> None:
+        """Make an empty sheet with these cells for images of these sizes, which may be fewer."""
+        num_columns = 1 + max(cell.column for cell in cells)
+        num_pages = 1 + max(cell.page for cell in cells)
+        self._num_rows = 1 + max(cell.row for cell in cells)
+        wide = max((size.width for size in sizes), default=_MAX_CELL_PX)
+        high = max((size.height for size in sizes), default=_MAX_CELL_PX)
         free_width = _MAX_SHEET_PX - _GAP_PX * (num_columns + 1)
-        free_height = _MAX_SHEET_PX - num_pages * (2 * _LINE_PX + num_rows * (_LINE_PX + _GAP_PX))
-        scale = min(
+        free_height = _MAX_SHEET_PX - num_pages * (2 * _LINE_PX + self._num_rows * (_LINE_PX + _GAP_PX))
+        self._scale = min(
             1.0,
             _MAX_CELL_PX / max(wide, high),
             free_width / (num_columns * wide),
-            free_height / (num_rows * num_pages * high),
+            free_height / (self._num_rows * num_pages * high),
         )
-        width, height = max(int(wide * scale), 1), max(int(high * scale), 1)
-        page_height = 2 * _LINE_PX + num_rows * (_LINE_PX + height + _GAP_PX)
-        size = _GAP_PX + num_columns * (width + _GAP_PX), num_pages * page_height
-        return cls(image=Image.new("RGB", size, _PAPER), scale=scale, width=width, height=height, num_rows=num_rows)
+        self._width, self._height = self._scaled(wide, high)
+        size = _GAP_PX + num_columns * (self._width + _GAP_PX), num_pages * self._page_height
+        self._sheet = Image.new("RGB", size, _PAPER)
+        self._drawing = ImageDraw.Draw(self._sheet)
 
-    def place(self, cell: Cell) -> tuple[int, int]:
-        """Return the left and the upper edge of a cell's image."""
-        row_height = _LINE_PX + self.height + _GAP_PX
-        top = cell.page * (2 * _LINE_PX + self.num_rows * row_height) + 2 * _LINE_PX + cell.row * row_height
-        return _GAP_PX + cell.column * (self.width + _GAP_PX), top + _LINE_PX
+    def draw(self, cell: Cell, file: bytes | str) -> None:
+        """Draw a file that this server has written, or write what is said in its place, with the cell's labels."""
+        left, top = self._place(cell)
+        if isinstance(file, bytes):
+            with Image.open(io.BytesIO(file)) as picture:
+                self._sheet.paste(picture.convert("RGB").resize(self._scaled(*picture.size)), (left, top))
+        else:
+            self._drawing.rectangle((left, top, left + self._width - 1, top + self._height - 1), fill=_EMPTY)
+            self._write(_wrapped(file, self._width), left + _GAP_PX, top + _GAP_PX)
+        _, first_row = self._place(replace(cell, row=0))
+        if cell.column == 0:
+            self._write(cell.row_label, left, top - _LINE_PX)
+        self._write(cell.column_label, left, first_row - 2 * _LINE_PX)
+        self._write(cell.page_label, _GAP_PX, first_row - 3 * _LINE_PX)
 
-    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size of an image on the sheet."""
-        width, height = (max(int(side * self.scale), 1) for side in size)
-        return width, height
+    def file(self) -> bytes:
+        """Return the sheet as a PNG file."""
+        buffer = io.BytesIO()
+        self._sheet.save(buffer, "PNG", compress_level=3)
+        return buffer.getvalue()
+
+    @property
+    def _row_height(self) -> int:
+        return _LINE_PX + self._height + _GAP_PX
+
+    @property
+    def _page_height(self) -> int:
+        return 2 * _LINE_PX + self._num_rows * self._row_height
+
+    def _place(self, cell: Cell) -> tuple[int, int]:
+        """Return the left and the upper edge of a cell's image, below the labels of page, columns and row."""
+        top = cell.page * self._page_height + cell.row * self._row_height + 3 * _LINE_PX
+        return _GAP_PX + cell.column * (self._width + _GAP_PX), top
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        return max(int(width * self._scale), 1), max(int(height * self._scale), 1)
+
+    def _write(self, text: str, left: int, top: int) -> None:
+        self._drawing.text((left, top), text, fill=_INK, font=_font())
 
 
 @cache

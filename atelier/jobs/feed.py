@@ -9,8 +9,8 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from atelier.core.errors import JobsUnavailable
@@ -86,21 +86,28 @@ class Feed:
         self._progress: dict[JobId, Progress | None] = {}
         self._looked_s = 0.0
 
-    @contextmanager
-    def mailbox(self, wants: Callable[[JobId, str], bool]) -> Iterator[Mailbox]:
-        """Return a mailbox that receives all news from now on."""
+    @asynccontextmanager
+    async def mailbox(self, wants: Callable[[JobId, str], bool]) -> AsyncIterator[Mailbox]:
+        """Return a mailbox that receives all news from now on. Raises JobsUnavailable."""
+        now = self._clock()
+        before = [] if self._is_reading else await self._jobs.events_since(now - self._jobs.late_s)
         mailbox = Mailbox(wants)
         self._mailboxes.append(mailbox)
-        if self._reading is None or self._reading.done():
+        if not self._is_reading:
+            self._seen = {(event.job_id, event.number): event.at for event in before}
             # In a context of its own, so that it goes on when the first watcher leaves.
-            self._reading = asyncio.create_task(self._read_on(self._clock()), context=contextvars.Context())
+            self._reading = asyncio.create_task(self._read_on(now), context=contextvars.Context())
         try:
             yield mailbox
         finally:
             self._mailboxes.remove(mailbox)
 
+    @property
+    def _is_reading(self) -> bool:
+        return self._reading is not None and not self._reading.done()
+
     async def _read_on(self, since: float) -> None:
-        self._seen, self._progress = {}, {}
+        self._progress = {}
         while self._mailboxes:
             seen = self._changes.num_seen
             try:

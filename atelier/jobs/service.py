@@ -10,21 +10,20 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from atelier.core.errors import AtelierError, JobsUnavailable, NotFound, NotSupported, QueueFull
-from atelier.core.jobs import FINAL, Job, JobEvent, JobId, Json, NewJob, Operation, Progress
+from atelier.core.jobs import Job, JobEvent, Json, NewJob, Operation, Progress
 from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams
 from atelier.core.webhooks import NewWebhook
 from atelier.jobs.feed import Feed
 from atelier.jobs.params import blobs_in, stored
 from atelier.jobs.receivers import Receivers
+from atelier.jobs.watching import OfJob, watch, watch_all
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
-from atelier.stores.jobs import Jobs
+from atelier.stores.jobs import Ahead, Jobs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without news after which a watcher is told that there are none.
-_PAUSE_S = 10.0
 _FULL_RETRY_AFTER_S = 60
 _SPEED_AGE_S = 1.0
 
@@ -44,13 +43,6 @@ class _Speed(NamedTuple):
 
     work_per_s: float
     at_s: float
-
-
-class OfJob(NamedTuple):
-    """The progress of one of several jobs."""
-
-    job_id: JobId
-    progress: Progress
 
 
 class Deleted(NamedTuple):
@@ -145,14 +137,12 @@ class JobService:
         """Cancel a job, and return it as it is then. Raises NotFound."""
         return _found(await self.jobs.cancel(job_id), job_id)
 
-    async def outlook(self, job: Job) -> Outlook:
-        """Return what is expected of a job, from its progress or from the speed of the last ones."""
-        if job.state == "running" and job.progress is not None:
-            return Outlook(None, job.progress.eta_s)
-        if job.state != "queued":
-            return Outlook(None, None)
-        (position, work), per_s = await self.jobs.ahead_of(job), await self._work_per_s()
-        return Outlook(position, None if per_s is None else (work + job.work) / per_s)
+    async def outlooks(self, jobs: Sequence[Job]) -> list[Outlook]:
+        """Return what is expected of each job, from its progress or from the speed of the last ones."""
+        queued = [job for job in jobs if job.state == "queued"]
+        ahead = await self.jobs.ahead_of(queued) if queued else {}
+        per_s = await self._work_per_s() if queued else None
+        return [_outlook(job, ahead.get(job.id), per_s) for job in jobs]
 
     async def _work_per_s(self) -> float | None:
         """Return the speed of the last jobs, up to a second old."""
@@ -162,54 +152,13 @@ class JobService:
             self._speed = None if per_s is None else _Speed(per_s, now_s)
         return None if self._speed is None else self._speed.work_per_s
 
-    async def watch(self, job_id: str, *, after: int = 0) -> AsyncGenerator[JobEvent | Progress | None]:
-        """Yield the changes of a job's state that follow the event `after`, and its progress, until it has ended.
+    def watch(self, job_id: str, *, after: int = 0) -> AsyncGenerator[JobEvent | Progress | None]:
+        """Yield what happens to a job; see `watching.watch`."""
+        return watch(self.jobs, self.feed, job_id, after=after)
 
-        None is yielded after every ten seconds without news. A slow consumer gets the latest progress, not all of it.
-        """
-        with self.feed.mailbox(lambda one, _: one == job_id) as mailbox:
-            while True:
-                # What was before, and what the feed has not told.
-                job = await self.jobs.get(job_id)
-                for event in await self.jobs.events(job_id, after=after):
-                    after = event.number
-                    yield event
-                if job is None or job.state in FINAL:
-                    return
-                if job.progress is not None:
-                    yield job.progress
-                is_told = True
-                while is_told:
-                    events, progress = await mailbox.news(timeout_s=_PAUSE_S)
-                    for event in events:
-                        if event.number == after + 1:
-                            after = event.number
-                            yield event
-                        is_told = is_told and event.number <= after and event.state not in FINAL
-                    for reached in progress.values():
-                        yield reached
-                    if not events and not progress:
-                        is_told = False
-                        yield None
-
-    async def watch_all(self, owner: str, *, since: float | None = None) -> AsyncGenerator[JobEvent | OfJob]:
-        """Yield the changes of the states of all jobs of an owner, and their progress.
-
-        Changes from the time `since` on come first. Ends if the consumer is so slow that states would be lost.
-        """
-        told = set[tuple[str, int]]()
-        with self.feed.mailbox(lambda _, of: of == owner) as mailbox:
-            for event in [] if since is None else await self.jobs.events_since(since):
-                if event.owner == owner:
-                    told.add((event.job_id, event.number))
-                    yield event
-            while not mailbox.is_overflown:
-                events, progress = await mailbox.news(timeout_s=_PAUSE_S)
-                for event in events:
-                    if (event.job_id, event.number) not in told:
-                        yield event
-                for job_id, reached in progress.items():
-                    yield OfJob(job_id, reached)
+    def watch_all(self, owner: str, *, since: float | None = None) -> AsyncGenerator[JobEvent | OfJob]:
+        """Yield what happens to all jobs of an owner; see `watching.watch_all`."""
+        return watch_all(self.jobs, self.feed, owner, since=since)
 
     async def delete_all(self, owner: str) -> Deleted:
         """Delete all jobs of an owner and their files; workers stop those that run. Raises StoreUnavailable."""
@@ -261,6 +210,14 @@ async def _planned(pipeline: Pipeline, draft: Draft) -> tuple[NewJob, Params]:
         case AnnotateParams() as params:
             return replace(new, work=float((await pipeline.plan_annotate(params)).num_pixels)), params
     raise TypeError(f"no operation takes {type(draft.params).__name__}")
+
+
+def _outlook(job: Job, ahead: Ahead | None, work_per_s: float | None) -> Outlook:
+    if job.state == "running" and job.progress is not None:
+        return Outlook(None, job.progress.eta_s)
+    if ahead is None:
+        return Outlook(None, None)
+    return Outlook(ahead.num_jobs, None if work_per_s is None else (ahead.work + job.work) / work_per_s)
 
 
 def _found(job: Job | None, job_id: str) -> Job:

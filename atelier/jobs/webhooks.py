@@ -22,7 +22,7 @@ from atelier.stores.jobs import Jobs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between one attempt and the next. After the last one a webhook is given up.
+#: Seconds between one attempt and the next. There is no attempt after the last of them.
 DELAYS_S = (5.0, 30.0, 300.0, 1800.0, 7200.0)
 #: Seconds after which an attempt of a process that has died is repeated.
 _LEASE_S = 3 * ATTEMPT_S

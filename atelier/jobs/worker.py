@@ -91,10 +91,10 @@ class Worker:
         self._turned_at = time.monotonic()
         if self._turned_at - self._alive_at >= _ALIVE_S:
             await self._give_sign_of_life()
-        seen = await self._claims.look()
-        self._cancel(seen.to_cancel)
+        elif self._running:
+            self._cancel(await self._claims.to_cancel())
         room = self.max_running - len(self._running)
-        for job in await self._claims.claim(room) if seen.is_any_ready and room > 0 else []:
+        for job in await self._claims.claim(room) if room > 0 else []:
             self._running[job.id] = _Running(asyncio.create_task(self._work(job)))
 
     async def _give_sign_of_life(self) -> None:

@@ -140,14 +140,14 @@ class ResultCache:
     async def _find(self, request_id: RequestId, plan: Plan) -> Result | Drawn | None:
         as_png = plan.params.model_copy(update={"output_format": "png", "output_compression": None})
         before = as_png.model_copy(update={"upscale": None})
-        key, png_key, before_key = [await self._key(one) for one in (plan.params, as_png, before)]
-        found = await self._results.find([key, png_key, before_key], newer_than=time.time() - self._ttl_s)
-        for one in (key, png_key, before_key):
-            if one in found and (files := await self._read(one, found[one])) is not None:
-                self._results.count(one)
-                if one == key:
-                    return result_of(found[one], files, request_id, plan)
-                return await asyncio.to_thread(drawn_of, found[one], files, is_enlarged=one == png_key)
+        keys = {one: await self._key(one) for one in dict.fromkeys((plan.params, as_png, before))}
+        found = await self._results.find([*keys.values()], newer_than=time.time() - self._ttl_s)
+        for params, key in keys.items():
+            if key in found and (files := await self._read(key, found[key])) is not None:
+                self._results.count(key)
+                if params == plan.params:
+                    return result_of(found[key], files, request_id, plan)
+                return await asyncio.to_thread(drawn_of, found[key], files, is_enlarged=params == as_png)
         self._results.count(None)
         return None
 

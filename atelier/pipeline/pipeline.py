@@ -148,9 +148,14 @@ class Pipeline:
 
     async def seeded(self, params: GenerateParams) -> GenerateParams:
         """Return the params with the seed of equal requests before, if there is no seed and that is asked for."""
-        if params.seed != -1 or params.cache != "prefer" or self.cache is None or not self.cache.is_on:
+        if params.seed != -1 or params.cache != "prefer" or self._open_cache is None:
             return params
-        return await self.cache.seeded(params)
+        return await self._open_cache.seeded(params)
+
+    @property
+    def _open_cache(self) -> ResultCache | None:
+        """The cache, if there is one and it is switched on."""
+        return self.cache if self.cache is not None and self.cache.is_on else None
 
     async def plan(self, params: GenerateParams) -> Plan:
         """Return what a generation would do, without doing it.
@@ -241,9 +246,7 @@ class Pipeline:
         """
         plan, sizes = await self._resolved(params)
         record.plan(plan)
-        cache = self.cache if params.seed != -1 and params.cache != "off" else None
-        if cache is not None and not cache.is_on:
-            cache = None
+        cache = None if params.seed == -1 or params.cache == "off" else self._open_cache
         found = None if cache is None else await cache.find(record.request_id, plan)
         if found is None:
             events = self._made(record, plan, sizes, reports, deadline)

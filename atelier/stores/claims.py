@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, and_, bindparam, func, or_, select, union_all, update
+from sqlalchemy import JSON, and_, bindparam, func, or_, select, update
 
 from atelier.core.errors import AtelierError, DeadlineExceeded, PoisonRequest
 from atelier.core.jobs import MAX_DEATHS, Job, JobError, JobId, Json, Progress, WorkerId
@@ -33,14 +33,6 @@ class Held:
     to_cancel: frozenset[JobId]
 
 
-class Seen(NamedTuple):
-    """What a worker sees when it looks at the queue."""
-
-    to_cancel: frozenset[JobId]
-    #: Whether a job may be claimed.
-    is_any_ready: bool
-
-
 class Claims:
     """The claims of one worker. All methods raise JobsUnavailable."""
 
@@ -58,7 +50,8 @@ class Claims:
     async def claim(self, max_jobs: int) -> list[Job]:
         """Return up to this number of queued jobs, which this worker has from now on; those that are due first."""
         now = self._clock()
-        first = select(jobs.c.id).where(self._is_ready(now)).order_by(jobs.c.due_at, jobs.c.id).limit(max_jobs)
+        is_ready = and_(jobs.c.state == "queued", jobs.c.run_after <= now)
+        first = select(jobs.c.id).where(is_ready).order_by(jobs.c.due_at, jobs.c.id).limit(max_jobs)
         # A transaction that claims nothing would wake all who wait for changes, this worker too.
         async with self._database.reading() as connection:
             if not (await connection.execute(first)).first():
@@ -96,16 +89,13 @@ class Claims:
         self._told = {job_id: one for job_id, one in progress.items() if one is not None}
         return Held(frozenset(row.id for row in rows), frozenset(row.id for row in rows if row.is_cancel_requested))
 
-    async def look(self) -> Seen:
-        """Look for jobs of this worker that are to be cancelled, and for jobs that may be claimed."""
-        mine = and_(jobs.c.state == "running", jobs.c.worker == self._worker, jobs.c.is_cancel_requested)
-        first = select(jobs.c.id, jobs.c.state).where(self._is_ready(self._clock())).limit(1)
-        both = union_all(select(jobs.c.id, jobs.c.state).where(mine), select(first.subquery()))
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(both)).all()
-        return Seen(
-            frozenset(row.id for row in rows if row.state == "running"), any(row.state == "queued" for row in rows)
+    async def to_cancel(self) -> frozenset[JobId]:
+        """Return the jobs of this worker that are to be cancelled."""
+        mine = select(jobs.c.id).where(
+            jobs.c.state == "running", jobs.c.worker == self._worker, jobs.c.is_cancel_requested
         )
+        async with self._database.reading() as connection:
+            return frozenset((await connection.execute(mine)).scalars())
 
     async def succeed(self, job_id: JobId, result: Json, progress: Progress | None = None) -> bool:
         """End a job with its outcome. Returns False if the worker does not have it any more."""
@@ -151,10 +141,6 @@ class Claims:
         async with self._database.writing() as connection:
             values = {"worker": None, "lease_until": None, "finished_at": now, **values}
             return bool(await change_state(connection, self._has(job_id), now=now, **values))
-
-    @staticmethod
-    def _is_ready(now: float) -> ColumnElement[bool]:
-        return and_(jobs.c.state == "queued", jobs.c.run_after <= now)
 
     def _has(self, job_id: JobId) -> Any:
         return and_(jobs.c.id == job_id, jobs.c.state == "running", jobs.c.worker == self._worker)

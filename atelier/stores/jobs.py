@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple, get_args
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 
 from atelier.core.errors import IdempotencyConflict
@@ -20,6 +20,13 @@ from atelier.stores.webhooks import Webhooks, add_webhook
 
 #: Number of jobs whose speed is an estimate of the next ones'.
 _NUM_MEASURED = 20
+
+
+class Ahead(NamedTuple):
+    """The queued jobs that are due before one."""
+
+    num_jobs: int
+    work: float
 
 
 class Running(NamedTuple):
@@ -99,14 +106,19 @@ class Jobs:
         async with self._database.reading() as connection:
             return [job_of(row) for row in (await connection.execute(latest)).mappings()]
 
-    async def ahead_of(self, job: Job) -> tuple[int, float]:
-        """Return the number and the work of the queued jobs that are due before a queued one."""
-        is_before = or_(jobs.c.due_at < job.due_at, and_(jobs.c.due_at == job.due_at, jobs.c.id < job.id))
-        ahead = select(func.count(), func.coalesce(func.sum(jobs.c.work), 0.0))
+    async def ahead_of(self, queued: Sequence[Job]) -> Mapping[JobId, Ahead]:
+        """Return what is due before each of some queued jobs, except for those that are not queued any more."""
+        order = (jobs.c.due_at, jobs.c.id)
+        until = max((job.due_at for job in queued), default=0.0)
+        places = select(
+            jobs.c.id,
+            (func.row_number().over(order_by=order) - 1).label("num_jobs"),
+            (func.sum(jobs.c.work).over(order_by=order) - jobs.c.work).label("work"),
+        )
+        numbered = places.where(jobs.c.state == "queued", jobs.c.due_at <= until).subquery()
+        found = select(numbered).where(numbered.c.id.in_([job.id for job in queued]))
         async with self._database.reading() as connection:
-            found = await connection.execute(ahead.where(jobs.c.state == "queued", is_before))
-            number, work = found.one()
-        return int(number), float(work)
+            return {row.id: Ahead(row.num_jobs, row.work) for row in await connection.execute(found)}
 
     async def num_queued(self) -> int:
         """Return the number of jobs that wait."""
@@ -147,9 +159,15 @@ class Jobs:
         """Return the changes of a job's state that follow the event of this number."""
         return await self._events(job_events.c.job_id == job_id, job_events.c.number > after)
 
-    async def events_since(self, at: float) -> list[JobEvent]:
-        """Return the changes of all jobs' states since this time, in order."""
-        return await self._events(job_events.c.at >= at)
+    async def events_since(
+        self, at: float, *, beyond: JobEvent | None = None, max_events: int | None = None
+    ) -> list[JobEvent]:
+        """Return changes of all jobs' states since this time, in order, from the one that follows `beyond` on."""
+        which = [job_events.c.at >= at]
+        if beyond is not None:
+            order = tuple_(job_events.c.at, job_events.c.job_id, job_events.c.number)
+            which.append(order > tuple_(beyond.at, beyond.job_id, beyond.number))
+        return await self._events(*which, max_events=max_events)
 
     @property
     def late_s(self) -> float:
@@ -191,9 +209,9 @@ class Jobs:
         async with self._database.writing() as connection:
             return (await connection.execute(old)).rowcount
 
-    async def _events(self, *which: ColumnElement[bool]) -> list[JobEvent]:
+    async def _events(self, *which: ColumnElement[bool], max_events: int | None = None) -> list[JobEvent]:
         found = select(job_events, jobs.c.owner).join(jobs).where(*which)
-        found = found.order_by(job_events.c.at, job_events.c.job_id, job_events.c.number)
+        found = found.order_by(job_events.c.at, job_events.c.job_id, job_events.c.number).limit(max_events)
         async with self._database.reading() as connection:
             return [JobEvent(**row) for row in (await connection.execute(found)).mappings()]
 

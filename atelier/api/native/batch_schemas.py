@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from atelier.api.native.job_schemas import JobRequest, JobResponse
@@ -24,19 +24,12 @@ class Axis(Params):
     values: Annotated[list[object], at_most(MAX_JOBS), Field(min_length=1, max_length=MAX_JOBS)]
 
 
-def _as_axis(value: object) -> object:
-    return Axis.model_validate(value) if isinstance(value, dict) else value
-
-
-_Axis = Annotated[Axis | None, BeforeValidator(_as_axis)]
-
-
 class Grid(Params):
     """The axes of a grid: columns, rows and pages of its contact sheet."""
 
-    x: _Axis = Field(None, description="The columns.")
-    y: _Axis = Field(None, description="The rows.")
-    z: _Axis = Field(None, description="The pages, one below the other.")
+    x: Axis | None = Field(None, description="The columns.")
+    y: Axis | None = Field(None, description="The rows.")
+    z: Axis | None = Field(None, description="The pages, one below the other.")
 
     @property
     def axes(self) -> dict[str, Axis]:
@@ -54,16 +47,10 @@ class Grid(Params):
         return self
 
 
-def _as_grid(value: object) -> object:
-    return Grid.model_validate(value) if isinstance(value, dict) else value
-
-
 class GridRequest(JobRequest):
     """POST /v1/jobs with a grid"""
 
-    grid: Annotated[Grid, BeforeValidator(_as_grid)] = Field(
-        description="Fields of the input that vary. Every combination of their values becomes a job."
-    )
+    grid: Grid = Field(description="Fields of the input that vary. Every combination of their values becomes a job.")
 
 
 class Batch(BaseModel):

@@ -15,16 +15,17 @@ from atelier.api.body import as_object, json_body_or_list
 from atelier.api.errors import ERRORS
 from atelier.api.native.batch_schemas import MAX_JOBS, Batch, GridRequest
 from atelier.api.native.grids import cells_of_grid, cells_of_list
-from atelier.api.native.job_answers import job_response
+from atelier.api.native.job_answers import job_responses
 from atelier.api.native.job_inputs import draft_of
 from atelier.api.native.job_schemas import JobRequest
 from atelier.api.services import UrlOf, UsedJobs, UsedUrls
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.errors import AtelierError, MalformedBody, NotFound
+from atelier.core.geometry import Size
 from atelier.core.jobs import Job
 from atelier.core.params import parse
 from atelier.imaging.formats import MEDIA_TYPES
-from atelier.imaging.sheet import Cell, contact_sheet
+from atelier.imaging.sheet import Cell, ContactSheet
 from atelier.jobs.service import Draft, JobService
 
 router = APIRouter(prefix="/v1/batches", tags=["Atelier"])
@@ -65,7 +66,7 @@ async def batch_response(jobs: Sequence[Job], service: JobService, url_of: UrlOf
     return Batch(
         id=batch_id,
         states=Counter(job.state for job in jobs),
-        jobs=[await job_response(job, service, url_of) for job in jobs],
+        jobs=await job_responses(jobs, service, url_of),
         status_url=url_of("get_batch", batch_id=batch_id),
         sheet_url=url_of("get_sheet", batch_id=batch_id),
     )
@@ -89,9 +90,12 @@ async def get_sheet(batch_id: str, service: UsedJobs) -> Response:
     """Return the first images of all jobs on one sheet; a job without one says why."""
     jobs = await _batch(batch_id, service)
     async with _drawing:
-        cells = [(_cell(job), await _file(job, service)) for job in jobs]
-        sheet = await asyncio.to_thread(contact_sheet, cells)
-    return Response(sheet, media_type=MEDIA_TYPES["png"], headers={"cache-control": "no-store"})
+        sizes = [Size.parse(str(job.result["size"])) for job in jobs if job.result is not None]
+        sheet = ContactSheet([_cell(job) for job in jobs], sizes)
+        for job in jobs:
+            await asyncio.to_thread(sheet.draw, _cell(job), await _file(job, service))
+        file = await asyncio.to_thread(sheet.file)
+    return Response(file, media_type=MEDIA_TYPES["png"], headers={"cache-control": "no-store"})
 
 
 def _jobs_in(sent: list[object]) -> list[JobRequest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from atelier.api.native.job_schemas import (
@@ -20,8 +21,18 @@ from atelier.jobs.service import JobService, Outlook
 
 async def job_response(job: Job, service: JobService, url_of: UrlOf) -> JobResponse:
     """Convert a job to its response model, with what is expected of it. Raises JobsUnavailable."""
-    webhook = await service.jobs.webhooks.get(job.id) if job.has_webhook else None
-    return _described(job, await service.outlook(job), webhook, url_of)
+    [response] = await job_responses([job], service, url_of)
+    return response
+
+
+async def job_responses(jobs: Sequence[Job], service: JobService, url_of: UrlOf) -> list[JobResponse]:
+    """Convert jobs to their response models. Raises JobsUnavailable."""
+    outlooks = await service.outlooks(jobs)
+    webhooks = [await service.jobs.webhooks.get(job.id) if job.has_webhook else None for job in jobs]
+    return [
+        _described(job, outlook, webhook, url_of)
+        for job, outlook, webhook in zip(jobs, outlooks, webhooks, strict=True)
+    ]
 
 
 def ended_job(job: Job, url_of: UrlOf) -> Json:

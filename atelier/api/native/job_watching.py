@@ -17,7 +17,8 @@ from atelier.api.schemas import EVENT_SCHEMA
 from atelier.api.services import UrlOf, UsedJobs, UsedUrls
 from atelier.core.errors import AtelierError, NotFound
 from atelier.core.jobs import FINAL, JobEvent, JobId
-from atelier.jobs.service import JobService, OfJob
+from atelier.jobs.service import JobService
+from atelier.jobs.watching import OfJob
 
 router = APIRouter(tags=["Atelier"])
 

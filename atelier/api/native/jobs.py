@@ -13,7 +13,7 @@ from atelier.api.idempotency import GivenKey
 from atelier.api.native.batch_schemas import Batch
 from atelier.api.native.batches import batch_of, batch_response, job_body
 from atelier.api.native.files import FILES, file_response
-from atelier.api.native.job_answers import job_response
+from atelier.api.native.job_answers import job_response, job_responses
 from atelier.api.native.job_inputs import draft_of
 from atelier.api.native.job_schemas import JobList, JobRequest, JobResponse
 from atelier.api.services import JOB_FILE_ROUTE, UsedJobs, UsedPipeline, UsedUrls
@@ -72,7 +72,7 @@ async def list_jobs(
     """Return jobs, the latest first."""
     before = None if after is None else await service.get(after)
     found = await service.jobs.page("", states=state, operations=operation, before=before, max_jobs=limit + 1)
-    data = [await job_response(job, service, url_of) for job in found[:limit]]
+    data = await job_responses(found[:limit], service, url_of)
     return JobList(data=data, has_more=len(found) > limit)
 
 

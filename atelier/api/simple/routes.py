@@ -102,7 +102,7 @@ async def simple_models(request: Request, pipeline: UsedPipeline) -> SimpleModel
 
 
 async def _status(job: Job, service: JobService, url_of: UrlOf) -> SimpleStatus:
-    outlook, progress = await service.outlook(job), job.progress
+    [outlook], progress = await service.outlooks([job]), job.progress
     share = 0.0 if progress is None else progress.step / progress.total
     is_done = job.state == "succeeded"
     return SimpleStatus(

@@ -142,6 +142,15 @@ async def test_all_jobs_are_watched_at_once(http: httpx2.AsyncClient, host: str,
         assert ended[job["id"]]["result"]["data"][0]["url"]
 
 
+async def test_more_states_than_a_page_come_each_once(host: str, server: JobServer) -> None:
+    jobs = await server.service.jobs.add([NewJob(operation="generate", params={}, work=1.0)] * 1100)
+    async with _watching(f"ws://{host}/ws?since={jobs[0].created_at}") as watching:
+        told = [json.loads(await watching.recv())["job_id"] for _ in jobs]
+        await server.service.cancel(jobs[0].id)
+        assert json.loads(await watching.recv())["state"] == "cancelled", "nothing is told twice"
+    assert sorted(told) == sorted(job.id for job in jobs)
+
+
 async def test_what_was_before_is_not_told_unless_asked(
     http: httpx2.AsyncClient, host: str, server: JobServer
 ) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
@@ -13,31 +10,11 @@ from atelier.core.errors import IdempotencyConflict, JobsUnavailable
 from atelier.stores.database import Database
 from atelier.stores.results import Results, ResultStats
 from atelier.stores.seeds import Seeds
-
-
-@dataclass
-class _Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.stores.queues import Clock
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.migrate()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def clock() -> _Clock:
-    return _Clock()
-
-
-@pytest.fixture
-def results(database: Database, clock: _Clock) -> Results:
+def results(database: Database, clock: Clock) -> Results:
     return Results(database, clock=clock)
 
 
@@ -90,7 +67,7 @@ async def test_counts_that_cannot_be_written_are_written_later(results: Results,
     assert (await results.stats()).misses == 1
 
 
-async def test_the_result_that_was_not_used_for_longest_makes_room(results: Results, clock: _Clock) -> None:
+async def test_the_result_that_was_not_used_for_longest_makes_room(results: Results, clock: Clock) -> None:
     for key in ("a", "b", "c"):
         await results.put(key, {"key": key}, 10)
         clock.now += 1
@@ -101,7 +78,7 @@ async def test_the_result_that_was_not_used_for_longest_makes_room(results: Resu
     assert set(await results.find(["a", "b", "c"], newer_than=0)) == {"a", "c"}
 
 
-async def test_results_beyond_an_age_are_deleted_and_returned(results: Results, clock: _Clock) -> None:
+async def test_results_beyond_an_age_are_deleted_and_returned(results: Results, clock: Clock) -> None:
     for key in ("a", "b"):
         await results.put(key, {"key": key}, 10)
         clock.now += 10
@@ -124,7 +101,7 @@ async def test_another_request_with_the_same_key_is_refused(database: Database) 
         await seeds.first("ann", "k", fingerprint="g", seed=7)
 
 
-async def test_old_seeds_are_deleted(database: Database, clock: _Clock) -> None:
+async def test_old_seeds_are_deleted(database: Database, clock: Clock) -> None:
     seeds = Seeds(database, clock=clock)
     await seeds.first("", "old", fingerprint="", seed=7)
     clock.now += 10

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -15,25 +14,18 @@ from atelier.core.webhooks import NewWebhook, Webhook
 from atelier.stores.claims import Claims
 from atelier.stores.database import Database
 from atelier.stores.jobs import Jobs
+from tests.unit.stores.queues import Clock
 
 _LEASE_S = 30.0
 _WEBHOOK = NewWebhook(url="https://example.org/hook", base_url="http://server")
 _JOB = NewJob(operation="generate", params={}, work=1.0, webhook=_WEBHOOK)
 
 
-@dataclass
-class _Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class _Queue:
     """A database with a clock that stands still."""
 
     def __init__(self, database: Database) -> None:
-        self.clock = _Clock()
+        self.clock = Clock()
         self.jobs = Jobs(database, clock=self.clock)
         self.webhooks = self.jobs.webhooks
         self.worker = Claims(database, WorkerId("one"), lease_s=_LEASE_S, clock=self.clock)
@@ -57,11 +49,8 @@ class _Queue:
 
 
 @pytest.fixture
-async def queue(database_url: str) -> AsyncIterator[_Queue]:
-    database = Database(database_url)
-    await database.migrate()
-    yield _Queue(database)
-    await database.close()
+def queue(database: Database) -> _Queue:
+    return _Queue(database)
 
 
 async def test_a_webhook_is_stored_with_its_job(queue: _Queue) -> None:
