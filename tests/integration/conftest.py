@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from tests.integration.steps import Steps
 
 _CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 _WAIT_S = 240
+WEBHOOK_SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
 
 def free_port() -> int:
@@ -65,6 +68,9 @@ class Graph:
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     """A graph that runs until the session ends."""
+    # Webhooks to this machine.
+    os.environ["ATELIER_WEBHOOK_SECRET"] = WEBHOOK_SECRET
+    os.environ["ATELIER_WEBHOOK_HOSTS"] = '["127.0.0.1"]'
     ray.init(include_dashboard=False, log_to_driver=False)
     graph = Graph(free_port(), tmp_path_factory.mktemp("loras"))
     graph.deploy()

@@ -13,12 +13,14 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
+from standardwebhooks import Webhook
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.integration.conftest import Graph
+from tests.integration.conftest import WEBHOOK_SECRET, Graph
 from tests.integration.replicas import kill, until_replaced
 from tests.integration.steps import Steps
+from tests.receiver import receiving
 from zoo.judge import judge
 from zoo.scenes import Description, Thing
 
@@ -147,3 +149,18 @@ async def test_an_equal_request_and_an_equal_job_are_not_made_again(http: httpx2
         r"^atelier_cached_requests_total\S* 1\.0$", (await http.get("/metrics")).text, flags=re.MULTILINE
     )
     assert await steps.until_idle() == before
+
+
+async def test_the_webhook_of_a_job_is_delivered(http: httpx2.AsyncClient) -> None:
+    async with receiving() as receiver:
+        body = {"operation": "generate", "input": {"prompt": _PROMPT, "seed": 3}, "webhook": receiver.url}
+        job_id = (await http.post(_JOBS, json=body)).json()["id"]
+        await _ended(http, job_id)
+        async with asyncio.timeout(_WAIT_S):
+            while not receiver.received:
+                await asyncio.sleep(0.1)
+    [received] = receiver.received
+    message = Webhook(WEBHOOK_SECRET).verify(received.body, dict(received.headers))
+    assert (message["type"], message["data"]["id"]) == ("job.succeeded", job_id)
+    file = (await http.get(message["data"]["result"]["data"][0]["url"])).raise_for_status().content
+    assert judge(Image.open(io.BytesIO(file)), _RED_CIRCLE).is_right
