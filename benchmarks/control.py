@@ -43,6 +43,7 @@ from atelier.engine.engine import Engine, EngineSettings
 from atelier.engine.request import Event
 from atelier.families.family import family_of
 from atelier.local.denoising import new_engine
+from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 from atelier.models.thread import ModelThread
 from benchmarks.results import record
@@ -154,7 +155,7 @@ def images_ms(catalogue: Catalogue, rounds: int) -> dict[int, float]:
         catalogue,
         _CPU,
         EngineSettings(num_threads=num_threads, max_waiting=8, max_rows=32, exact_width=8),
-        transport=lambda: InProcess(load_controlnets(catalogue, _CPU)),
+        transport=lambda host: InProcess(load_controlnets(catalogue, _CPU, host)),
     )
     taken_ms: dict[int, list[float]] = {}
     for _ in range(rounds + 1):
@@ -177,7 +178,7 @@ def _image_ms(engine: Engine, request: DenoiseRequest) -> float:
 def _request(catalogue: Catalogue) -> DenoiseRequest:
     """Return a guided request with three controls; the first and the last use the same ControlNet."""
     entry = catalogue.model(None)
-    encoders = family_of(entry.family).load_text_encoders(entry, _CPU)
+    encoders = family_of(entry.family).load_text_encoders(entry, _CPU, ModelHost(_CPU))
     [embeds] = encoders.encode([Text("a red circle", "a red circle")])
     square = np.zeros((128, 128, 3), dtype=np.uint8)
     square[40:90, 40:90] = 255

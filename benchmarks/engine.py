@@ -26,7 +26,7 @@ from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
-from atelier.engine.runner import load_runners
+from atelier.engine.runners import load_runners
 from atelier.families.sdxl.attention import keys_values
 from atelier.families.sdxl.text import TextEncoders
 from atelier.models.hashes import place_hash

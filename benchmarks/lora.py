@@ -34,7 +34,8 @@ from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
 from atelier.core.sampling import Sampling
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event, RunningRequest, Submitted
-from atelier.engine.runner import Runner, load_runners
+from atelier.engine.runner import Runner
+from atelier.engine.runners import Runners, load_runners
 from atelier.families import sdxl
 from atelier.families.family import PromptConditions
 from atelier.families.sdxl.adapters.loaded import LoadedAdapters
@@ -64,10 +65,10 @@ def main() -> None:
     requests = uniform(Conditioning(positive=embeds, negative=None))[:_NUM_REQUESTS]
     with tempfile.TemporaryDirectory() as folder:
         files = _write_loras(entry, Path(folder))
-        runner = load_runners([entry], _CPU, find_lora=files.__getitem__)[entry.id]
-        numbers = _steps(runner, requests, rounds=rounds)
+        runners = load_runners([entry], _CPU, find_lora=files.__getitem__)
+        numbers = _steps(runners, requests, rounds=rounds)
         numbers |= _loading(entry, files)
-        numbers |= _joining(runner, requests, rounds=rounds)
+        numbers |= _joining(runners, requests, rounds=rounds)
         numbers |= _gaps(entry, files, requests[0])
     record("lora", numbers)
 
@@ -96,9 +97,9 @@ def _admitted(runner: Runner, submitted: Submitted) -> tuple[RunningRequest, Map
 class _Steps:
     """Steps of a batch of 16 guided requests, with a given number of LoRAs each."""
 
-    def __init__(self, runner: Runner, requests: Sequence[DenoiseRequest]) -> None:
-        self._runner = runner
-        submitted = [runner.submitted(request, emit=lambda _: None) for request in requests]
+    def __init__(self, runners: Runners, requests: Sequence[DenoiseRequest]) -> None:
+        submitted = [runners.submitted(request, emit=lambda _: None) for request in requests]
+        self._runner = runner = runners.runner(submitted[0].key.model)
         wait([adapter for each in submitted for adapter in each.adapters])
         self._batch = runner.new_batch(submitted[0].key, exact_width=8)
         for each in submitted:
@@ -112,9 +113,9 @@ class _Steps:
         ]
 
 
-def _steps(runner: Runner, requests: Sequence[DenoiseRequest], *, rounds: int) -> dict[str, float]:
+def _steps(runners: Runners, requests: Sequence[DenoiseRequest], *, rounds: int) -> dict[str, float]:
     """Steps of equal requests, with two LoRAs per row and with none, in turn."""
-    plain, loras = _Steps(runner, requests), _Steps(runner, [_with_two(*each) for each in enumerate(requests)])
+    plain, loras = _Steps(runners, requests), _Steps(runners, [_with_two(*each) for each in enumerate(requests)])
     taken_s: dict[str, list[float]] = {"plain": [], "loras": []}
     for is_warm in [*[False] * _NUM_WARM_UPS, *[True] * rounds]:
         measured = {"plain": plain.time_s(_NUM_STEPS), "loras": loras.time_s(_NUM_STEPS)}
@@ -136,9 +137,10 @@ def _with_two(index: int, request: DenoiseRequest) -> DenoiseRequest:
     return replace(request, pass_=replace(request.pass_, loras=in_pass))
 
 
-def _joining(runner: Runner, requests: Sequence[DenoiseRequest], *, rounds: int) -> dict[str, float]:
+def _joining(runners: Runners, requests: Sequence[DenoiseRequest], *, rounds: int) -> dict[str, float]:
     """Let a request join 15 others and leave them; then pack all prompts again, as if there were no slots."""
-    submitted = [runner.submitted(request, emit=lambda _: None) for request in requests]
+    submitted = [runners.submitted(request, emit=lambda _: None) for request in requests]
+    runner = runners.runner(submitted[0].key.model)
     admitted = [_admitted(runner, each) for each in submitted]
     batch = runner.new_batch(submitted[0].key, exact_width=8)
     for each in admitted:
@@ -164,7 +166,8 @@ def _joining(runner: Runner, requests: Sequence[DenoiseRequest], *, rounds: int)
 
 def _loading(entry: ModelEntry, files: Mapping[str, Path]) -> dict[str, float]:
     """Bring each LoRA into a replica for the first time, and again after others have taken its place."""
-    adapters = LoadedAdapters(files.__getitem__, {entry.id: {"unet": load_unet(entry, _CPU)}}, _CPU)
+    unet = load_unet(entry, _CPU)
+    adapters = LoadedAdapters(files.__getitem__, lambda _: {"unet": unet}, _CPU)
 
     def median_ms(names: Sequence[str]) -> float:
         return round(1000 * statistics.median(_time_s(adapters.get(entry.id, name).result) for name in names), 2)

@@ -20,7 +20,7 @@ class Autoencoder(Replica):
 
         super().__init__("autoencoder", options, catalogue.models)
         keep_freed_memory()
-        self._stage = AutoencoderStage.load(catalogue, self._runtime)
+        self._stage = AutoencoderStage(catalogue, self._runtime)
 
     async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
         """Encode images [images, height, width, 3] by the model's VAE."""

@@ -49,7 +49,9 @@ class Denoiser:
                 max_rows=limits.max_rows,
                 exact_width=options.exact_width,
             ),
-            transport=lambda: transport(catalogue, place, controlnet, options, on_failure=metrics.control_failed),
+            transport=lambda host: transport(
+                catalogue, place, host, controlnet, options, on_failure=metrics.control_failed
+            ),
             observe=metrics.observe,
         )
 

@@ -20,6 +20,7 @@ from atelier.control.residuals import Residuals
 from atelier.control.same_node import SameNode
 from atelier.control.transports import InOrder, InProcess, Transport, TransportFailed, Wait
 from atelier.core.control import TransportName
+from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 from deployments.options import DenoiserOptions
 
@@ -30,6 +31,7 @@ _LOST = (RayActorError, DeploymentUnavailableError, BackPressureError, GetTimeou
 def transport(
     catalogue: Catalogue,
     placement: Placement,
+    host: ModelHost,
     controlnet: DeploymentHandle | None,
     options: DenoiserOptions,
     *,
@@ -37,13 +39,13 @@ def transport(
 ) -> InOrder:
     """Create the transports in `options.control_transports`, in that order.
 
-    Called in the engine's thread, in which the transport `in_process` runs the ControlNets.
+    Called in the engine's thread, in which the transport `in_process` runs the ControlNets, which `host` holds.
     """
     deadline_s = options.control_deadline_s
 
     def new(name: TransportName) -> Transport:
         if name == "in_process":
-            return InProcess(load_controlnets(catalogue, placement))
+            return InProcess(load_controlnets(catalogue, placement, host))
         assert controlnet is not None, "the graph has a ControlNet if a transport needs it"
         if name == "same_node":
             return SameNode(lambda: _socket_file(controlnet, deadline_s), placement, deadline_s=deadline_s)

@@ -15,9 +15,11 @@ from atelier.control.controlnets import load_controlnets
 from atelier.control.transports import InProcess
 from atelier.core.conditioning import Floats
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
-from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
+from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
-from atelier.engine.runner import load_runners
+from atelier.engine.runners import Runners, load_runners
+from atelier.models.host import ModelHost
+from atelier.models.loading import Placement
 from tests.small_models import CPU
 
 WAIT_S = 120
@@ -34,12 +36,15 @@ def new_engine(
     observe: Callable[[StepReport], None] = lambda _: None,
     now_s: Callable[[], float] = time.monotonic,
     find: Callable[[str], Path] = Path,
+    placement: Placement = CPU,
 ) -> Engine:
     """An engine with the catalogue's models, its ControlNets in process, and the LoRAs whose files `find` returns."""
     settings = replace(SETTINGS, max_waiting=max_waiting, max_rows=max_rows, num_threads=num_threads)
 
     def load() -> Runners:
-        return load_runners(catalogue.models, CPU, InProcess(load_controlnets(catalogue, CPU)), find_lora=find)
+        host = ModelHost(placement)
+        transport = InProcess(load_controlnets(catalogue, placement, host))
+        return load_runners(catalogue.models, placement, transport, host=host, find_lora=find)
 
     return Engine(load, settings, place="here", observe=observe, now_s=now_s)
 

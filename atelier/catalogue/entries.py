@@ -114,6 +114,11 @@ class ModelEntry(Entry):
     #: A VAE that replaces the model's own.
     vae: Files | None = None
     sides_px: Sides
+    #: Whether replicas load the model before they are ready, or when the first request names it.
+    preload: bool = True
+    #: Whether the model stays on the device once it is there, and whether no other model may be there with it.
+    keep: bool = False
+    exclusive: bool = False
     #: Projection from latents to preview RGB; if None, the model has no previews.
     latent_rgb: LatentRgb | None = None
     defaults: Defaults

@@ -15,7 +15,7 @@ from diffusers import ControlNetModel
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ControlNetEntry
 from atelier.control.calls import ContextId, ControlCall, ControlContext, ControlRow
-from atelier.control.programs import trace
+from atelier.control.programs import ComputeResiduals, trace
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.errors import ModelUnavailable
@@ -24,7 +24,8 @@ from atelier.families import sdxl
 from atelier.families.sdxl.conditions import Conditions, PromptConditions
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
-from atelier.models.loading import Placement, load_controlnet
+from atelier.models.loading import Placement
+from atelier.models.sources import controlnet_source
 
 #: A context (about 25 MB at SDXL's size) is evicted after this many calls without it; it can be sent again.
 _EVICTED_AFTER_CALLS = 16
@@ -54,9 +55,12 @@ class _Pass:
     inputs: tuple[torch.Tensor, torch.Tensor, Conditions, torch.Tensor]
 
 
-def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
-    """Load a catalogue's ControlNets and warm them up at their models' default sizes. Raises ModelUnavailable."""
-    controlnets = ControlNets(catalogue.controlnets, placement)
+def load_controlnets(catalogue: Catalogue, placement: Placement, host: ModelHost | None = None) -> ControlNets:
+    """Load a catalogue's ControlNets and warm them up at their models' default sizes. Raises ModelUnavailable.
+
+    `host` is the one of the UNets in this process, if there are any.
+    """
+    controlnets = ControlNets(catalogue.controlnets, placement, host or ModelHost(placement))
     for entry in catalogue.controlnets:
         controlnets.warm_up(entry.id, catalogue.model(entry.base).defaults.size)
     return controlnets
@@ -68,16 +72,22 @@ class ControlNets:
     Not thread-safe: used from one thread, apart from what `ready` returns.
     """
 
-    def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
-        """Load all ControlNets. Raises ModelUnavailable if files are missing or one is no plain SDXL ControlNet."""
-        controlnets = {entry.id: _load(entry, placement) for entry in entries}
+    def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement, host: ModelHost) -> None:
+        """Load all ControlNets, one after the other, into `host`.
+
+        Raises ModelUnavailable if files are missing or one is no plain SDXL ControlNet.
+        """
+        self._hosted = {entry.id: host.add(entry.id, controlnet_source(entry, placement)) for entry in entries}
         #: Hashes of the weights, by the ControlNets' ids.
-        self.weights = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
+        self.weights: dict[str, str] = {}
+        self._programs: dict[str, ComputeResiduals] = {}
         on_cpu = placement.device == "cpu"
-        self._programs = (
-            {name: trace(controlnet, placement) for name, controlnet in controlnets.items()} if on_cpu else {}
-        )
-        self._host = ModelHost(controlnets)
+        for name, hosted in self._hosted.items():
+            with hosted.lease() as controlnet:
+                _install(name, controlnet)
+                self.weights[name] = weights_hash(controlnet)
+                if on_cpu:
+                    self._programs[name] = trace(controlnet, placement)
         self._placement = placement
         self._prepared: dict[ContextId, _Prepared] = {}
         #: Number of the last call that used each context.
@@ -98,7 +108,7 @@ class ControlNets:
         image = torch.tensor(context.control_image).permute(2, 0, 1)[None]
         image = image.to(self._placement.device, self._placement.dtype) / 255
         height, width, _ = context.control_image.shape
-        with self._host.acquire(context.controlnet) as controlnet:
+        with self._hosted[context.controlnet].lease() as controlnet:
             self._last_call[context.context_id] = self._num_calls
             self._prepared[context.context_id] = _Prepared(
                 embed_control_image(controlnet, image),
@@ -128,7 +138,7 @@ class ControlNets:
 
     @torch.inference_mode()
     def _compute(self, call: ControlCall, passes: Sequence[_Pass]) -> Residuals:
-        with self._host.acquire(call.controlnet) as controlnet:
+        with self._hosted[call.controlnet].lease() as controlnet:
             compute = self._programs.get(call.controlnet, partial(residuals, controlnet))
             parts = [_scaled(compute(*of_pass.inputs), of_pass.rows) for of_pass in passes]
         joined = Residuals.joined(parts).select(slice(len(call.rows)))
@@ -136,7 +146,7 @@ class ControlNets:
 
     def warm_up(self, controlnet_id: str, size: Size) -> None:
         """Run one call of the shape that most requests have: two rows with prompts of one chunk."""
-        with self._host.acquire(controlnet_id) as controlnet:
+        with self._hosted[controlnet_id].lease() as controlnet:
             num_channels, embeds = controlnet.config.in_channels, sdxl.zero_embeds(controlnet)
         image = np.zeros((size.height, size.width, 3), dtype=np.uint8)
         context = ControlContext.of(controlnet_id, image, {"positive": embeds})
@@ -195,17 +205,16 @@ def _scaled(residuals: Residuals, rows: Sequence[ControlRow]) -> Residuals:
     return residuals.scaled(torch.stack(scales, dim=1).to(residuals.hidden_states))
 
 
-def _load(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
-    controlnet = load_controlnet(entry, placement)
+def _install(name: str, controlnet: ControlNetModel) -> None:
+    """Prepare a ControlNet for packed rows."""
     config = controlnet.config
     if (
         config.addition_embed_type != "text_time"
         or config.controlnet_conditioning_channel_order != "rgb"
         or config.global_pool_conditions
     ):
-        raise ModelUnavailable(f"ControlNet {entry.id!r} is not one of SDXL's plain ControlNets.")
+        raise ModelUnavailable(f"ControlNet {name!r} is not one of SDXL's plain ControlNets.")
     try:
         sdxl.install(controlnet)
     except ValueError as error:
-        raise ModelUnavailable(f"ControlNet {entry.id!r}: {error}.") from error
-    return controlnet.to(memory_format=torch.channels_last)
+        raise ModelUnavailable(f"ControlNet {name!r}: {error}.") from error

@@ -9,26 +9,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId
-from atelier.core.errors import DeadlineExceeded, ModelNotFound, ReplicaLost
+from atelier.core.errors import DeadlineExceeded, ReplicaLost
 from atelier.core.origin import Origin
 from atelier.core.work import UNMEASURED, Loads, StepTime, Work, loads_of
 from atelier.engine.batch import Batch
 from atelier.engine.queue import Lane, Queue, lane_of
-from atelier.engine.request import Emit, Event, RunningRequest, Submitted
-from atelier.engine.runner import Runner
+from atelier.engine.request import BatchKey, Emit, Event, RunningRequest, Submitted
+from atelier.engine.runners import Runners
 from atelier.engine.step_times import StepTimes
 from atelier.models.failures import Failures
 
 logger = logging.getLogger(__name__)
-
-Runners = Mapping[str, Runner]
 
 _IDLE_WAIT_S = 0.5
 
@@ -102,7 +100,9 @@ class Engine:
         self._parked: dict[RequestId, RunningRequest] = {}
         self._changed = threading.Condition()
         # Threads share these, and use them only under `_changed`.
-        self._queue: Queue[Submitted] = Queue(max_waiting=settings.max_waiting, max_cost=settings.max_rows)
+        self._queue: Queue[Submitted] = Queue(
+            max_waiting=settings.max_waiting, max_cost=settings.max_rows, model_of=_model_of, bring_s=self._bring_s
+        )
         self._cancelled: set[RequestId] = set()
         self._step_times = StepTimes()
         self._is_open = True
@@ -126,22 +126,22 @@ class Engine:
         Raises:
             QueueFull: `max_waiting` requests of this priority are waiting.
             ReplicaLost: the engine's thread has ended.
-            ModelNotFound: the model is not loaded here.
+            ModelNotFound: there is no such model.
         """
-        runner = self._runners.get(request.pass_.model)
-        if runner is None:
-            raise ModelNotFound(f"This Denoiser has no model {request.pass_.model!r}.")
-        submitted = runner.submitted(request, emit, self._now_s())
-        for adapter in submitted.adapters:
-            adapter.add_done_callback(self._wake)
+        submitted = self._runners.submitted(request, emit, self._now_s())
+        for loading in submitted.loading:
+            loading.add_done_callback(self._wake)
         with self._changed:
             if not self._is_open:
                 raise ReplicaLost
             self._queue.submit(submitted)
             self._changed.notify()
 
+    def _bring_s(self, model: Hashable) -> float:
+        return self._runners.bring_s(str(model))
+
     def _wake(self, _: object) -> None:
-        """Let the loop see that a request has its LoRAs."""
+        """Let the loop see that a request has its model or LoRAs."""
         with self._changed:
             self._queue.changed()
             self._changed.notify()
@@ -179,12 +179,11 @@ class Engine:
 
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device."""
-        return sorted({lora for runner in self._runners.values() for lora in runner.resident_loras()})
+        return self._runners.resident_loras()
 
     def origin(self) -> Origin:
-        """Return the engine's place, and the weights of all UNets and of the ControlNets in this process."""
-        weights = {name: digest for runner in self._runners.values() for name, digest in runner.weights.items()}
-        return Origin(self._place, weights)
+        """Return the engine's place, and the weights of the UNets and ControlNets that this process has loaded."""
+        return Origin(self._place, self._runners.weights)
 
     def check(self, *, stall_s: float) -> None:
         """Raise RuntimeError if the engine cannot work.
@@ -283,7 +282,7 @@ class Engine:
 
     def _join(self, submitted: Submitted) -> None:
         """Let a request take part in its batch's steps, from the beginning or from where it was parked."""
-        runner, lane = self._runners[submitted.key.model], lane_of(submitted)
+        runner, lane = self._runners.runner(submitted.key.model), lane_of(submitted)
         request = self._parked.pop(submitted.request_id, None)
         if request is None:
             request = runner.begin(submitted, self._place)
@@ -298,7 +297,7 @@ class Engine:
         start_s = self._now_s()
         num_requests, num_rows, num_padding_rows = len(batch.requests), batch.num_rows, batch.num_padding_rows
         pixel_rows = num_rows * batch.key.size.num_pixels
-        runner = self._runners[batch.key.model]
+        runner = self._runners.runner(batch.key.model)
         try:
             runner.step(batch.requests, batch.packed)
         except Exception:
@@ -374,3 +373,8 @@ class Engine:
             batch.leave(request_id)
             if not batch.requests:
                 del self._batches[lane]
+
+
+def _model_of(key: Hashable) -> Hashable:
+    assert isinstance(key, BatchKey)
+    return key.model

@@ -12,12 +12,14 @@
   of a full batch. Then all wait for it.
 - Running requests with equal keys form a lane for each class of priority. Lanes share the time by the weights of
   their classes (`engine.turns`).
+- Where not all models fit into memory, those that are there go first, in admission and in turns, until others have
+  waited for `_STICKINESS` times as long as bringing their model takes. So switching takes a small share of the time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -25,6 +27,17 @@ from atelier.core.denoising import RequestId
 from atelier.core.errors import QueueFull
 from atelier.core.priority import PRIORITIES, Priority, is_before
 from atelier.engine.turns import Turns
+
+#: A model that has to be brought waits for so many times the time that this takes, while others are there to be run.
+_STICKINESS = 10
+
+
+def _model_of(key: Hashable) -> Hashable:
+    return key
+
+
+def _is_there(model: Hashable) -> float:  # noqa: ARG001
+    return 0.0
 
 
 class Lane(NamedTuple):
@@ -95,8 +108,20 @@ class Changes(Generic[I]):
 class Queue(Generic[I]):
     """Requests that wait or run."""
 
-    def __init__(self, *, max_waiting: int, max_cost: float) -> None:
-        """Set the bounds, as `set_limits` does."""
+    def __init__(
+        self,
+        *,
+        max_waiting: int,
+        max_cost: float,
+        model_of: Callable[[Hashable], Hashable] = _model_of,
+        bring_s: Callable[[Hashable], float] = _is_there,
+    ) -> None:
+        """Set the bounds, as `set_limits` does.
+
+        `model_of` returns the model that requests with a key need, `bring_s` in how many seconds it can be there.
+        """
+        self._model_of = model_of
+        self._bring_s = bring_s
         self._waiting: dict[RequestId, _Waiting[I]] = {}
         self._running: dict[RequestId, _Running[I]] = {}
         self._turns = Turns[Lane]()
@@ -159,10 +184,8 @@ class Queue(Generic[I]):
             return changes
         self._is_settled = True
         first: _Waiting[I] | None = None
-        for waiting in sorted(self._waiting.values(), key=lambda waiting: waiting.item.due_s):
+        for waiting in self._in_order():
             item = waiting.item
-            if not item.is_ready:
-                continue
             # One that costs more runs alone.
             cost = min(item.cost, self._max_cost)
             victims = self._victims(item, cost)
@@ -181,9 +204,28 @@ class Queue(Generic[I]):
             changes.admitted.append(item)
         return changes
 
+    def _in_order(self) -> Iterator[_Waiting[I]]:
+        """Yield the waiting requests that are ready, in the order of admission.
+
+        A model that has to be brought delays its requests, unless one of them runs by then.
+        """
+        left = [waiting for waiting in self._waiting.values() if waiting.item.is_ready]
+        while left:
+            models = self._running_models()
+            left.sort(key=lambda waiting: waiting.item.due_s + self._delay_s(waiting.item, models))
+            while left and models == self._running_models():
+                yield left.pop(0)
+
+    def _running_models(self) -> Set[Hashable]:
+        return {self._model_of(running.item.key) for running in self._running.values()}
+
+    def _delay_s(self, item: I, running_models: Set[Hashable]) -> float:
+        model = self._model_of(item.key)
+        return 0.0 if model in running_models else _STICKINESS * self._bring_s(model)
+
     def next_lane(self) -> Lane | None:
         """Return the lane whose step is next; None if nothing runs."""
-        return self._turns.next()
+        return self._turns.next(lambda lane: _STICKINESS * self._bring_s(self._model_of(lane.key)))
 
     def took(self, lane: Lane, step_s: float) -> None:
         """Record the time of a lane's step."""

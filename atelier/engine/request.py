@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -34,6 +35,14 @@ _RANK_OF_A_ROW = 185
 #: Share of a row's time that each 77-token chunk after the first adds: 16 rows of the zoo's UNet took 3.94 ms per row
 #: with one chunk and 4.71 ms with eight.
 _CHUNK_COST = 0.03
+
+
+class Loading(Protocol):
+    """The future of something that is being loaded."""
+
+    def done(self) -> bool: ...
+
+    def add_done_callback(self, fn: Callable[[object], object], /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,8 @@ class Submitted:
     adapters: tuple[Future[Adapter], ...] = ()
     #: What its rows cost without LoRAs; a row of the model's default size with one chunk costs 1.
     plain_cost: float = 1.0
+    #: The model, if it is not known to be loaded.
+    model: Loading | None = None
     key: BatchKey = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,8 +95,13 @@ class Submitted:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the request can be admitted, or fails because a LoRA could not be loaded."""
-        return all(adapter.done() for adapter in self.adapters)
+        """Whether the request can be admitted, or fails because its model or a LoRA could not be loaded."""
+        return all(loading.done() for loading in self.loading)
+
+    @property
+    def loading(self) -> tuple[Loading, ...]:
+        """The model and the LoRAs, which were asked for when the request was submitted."""
+        return self.adapters if self.model is None else (self.model, *self.adapters)
 
     @property
     def cost(self) -> float:

@@ -7,17 +7,16 @@ float32 throughout.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.entries import ModelEntry
-from atelier.catalogue.loras import LoraLibrary
-from atelier.control.transports import InOrder, Transport, Wait
+from atelier.control.transports import Transport, Wait
 from atelier.core.conditioning import Conditioning, Role, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
 from atelier.core.errors import ModelUnavailable
@@ -26,7 +25,7 @@ from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
 from atelier.engine.control import StepControl, control_contexts
 from atelier.engine.packing import Call, Packed
-from atelier.engine.request import BatchKey, Emit, InpaintState, RunningRequest, Submitted, draw_noise, plain_cost
+from atelier.engine.request import BatchKey, InpaintState, RunningRequest, Submitted, draw_noise
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.side_by_side import SideBySide
 from atelier.engine.splits import Splits, fastest_splits
@@ -35,42 +34,18 @@ from atelier.families.family import (
     Adapter,
     Conditions,
     Encoded,
-    LoadedAdapters,
     PromptConditions,
     family_of,
 )
 from atelier.models.hashes import weights_hash
-from atelier.models.host import ModelHost
-from atelier.models.loading import Placement, load_scheduler, load_unet
+from atelier.models.host import HostedModule
+from atelier.models.loading import Placement, load_scheduler
 
-_NO_CONTROLNETS = InOrder({})
-_NO_LORAS = LoraLibrary()
 #: With guidance.
 _ROWS_OF_ONE_IMAGE = 2
 
 _EncodeHalf = Callable[[torch.Tensor, torch.Tensor, Conditions], Encoded]
 _DecodeHalf = Callable[[Encoded, Conditions], torch.Tensor]
-
-
-def load_runners(
-    entries: Sequence[ModelEntry],
-    placement: Placement,
-    transport: Transport = _NO_CONTROLNETS,
-    *,
-    find_lora: Callable[[str], Path] = _NO_LORAS.file,
-) -> dict[str, Runner]:
-    """Load and warm up one runner per model, and return them by model id.
-
-    All UNets share one `ModelHost`; `transport` carries the calls to ControlNets; `find_lora` returns the file of a
-    LoRA by its id. UNets are stored in channels-last
-    format, because convolutions read it faster: this saves 3–6 % of a UNet call on the CPU.
-
-    Raises ModelUnavailable if a model cannot be loaded or run.
-    """
-    unets = {entry.id: load_unet(entry, placement).to(memory_format=torch.channels_last) for entry in entries}
-    host = ModelHost(unets)
-    adapters = LoadedAdapters(find_lora, {model: {"unet": unet} for model, unet in unets.items()}, placement)
-    return {entry.id: Runner(entry, placement, host, transport, adapters) for entry in entries}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,45 +62,54 @@ class _Input:
 class Runner:
     """The UNet of one model with its schedules.
 
-    Made and used in the engine's thread, except for `submitted`, `weights` and `resident_loras`.
+    Made in any thread, and used in the engine's.
     """
 
     def __init__(
         self,
         entry: ModelEntry,
         placement: Placement,
-        host: ModelHost[UNet2DConditionModel],
+        unet: HostedModule[UNet2DConditionModel],
         transport: Transport,
-        adapters: LoadedAdapters,
+        side_by_side: SideBySide | None = None,
     ) -> None:
-        """Prepare and warm up the entry's UNet, which `host` holds.
+        """Load the entry's UNet, of which only what it is needed for from now on stays in use.
 
-        Raises ModelUnavailable if the engine does not support the UNet or the scheduler config.
+        `side_by_side` has the threads that split calls run in; without it no call is split.
+
+        Raises ModelUnavailable if the model cannot be loaded, or the engine does not support it or its scheduler.
         """
         self.family = family_of(entry.family)
         self._entry = entry
         self._placement = placement
-        self._host = host
+        self._unet = unet
         self._transport = transport
-        self._adapters = adapters
-        with host.acquire(entry.id) as unet:
-            self._num_channels: int = unet.config.in_channels
+        self._side_by_side = side_by_side
+        #: Into how many calls steps are split; None until it was measured.
+        self.splits: Splits | None = None
+        with unet.lease() as module:
+            #: The UNet, whose weights are there only while it is leased.
+            self.module = module
+            self._num_channels: int = module.config.in_channels
             try:
-                self.family.install(unet)
+                self.family.install(module)
                 scheduler = load_scheduler(entry)
                 self._schedules = Schedules(scheduler.config)
             except ValueError as error:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
-            self._weights_hash = weights_hash(unet, settings=scheduler.config)
-            self._traced = self.family.trace(unet, placement) if placement.device == "cpu" else None
-        can_split = placement.device == "cpu" and torch.get_num_threads() > 1
-        self._side_by_side = SideBySide(torch.get_num_threads()) if can_split else None
-        self._splits = self._warm_up()
+            self.weights_hash = weights_hash(module, settings=scheduler.config)
+            self._traced = self.family.trace(module, placement) if placement.device == "cpu" else None
 
-    def submitted(self, request: DenoiseRequest, emit: Emit, now_s: float = 0.0) -> Submitted:
-        """Return the request as it waits, with its LoRAs, which are loaded from now on. Called in any thread."""
-        adapters = tuple(self._adapters.get(self._entry.id, lora.id) for lora in request.pass_.loras)
-        return Submitted(request, emit, now_s, adapters, plain_cost(request, self._entry.defaults.size))
+    @property
+    def architecture(self) -> str:
+        """The UNet's architecture; models that share it take equally long for a step."""
+        config = {name: value for name, value in self.module.config.items() if not name.startswith("_")}
+        return json.dumps(config, sort_keys=True, default=str)
+
+    @property
+    def bring_s(self) -> float:
+        """Seconds until the UNet is on the device; 0 if it is there."""
+        return self._unet.bring_s
 
     @torch.inference_mode()
     def begin(self, submitted: Submitted, place: str = "") -> RunningRequest:
@@ -163,7 +147,7 @@ class Runner:
         """
         submitted = running.submitted
         weights = [lora.weight for lora in submitted.request.pass_.loras]
-        with self._host.acquire(self._entry.id) as unet:
+        with self._unet.lease() as unet:
             layers = [
                 (adapter.result().unet, weight) for adapter, weight in zip(submitted.adapters, weights, strict=True)
             ]
@@ -179,18 +163,10 @@ class Runner:
             computed = [call() for call in calls] if self._side_by_side is None else self._side_by_side.map(calls)
         return dict(zip(roles, computed, strict=True))
 
-    @property
-    def weights(self) -> dict[str, str]:
-        """Hashes of the weights of the UNet and of all ControlNets that `transport` holds, by name."""
-        return {f"{self._entry.id}/unet": self._weights_hash, **self._transport.weights}
-
-    def resident_loras(self) -> list[str]:
-        """Return the ids of the LoRAs on the device, of all models. Called in any thread."""
-        return self._adapters.resident()
-
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
-        """Return an empty batch for requests with this key."""
-        return Batch(key, self.family, exact_width=exact_width, splits=self._splits)
+        """Return an empty batch for requests with this key, of a model that has been warmed up."""
+        assert self.splits is not None
+        return Batch(key, self.family, exact_width=exact_width, splits=self.splits)
 
     @torch.inference_mode()
     def step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
@@ -215,7 +191,7 @@ class Runner:
         """
         inputs = [self._input(requests, call, model_input, timesteps, packed.width) for call in packed.calls]
         waits_for_control = any(of_call.control.calls for of_call in inputs) and not self._transport.is_concurrent
-        with self._host.acquire(self._entry.id) as unet:
+        with self._unet.lease() as unet:
             one_by_one = len(inputs) == 1 or waits_for_control or packed.width is not None
             if self._side_by_side is None or one_by_one:
                 noise_preds = [self._started(unet, requests, of_call)() for of_call in inputs]
@@ -267,7 +243,7 @@ class Runner:
 
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""
-        hashes = {f"{self._entry.id}/unet": self._weights_hash}
+        hashes = {f"{self._entry.id}/unet": self.weights_hash}
         for lora, adapter in zip(request.pass_.loras, adapters, strict=True):
             hashes[f"{lora.id}/unet"] = adapter.weights_hash
         return hashes
@@ -307,7 +283,7 @@ class Runner:
             latents = noise * schedule.init_noise_sigma
         return latents, InpaintState(x0=x0, noise=noise, mask=torch.tensor(init_image.mask, device=device))
 
-    def _warm_up(self) -> Splits:
+    def warm_up(self) -> Splits:
         """Take steps at the default size, as most requests have it, and return the splits that are fastest."""
         new_batch = functools.cache(self._new_warm_up_batch)
 
@@ -321,8 +297,7 @@ class Runner:
 
     def _new_warm_up_batch(self, num_rows: int, num_calls: int) -> Batch:
         """Return a batch with one guided request of so many rows, split into so many calls."""
-        with self._host.acquire(self._entry.id) as unet:
-            positive = self.family.zero_embeds(unet)
+        positive = self.family.zero_embeds(self.module)
         request = DenoiseRequest(
             request_id=RequestId("warm-up"),
             pass_=Pass(
@@ -334,7 +309,7 @@ class Runner:
             ),
             conditioning=Conditioning(positive=positive, negative=None),
         )
-        submitted = self.submitted(request, emit=lambda _: None)
+        submitted = Submitted(request, emit=lambda _: None)
         batch = Batch(submitted.key, self.family, exact_width=1, splits=Splits({num_rows: num_calls}))
         running = self.begin(submitted)
         batch.join(running, self.prompts(running))

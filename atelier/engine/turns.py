@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -36,6 +36,13 @@ class Turns(Generic[K]):
         if key in self._used_s:
             self._used_s[key] = self._used_s.pop(key) + step_s / self._weights[key]
 
-    def next(self) -> K | None:
-        """Return the key whose turn it is, or None if there is none; among equals, that of the longest wait."""
-        return min(self._used_s, key=self._used_s.__getitem__, default=None)
+    def next(self, delay_s: Callable[[K], float] = lambda _: 0.0) -> K | None:
+        """Return the key whose turn it is, or None if there is none; among equals, that of the longest wait.
+
+        A key waits until others have had `delay_s` more than it, divided by its weight.
+        """
+
+        def used_s(key: K) -> float:
+            return self._used_s[key] + delay_s(key) / self._weights[key]
+
+        return min(self._used_s, key=used_s, default=None)

@@ -26,6 +26,7 @@ from atelier.families.sdxl.conditions import Conditions, PromptConditions
 from atelier.families.sdxl.slots import ConditionSlots
 from atelier.families.sdxl.traced import TracedUNet
 from atelier.families.sdxl.unet import Encoded
+from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "Family",
     "Forms",
     "LoadedAdapters",
+    "Part",
     "PromptConditions",
     "RequestAdapters",
     "TextEncoders",
@@ -74,8 +76,8 @@ class TextEncoders(Protocol):
 class Family(Protocol):
     """An architecture of diffusion models: its text encoders, conditions, and UNet in two halves."""
 
-    def load_text_encoders(self, entry: ModelEntry, placement: Placement) -> TextEncoders:
-        """Load a model's text encoders. Raises ModelUnavailable if files are missing or corrupt."""
+    def load_text_encoders(self, entry: ModelEntry, placement: Placement, host: ModelHost) -> TextEncoders:
+        """Load a model's text encoders into `host`. Raises ModelUnavailable if files are missing or corrupt."""
         ...
 
     def install(self, model: UNet2DConditionModel | ControlNetModel) -> None:

@@ -10,10 +10,11 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.control.transports import Transport
 from atelier.core.denoising import HEARTBEAT_S, Denoised, DenoiseEvent, DenoiseRequest, Heartbeat
 from atelier.core.errors import AtelierError
-from atelier.engine.engine import Engine, EngineSettings, Runners, StepReport
+from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
-from atelier.engine.runner import load_runners
+from atelier.engine.runners import Runners, load_runners
 from atelier.models.hashes import place_hash
+from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 
 
@@ -22,16 +23,25 @@ def new_engine(
     placement: Placement,
     settings: EngineSettings,
     *,
-    transport: Callable[[], Transport],
+    transport: Callable[[ModelHost], Transport],
     observe: Callable[[StepReport], None] = lambda _: None,
 ) -> Engine:
-    """Create an engine with every model of the catalogue. Raises ModelUnavailable.
+    """Create an engine for the models of the catalogue. Raises ModelUnavailable.
 
-    `transport` is called in the engine's thread, because ControlNets in the same process run there.
+    `transport` is called in the engine's thread, because ControlNets in the same process run there, with the host
+    that they share with the UNets.
     """
 
     def load() -> Runners:
-        return load_runners(catalogue.models, placement, transport(), find_lora=catalogue.loras.file)
+        host = ModelHost(placement)
+        return load_runners(
+            catalogue.models,
+            placement,
+            transport(host),
+            find=catalogue.model,
+            host=host,
+            find_lora=catalogue.loras.file,
+        )
 
     place = place_hash(placement, num_threads=settings.num_threads, width=settings.exact_width)
     return Engine(load, settings, place=place, observe=observe)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.annotators import Annotators
 from atelier.core.conditioning import Floats
 from atelier.core.control import Annotation, ControlImage
 from atelier.core.origin import Origin
+from atelier.local.per_model import PerModel
 from atelier.local.runtime import Runtime
 from atelier.models.autoencoder import Autoencoder
 from atelier.models.upscaler import Upscalers, UpscaleTask
@@ -16,36 +17,36 @@ from atelier.pipeline.stages import Annotated, DecodedLatents, EncodedLatents, P
 
 
 class AutoencoderStage:
-    """The stage that encodes and decodes images, with the VAE of every model."""
+    """The stage that encodes and decodes images, with the VAEs of all models."""
 
-    def __init__(self, autoencoders: Mapping[str, Autoencoder], runtime: Runtime) -> None:
-        """`autoencoders` are keyed by model id and must have been loaded in the runtime's thread."""
-        self._autoencoders = autoencoders
+    def __init__(self, catalogue: Catalogue, runtime: Runtime) -> None:
+        """Load the VAEs of the models that are to be preloaded. Raises ModelUnavailable."""
+        placement, host = runtime.placement, runtime.host
         self._runtime = runtime
-
-    @classmethod
-    def load(cls, catalogue: Catalogue, runtime: Runtime) -> AutoencoderStage:
-        """Load the VAE of every model. Raises ModelUnavailable."""
-        models, placement = catalogue.models, runtime.placement
-        return cls(runtime.thread.run(lambda: {entry.id: Autoencoder(entry, placement) for entry in models}), runtime)
+        self._autoencoders = PerModel(
+            catalogue.model, lambda entry: Autoencoder(entry, placement, host), runtime.thread
+        )
+        self._autoencoders.load(catalogue.models)
 
     async def encode_latents(self, model: str, pixels: Pixels) -> EncodedLatents:
         """Encode images [images, height, width, 3] by the model's VAE."""
-        mean, std = await self._runtime.thread.run_async(lambda: self._autoencoders[model].encode_latents(pixels))
-        return EncodedLatents(mean, std, self._origin(model))
+        autoencoder = await self._autoencoders.get(model)
+        mean, std = await self._runtime.thread.run_async(lambda: autoencoder.encode_latents(pixels))
+        return EncodedLatents(mean, std, self._origin(model, autoencoder))
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         """Decode latents [images, 4, h, w] by the model's VAE."""
-        pixels = await self._runtime.thread.run_async(lambda: self._autoencoders[model].decode_latents(latents))
-        return DecodedLatents(pixels, self._origin(model))
+        autoencoder = await self._autoencoders.get(model)
+        pixels = await self._runtime.thread.run_async(lambda: autoencoder.decode_latents(latents))
+        return DecodedLatents(pixels, self._origin(model, autoencoder))
 
     def origin(self) -> Origin:
-        """Return the placement, and the weights of every model's VAE."""
-        weights = {f"{model}/vae": vae.weights_hash for model, vae in self._autoencoders.items()}
+        """Return the placement, and the weights of all VAEs that were loaded."""
+        weights = {f"{model}/vae": vae.weights_hash for model, vae in self._autoencoders.made.items()}
         return self._runtime.origin(weights)
 
-    def _origin(self, model: str) -> Origin:
-        return self._runtime.origin({f"{model}/vae": self._autoencoders[model].weights_hash})
+    def _origin(self, model: str, autoencoder: Autoencoder) -> Origin:
+        return self._runtime.origin({f"{model}/vae": autoencoder.weights_hash})
 
 
 class AnnotatorStage:

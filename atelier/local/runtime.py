@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from atelier.core.origin import Origin
 from atelier.models.hashes import place_hash
+from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 from atelier.models.thread import ModelThread
 
@@ -17,6 +18,8 @@ class Runtime:
 
     placement: Placement
     thread: ModelThread
+    #: Holds the modules that need not be in memory at all times.
+    host: ModelHost
     #: Hash of everything outside the weights that results depend on.
     place: str
 
@@ -26,6 +29,7 @@ class Runtime:
         return cls(
             placement=placement,
             thread=ModelThread(name, num_threads=num_threads),
+            host=ModelHost(placement),
             place=place_hash(placement, num_threads=num_threads, width=1),
         )
 

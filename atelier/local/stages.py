@@ -62,10 +62,13 @@ class LocalStages:
         self._models = tuple(entry.id for entry in catalogue.models)
         self._text_encoder = TextEncoderStage.load(catalogue, runtime)
         self._annotator = AnnotatorStage.load(catalogue, runtime)
-        self._autoencoder = AutoencoderStage.load(catalogue, runtime)
+        self._autoencoder = AutoencoderStage(catalogue, runtime)
         self._upscaler = UpscalerStage.load(catalogue, runtime)
         self.engine = new_engine(
-            catalogue, placement, settings, transport=lambda: InProcess(load_controlnets(catalogue, placement))
+            catalogue,
+            placement,
+            settings,
+            transport=lambda host: InProcess(load_controlnets(catalogue, placement, host)),
         )
 
     def close(self) -> None:

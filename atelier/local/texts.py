@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from cachetools import LRUCache
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import ModelEntry
 from atelier.core.adapters import Lora
 from atelier.core.conditioning import Conditioning, Prompts, Text, TextEmbeds
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.families.family import Adapter, LoadedAdapters, TextEncoders, WeightedAdapter, family_of
+from atelier.families.family import Adapter, LoadedAdapters, Part, TextEncoders, WeightedAdapter, family_of
+from atelier.local.per_model import PerModel
 from atelier.local.runtime import Runtime
 from atelier.pipeline.stages import EncodedTexts
 
@@ -45,17 +48,17 @@ EncodeTexts = Callable[[Sequence[TextTask]], Awaitable[list[TextEmbeds]]]
 
 
 class TextEncoderStage:
-    """The text encoders of every model, and a cache of the embeddings they made."""
+    """The text encoders of all models, and a cache of the embeddings they made."""
 
     def __init__(
         self,
-        encoders: Mapping[str, TextEncoders],
+        encoders: PerModel[TextEncoders],
         runtime: Runtime,
         adapters: LoadedAdapters,
         *,
         max_cached_texts: int = DEFAULT_MAX_CACHED_TEXTS,
     ) -> None:
-        """`encoders` are keyed by model id and were loaded in the runtime's thread; `adapters` loads their LoRAs."""
+        """`encoders` are made in the runtime's thread; `adapters` loads their LoRAs."""
         self._encoders = encoders
         self._adapters = adapters
         self._runtime = runtime
@@ -65,16 +68,17 @@ class TextEncoderStage:
     def load(
         cls, catalogue: Catalogue, runtime: Runtime, *, max_cached_texts: int = DEFAULT_MAX_CACHED_TEXTS
     ) -> TextEncoderStage:
-        """Load the text encoders of every model. Raises ModelUnavailable."""
+        """Load the text encoders of the models that are to be preloaded. Raises ModelUnavailable."""
 
-        def load() -> dict[str, TextEncoders]:
-            return {
-                entry.id: family_of(entry.family).load_text_encoders(entry, runtime.placement)
-                for entry in catalogue.models
-            }
+        def make(entry: ModelEntry) -> TextEncoders:
+            return family_of(entry.family).load_text_encoders(entry, runtime.placement, runtime.host)
 
-        encoders = runtime.thread.run(load)
-        modules = {model: of_model.modules for model, of_model in encoders.items()}
+        encoders = PerModel(catalogue.model, make, runtime.thread)
+        encoders.load(catalogue.models)
+
+        def modules(model: str) -> Mapping[Part, torch.nn.Module]:
+            return encoders.made[model].modules
+
         adapters = LoadedAdapters(catalogue.loras.file, modules, runtime.placement)
         return cls(encoders, runtime, adapters, max_cached_texts=max_cached_texts)
 
@@ -92,6 +96,7 @@ class TextEncoderStage:
         Raises InvalidParameter if a text is longer than the encoders read, and AdapterInvalid if a LoRA cannot be
         loaded.
         """
+        encoders = await self._encoders.get(model)
         adapters = await self._load_adapters(model, prompts.loras)
         loras = tuple((lora, adapter.weights_hash) for lora, adapter in adapters.items())
         weighted = tuple((adapter, lora.weight) for lora, adapter in adapters.items())
@@ -99,13 +104,14 @@ class TextEncoderStage:
         tasks = [TextTask(TextKey(model, text, reproducibility, loras), weighted) for text in texts]
         positive, *negative = await self._encode_cached(tasks, encode or self.encode)
         conditioning = Conditioning(positive=positive, negative=negative[0] if negative else None)
-        weights = {f"{model}/text_encoders": self._encoders[model].weights_hash}
+        weights = {f"{model}/text_encoders": encoders.weights_hash}
         weights |= {f"{lora.id}/text_encoders": adapter.weights_hash for lora, adapter in adapters.items()}
         return EncodedTexts(conditioning, self._runtime.origin(weights))
 
     def origin(self) -> Origin:
-        """Return the placement, and the weights of every model's text encoders."""
-        weights = {f"{model}/text_encoders": encoders.weights_hash for model, encoders in self._encoders.items()}
+        """Return the placement, and the weights of all text encoders that were loaded."""
+        made = self._encoders.made
+        weights = {f"{model}/text_encoders": encoders.weights_hash for model, encoders in made.items()}
         return self._runtime.origin(weights)
 
     async def _load_adapters(self, model: str, loras: Sequence[Lora]) -> dict[Lora, Adapter]:
@@ -121,7 +127,7 @@ class TextEncoderStage:
         embeds = {task.key: self._cache[task.key] for task in tasks if task.key in self._cache}
         missing = {task.key: task for task in tasks if task.key not in embeds}
         for key in missing:
-            self._encoders[key.model].check_length(key.text)
+            self._encoders.made[key.model].check_length(key.text)
         if missing:
             made = dict(zip(missing, await encode([*missing.values()]), strict=True))
             self._cache.update(made)
@@ -135,7 +141,7 @@ class TextEncoderStage:
             calls.setdefault(key if key.reproducibility == "exact" else key.model, {})[key] = task
         embeds: dict[TextKey, TextEmbeds] = {}
         for call in calls.values():
-            encoders = self._encoders[next(iter(call)).model]
+            encoders = self._encoders.made[next(iter(call)).model]
             encoded = encoders.encode([key.text for key in call], [task.adapters for task in call.values()])
             embeds.update(zip(call, encoded, strict=True))
         return [embeds[task.key] for task in tasks]

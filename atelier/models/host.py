@@ -1,23 +1,283 @@
-"""The loaded modules of a replica; a caller leases one for a single call, so that no call keeps a module."""
+"""The modules of a replica under a budget of bytes: loaded when they are needed first, and taken out for others.
+
+A module is on the device while it is leased, and stays until another one needs its place; the least recently used
+leaves first. Its tensors may stay in host memory, from where bringing them back is a copy. Otherwise they are
+read from their files again. What was derived from a module, such as traced programs, stays valid meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
+from cachetools import LRUCache
+
+from atelier.core.errors import ModelUnavailable
+from atelier.models.ledger import Ledger
+from atelier.models.loading import Placement
+from atelier.models.weights import Weights, tensors_of
 
 M = TypeVar("M", bound=torch.nn.Module)
+Tensors = Sequence[torch.Tensor]
+
+#: Time that a lease waits for others to end. They last as long as a call of a model.
+_MAX_WAIT_S = 60.0
+#: Time that bringing a module is taken to need before it was measured.
+_UNMEASURED_S = 1.0
 
 
-class ModelHost(Generic[M]):
-    """Owns the modules of a replica. Callers lease a module for a call and keep no reference to it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleSource(Generic[M]):
+    """Where a module comes from."""
 
-    def __init__(self, modules: Mapping[str, M]) -> None:
-        self._modules = dict(modules)
+    #: Loads the module into host memory, in the precision and memory format that it runs in. Raises ModelUnavailable.
+    load: Callable[[], M]
+    #: Returns the number of bytes that the module will take. Raises ModelUnavailable.
+    num_bytes: Callable[[], int]
+    #: Identifies the content of the files; None if it cannot change.
+    stamp: Callable[[], object] = lambda: None
+    #: Whether it stays on the device once it is there.
+    is_kept: bool = False
+    #: Whether no other module may be on the device with it.
+    is_exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStatus:
+    """What a ModelHost holds, and what it has done."""
+
+    #: Names of the modules on the device, the least recently used one first.
+    resident: tuple[str, ...]
+    device_bytes: int
+    peak_device_bytes: int
+    host_bytes: int
+    #: Number of times that a module was brought to the device, and how many of these read its files.
+    num_brought: int
+    num_loaded: int
+
+
+class HostedModule(Generic[M]):
+    """A module of a ModelHost. Thread-safe."""
+
+    def __init__(self, host: ModelHost, name: str, source: ModuleSource[M]) -> None:
+        self.name = name
+        self._host = host
+        self._source = source
+        self._loading = threading.Lock()
+        self._module: M | None = None
+        self._weights: Weights | None = None
+        self._stamp: object = None
+        #: Time that it took to bring the module to the device when it was last brought.
+        self._bring_s = _UNMEASURED_S
 
     @contextmanager
-    def acquire(self, model: str) -> Iterator[M]:
-        """Lease the module with this catalogue id while the context is open."""
-        yield self._modules[model]
+    def lease(self) -> Iterator[M]:
+        """Have the module on the device while the context is open.
+
+        Raises ModelUnavailable if it cannot be loaded, or if the budget has no room for it beside what is in use.
+        """
+        with self._loading:
+            is_there, copy = self._host.use(self)
+            if not is_there:
+                self._bring(copy)
+        try:
+            assert self._module is not None
+            yield self._module
+        finally:
+            self._host.end_use(self)
+
+    @property
+    def bring_s(self) -> float:
+        """Seconds until the module is on the device: 0 if it is there, otherwise as long as it took the last time."""
+        return 0.0 if self._host.has(self) else self._bring_s
+
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes on the device. Raises ModelUnavailable if the module's files cannot be read."""
+        return self._source.num_bytes() if self._weights is None else self._weights.num_bytes
+
+    @property
+    def source(self) -> ModuleSource[M]:
+        return self._source
+
+    @torch.inference_mode(False)
+    def take(self) -> list[torch.Tensor]:
+        """Take the tensors out of the module, which is not in use."""
+        assert self._weights is not None
+        return self._weights.take()
+
+    # Parameters that are made in inference mode are not equal to others: they lose `requires_grad`, by which PyTorch
+    # chooses between matrix products that round differently.
+    @torch.inference_mode(False)
+    def _bring(self, copy: Tensors | None) -> None:
+        """Fill the room that the host has made, from a copy in host memory or from the module's files."""
+        start_s = time.perf_counter()
+        try:
+            in_host = self._load() if copy is None else copy
+            on_device = self._host.on_device(self, in_host, is_copy=copy is not None)
+            assert self._weights is not None
+            self._weights.put(on_device)
+        except BaseException as error:
+            self._host.give_up(self)
+            if isinstance(error, ValueError):
+                raise ModelUnavailable(f"Model {self.name!r}: its files have changed; restart the server.") from error
+            raise
+        self._bring_s = time.perf_counter() - start_s
+
+    def _load(self) -> Tensors:
+        """Read the module's files; return its tensors in host memory. Raises ValueError if the files have changed."""
+        stamp, module = self._source.stamp(), self._source.load()
+        if self._module is None:
+            self._module, self._weights, self._stamp = module, Weights(module), stamp
+        elif stamp != self._stamp:
+            raise ValueError("the files have changed")
+        return [tensor.data for tensor in tensors_of(module)]
+
+
+class ModelHost:
+    """Keeps modules on a device, as many as its budget holds. Thread-safe."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._device = placement.device
+        self._changed = threading.Condition()
+        # Threads share these, and use them only under `_changed`.
+        self._ledger = Ledger(placement.memory.device_bytes)
+        self._copies: LRUCache[str, Tensors] = LRUCache(placement.memory.host_bytes, getsizeof=_size)
+        self._hosted: dict[str, HostedModule[torch.nn.Module]] = {}
+        self._num_brought = self._num_loaded = 0
+        self._reservations = itertools.count()
+
+    def add(self, name: str, source: ModuleSource[M]) -> HostedModule[M]:
+        """Add a module, which is loaded at its first lease. Names are unique."""
+        hosted = HostedModule(self, name, source)
+        with self._changed:
+            self._hosted[name] = hosted  # type: ignore[assignment]  # leases give the type that is added
+        return hosted
+
+    @contextmanager
+    def reserve(self, num_bytes: int) -> Iterator[None]:
+        """Keep room for activations while the context is open; modules that are not in use leave for it.
+
+        Raises ModelUnavailable if there is not enough room beside what is in use.
+        """
+        name = f"activations {next(self._reservations)}"
+        with self._changed:
+            self._make_room(name, num_bytes)
+            self._ledger.hold(name, num_bytes)
+            self._ledger.use(name)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._ledger.end_use(name)
+                self._ledger.drop(name)
+                self._changed.notify_all()
+
+    def unload(self, name: str) -> bool:
+        """Take a module off the device and out of host memory; return False if it is not there or in use."""
+        with self._changed:
+            self._copies.pop(name, None)
+            if name not in self._ledger or self._ledger.is_used(name):
+                return False
+            self._evict(name)
+            self._copies.pop(name, None)
+            return True
+
+    def status(self) -> HostStatus:
+        """Return what is on the device and in host memory now."""
+        with self._changed:
+            return HostStatus(
+                resident=tuple(name for name in self._ledger.names if name in self._hosted),
+                device_bytes=self._ledger.num_bytes,
+                peak_device_bytes=self._ledger.peak_bytes,
+                host_bytes=int(self._copies.currsize),
+                num_brought=self._num_brought,
+                num_loaded=self._num_loaded,
+            )
+
+    def has(self, hosted: HostedModule[M]) -> bool:
+        """Return whether a module is on the device."""
+        with self._changed:
+            return hosted.name in self._ledger
+
+    def use(self, hosted: HostedModule[M]) -> tuple[bool, Tensors | None]:
+        """Begin a use of a module. Return whether it is on the device; if not, with its copy in host memory, if any.
+
+        Then there is room for it.
+        """
+        name, source = hosted.name, hosted.source
+        with self._changed:
+            if name in self._ledger:
+                self._ledger.use(name)
+                return True, None
+            # On the CPU a copy becomes the module's tensors. Taken out first, it makes no room for those that leave.
+            copy = self._copies.pop(name, None) if self._device == "cpu" else self._copies.get(name)
+            num_bytes = hosted.num_bytes
+            self._make_room(name, num_bytes, is_exclusive=source.is_exclusive)
+            self._ledger.hold(name, num_bytes, can_leave=not source.is_kept, is_exclusive=source.is_exclusive)
+            self._ledger.use(name)
+            return False, copy
+
+    def end_use(self, hosted: HostedModule[M]) -> None:
+        """End a use of a module, which stays until its place is needed."""
+        with self._changed:
+            self._ledger.end_use(hosted.name)
+            self._changed.notify_all()
+
+    def give_up(self, hosted: HostedModule[M]) -> None:
+        """End a use of a module that could not be brought, and free its room."""
+        with self._changed:
+            self._ledger.end_use(hosted.name)
+            self._ledger.drop(hosted.name)
+            self._changed.notify_all()
+
+    def on_device(self, hosted: HostedModule[M], tensors: Tensors, *, is_copy: bool) -> Tensors:
+        """Return a module's tensors on the device. Those from a file stay in host memory, too, if that has room."""
+        with self._changed:
+            self._num_brought += 1
+            self._num_loaded += not is_copy
+        if self._device == "cpu":
+            return tensors
+        if not is_copy and _size(tensors) <= self._copies.maxsize:
+            # A copy from pinned memory is several times as fast.
+            tensors = [tensor.pin_memory() for tensor in tensors]
+            with self._changed:
+                self._copies[hosted.name] = tensors
+        return [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+
+    def _make_room(self, name: str, num_bytes: int, *, is_exclusive: bool = False) -> None:
+        """Let modules leave until so many bytes fit; wait for others to be no longer in use."""
+
+        def leavers() -> list[str] | None:
+            return self._ledger.leavers(num_bytes, is_exclusive=is_exclusive)
+
+        can_ever_fit = num_bytes <= self._ledger.max_bytes
+        if not can_ever_fit or not self._changed.wait_for(lambda: leavers() is not None, _MAX_WAIT_S):
+            raise ModelUnavailable(
+                f"{name!r} takes {_mib(num_bytes)}, but {_mib(self._ledger.num_bytes)} of the budget of "
+                f"{_mib(self._ledger.max_bytes)} are in use. Raise `memory_gib` of this deployment."
+            )
+        for leaver in leavers() or []:
+            self._evict(leaver)
+
+    def _evict(self, name: str) -> None:
+        tensors = self._hosted[name].take()
+        self._ledger.drop(name)
+        if self._device == "cpu" and _size(tensors) <= self._copies.maxsize:
+            self._copies[name] = tensors
+        self._changed.notify_all()
+
+
+def _size(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _mib(num_bytes: float) -> str:
+    return "no bound" if num_bytes == math.inf else f"{num_bytes / 2**20:.0f} MiB"

@@ -7,7 +7,7 @@ transformers, which take seconds, only if they need them: most replicas need one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, Mo
 from atelier.core.errors import ModelUnavailable
 from atelier.models.esrgan import Network, network_from
 from atelier.models.files import FETCH, Source, absent_upscaler
+from atelier.models.memory import UNLIMITED, Memory
 from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ DtypeName = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Device and precision of a replica's modules."""
+    """Device, precision and memory of a replica's modules."""
 
     device: str
     dtype_name: DtypeName
+    memory: Memory = UNLIMITED
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,9 +136,20 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     return vae.to(placement.device).eval()
 
 
+def load_tokenizers(entry: ModelEntry) -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """Load the tokenizers of a model's two text encoders."""
+    from transformers import CLIPTokenizer
+
+    with _folder(entry.id, entry.files, *TEXT_ENCODERS) as folder:
+        first, second = (
+            CLIPTokenizer.from_pretrained(folder, subfolder=subfolder) for subfolder in ("tokenizer", "tokenizer_2")
+        )
+    return first, second
+
+
 def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
     """Load a model's two text encoders and tokenizers."""
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     with _folder(entry.id, entry.files, *TEXT_ENCODERS) as folder:
         encoder, encoder_2 = (
@@ -152,14 +165,18 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
                 (CLIPTextModelWithProjection, "text_encoder_2"),
             )
         )
-        tokenizer, tokenizer_2 = (
-            CLIPTokenizer.from_pretrained(folder, subfolder=subfolder) for subfolder in ("tokenizer", "tokenizer_2")
-        )
     return TextEncoderModules(
-        tokenizers=(tokenizer, tokenizer_2),
+        tokenizers=load_tokenizers(entry),
         encoder=encoder.to(placement.device).eval(),
         encoder_2=encoder_2.to(placement.device).eval(),
     )
+
+
+@contextmanager
+def weight_files(model: str, files: Files, parts: Sequence[Part]) -> Iterator[list[Path]]:
+    """Yield the files that the weights of parts are read from; what goes wrong meanwhile becomes ModelUnavailable."""
+    with _folder(model, files, *parts) as folder:
+        yield [path for part in parts for path in part.weight_files(Path(folder), files.variant)]
 
 
 @contextmanager

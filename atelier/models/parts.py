@@ -40,6 +40,10 @@ class Part:
             names += self._weights(folder, variant)
         return next((name for name in names if not (folder / name).is_file()), None)
 
+    def weight_files(self, folder: Path, variant: str | None) -> list[Path]:
+        """Return the weight files in a copy of the repository."""
+        return [folder / name for name in self._weights(folder, variant)]
+
     def _weights(self, folder: Path, variant: str | None) -> list[str]:
         """Return the names of the weight files: those that an index names, or else a single one."""
         assert self.weights is not None

@@ -18,8 +18,9 @@ from atelier.core.geometry import Size
 from atelier.core.sampling import SamplerName, Sampling
 from atelier.engine import sequential
 from atelier.engine.engine import Engine
-from atelier.engine.runner import load_runners
+from atelier.engine.runners import load_runners
 from atelier.families.family import family_of
+from atelier.models.host import ModelHost
 from atelier.models.loading import load_scheduler, load_unet
 from tests.engines import SETTINGS, run_together
 from tests.small_models import CPU
@@ -50,7 +51,7 @@ def entry(
 @pytest.fixture(scope="module")
 def conditioning(entry: ModelEntry) -> Conditioning:
     texts = [Text("a red circle", "a red circle"), Text("blue", "blue")]
-    positive, negative = family_of("sdxl").load_text_encoders(entry, CPU).encode(texts)
+    positive, negative = family_of("sdxl").load_text_encoders(entry, CPU, ModelHost(CPU)).encode(texts)
     return Conditioning(positive=positive, negative=negative)
 
 

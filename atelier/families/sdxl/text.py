@@ -17,7 +17,9 @@ from atelier.families.sdxl.adapters.adapter import WeightedAdapter
 from atelier.families.sdxl.adapters.keys import Part
 from atelier.families.sdxl.adapters.rows import applied, combined, install_row_changes, stacked
 from atelier.models.hashes import weights_hash
-from atelier.models.loading import Placement, load_text_encoder_modules
+from atelier.models.host import ModelHost
+from atelier.models.loading import Placement, load_tokenizers
+from atelier.models.sources import text_encoders_source
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -31,21 +33,27 @@ Chunk = list[int]  # 77 token ids: begin, up to 75 tokens of the text, end, padd
 class TextEncoders:
     """Both text encoders of one model. Not thread-safe: used from one thread."""
 
-    def __init__(self, entry: ModelEntry, placement: Placement) -> None:
-        """Load and warm up the encoders. Raises ModelUnavailable if files are missing or corrupt."""
-        self._modules = load_text_encoder_modules(entry, placement)
+    def __init__(self, entry: ModelEntry, placement: Placement, host: ModelHost | None = None) -> None:
+        """Load and warm up the encoders, which belong to `host`, by default one of their own.
+
+        Raises ModelUnavailable if files are missing or corrupt.
+        """
+        self._tokenizers = load_tokenizers(entry)
+        host = host or ModelHost(placement)
+        self._encoders = host.add(f"{entry.id}/text_encoders", text_encoders_source(entry, placement))
         self._device = placement.device
-        for encoder in (self._modules.encoder, self._modules.encoder_2):
-            install_row_changes(encoder)
-        vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._modules.tokenizers]
-        self.weights_hash = weights_hash(
-            self._modules.encoder, self._modules.encoder_2, settings={"vocabularies": vocabularies}
-        )
-        self.encode([Text("", "")])
+        vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._tokenizers]
+        with self._encoders.lease() as encoders:
+            first, second = encoders
+            for encoder in encoders:
+                install_row_changes(encoder)
+            self._modules: Mapping[Part, torch.nn.Module] = {"text_encoder": first, "text_encoder_2": second}
+            self.weights_hash = weights_hash(first, second, settings={"vocabularies": vocabularies})
+            self.encode([Text("", "")])
 
     def check_length(self, text: Text) -> None:
         """Raise InvalidParameter if a prompt has more tokens than `MAX_CHUNKS` chunks hold."""
-        for prompt, tokenizer in zip((text.prompt, text.prompt_2), self._modules.tokenizers, strict=True):
+        for prompt, tokenizer in zip((text.prompt, text.prompt_2), self._tokenizers, strict=True):
             num_tokens = len(_token_ids(tokenizer, prompt))
             max_tokens = MAX_CHUNKS * (tokenizer.model_max_length - 2)
             if num_tokens > max_tokens:
@@ -55,8 +63,8 @@ class TextEncoders:
 
     @property
     def modules(self) -> Mapping[Part, torch.nn.Module]:
-        """Both text encoders, by the names that LoRAs have for them."""
-        return {"text_encoder": self._modules.encoder, "text_encoder_2": self._modules.encoder_2}
+        """Both text encoders, by the names that LoRAs have for them; their weights may be elsewhere."""
+        return self._modules
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[Text], adapters: Sequence[Sequence[WeightedAdapter]] = ()) -> list[TextEmbeds]:
@@ -68,7 +76,7 @@ class TextEncoders:
         the second encoder's pooled output for the first chunk. Source: Podell et al. 2023, §2.1; diffusers'
         `StableDiffusionXLPipeline.encode_prompt`.
         """
-        tokenizer, tokenizer_2 = self._modules.tokenizers
+        tokenizer, tokenizer_2 = self._tokenizers
         chunks = [_chunks(tokenizer, text.prompt) for text in texts]
         chunks_2 = [_chunks(tokenizer_2, text.prompt_2) for text in texts]
         for text_chunks, text_chunks_2 in zip(chunks, chunks_2, strict=True):
@@ -99,13 +107,14 @@ class TextEncoders:
         changes = [
             combined([(adapter.text_encoder, weight) for adapter, weight in of_chunk]) for of_chunk in adapters
         ]
-        with applied(stacked(changes)):
-            first = self._modules.encoder(self._ids(chunks), output_hidden_states=True)
-        changes = [
+        changes_2 = [
             combined([(adapter.text_encoder_2, weight) for adapter, weight in of_chunk]) for of_chunk in adapters
         ]
-        with applied(stacked(changes)):
-            second = self._modules.encoder_2(self._ids(chunks_2), output_hidden_states=True)
+        with self._encoders.lease() as (encoder, encoder_2):
+            with applied(stacked(changes)):
+                first = encoder(self._ids(chunks), output_hidden_states=True)
+            with applied(stacked(changes_2)):
+                second = encoder_2(self._ids(chunks_2), output_hidden_states=True)
         prompt_embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return prompt_embeds.float().cpu(), second.text_embeds.float().cpu()
 
@@ -114,9 +123,9 @@ class TextEncoders:
         return torch.tensor([chunk for text_chunks in chunks for chunk in text_chunks], device=self._device)
 
 
-def load_text_encoders(entry: ModelEntry, placement: Placement) -> TextEncoders:
-    """Load a model's text encoders. Raises ModelUnavailable if files are missing or corrupt."""
-    return TextEncoders(entry, placement)
+def load_text_encoders(entry: ModelEntry, placement: Placement, host: ModelHost) -> TextEncoders:
+    """Load a model's text encoders into `host`. Raises ModelUnavailable if files are missing or corrupt."""
+    return TextEncoders(entry, placement, host)
 
 
 def _token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:

@@ -6,9 +6,10 @@ import pytest
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.controlnets import ControlNets
+from atelier.models.host import ModelHost
 from tests.small_models import CPU
 
 
 @pytest.fixture(scope="package")
 def controlnets(small_catalogue: Catalogue) -> ControlNets:
-    return ControlNets(small_catalogue.controlnets, CPU)
+    return ControlNets(small_catalogue.controlnets, CPU, ModelHost(CPU))

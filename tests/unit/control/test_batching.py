@@ -13,6 +13,7 @@ from atelier.control.calls import ControlCall, UnknownContexts
 from atelier.control.controlnets import ControlNets
 from atelier.control.residuals import Residuals
 from atelier.control.transports import InProcess
+from atelier.models.host import ModelHost
 from atelier.models.thread import ModelThread
 from tests.small_models import CPU
 from tests.unit.control.calls import new_call
@@ -34,7 +35,7 @@ class _Recording(ControlNets):
 def recording(small_catalogue: Catalogue) -> tuple[ResidualBatcher, _Recording, Callable[[], None]]:
     """A batcher whose thread is blocked until the returned function is called, and its ControlNets."""
     thread = ModelThread("controlnet", num_threads=1)
-    controlnets = _Recording(small_catalogue.controlnets, CPU)
+    controlnets = _Recording(small_catalogue.controlnets, CPU, ModelHost(CPU))
     controlnets.num_rows = []
     gate = threading.Event()
     thread.submit(lambda: gate.wait(_WAIT_S))

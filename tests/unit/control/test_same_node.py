@@ -14,6 +14,7 @@ from atelier.control.controlnets import ControlNets
 from atelier.control.same_node import SameNode, SameNodeServer
 from atelier.control.transports import InProcess, TransportFailed
 from atelier.core.errors import GenerationFailed
+from atelier.models.host import ModelHost
 from atelier.models.thread import ModelThread
 from tests.small_models import CPU
 from tests.unit.control.calls import are_equal, new_call
@@ -23,7 +24,8 @@ from tests.unit.control.calls import are_equal, new_call
 def server(small_catalogue: Catalogue) -> SameNodeServer:
     thread = ModelThread("controlnet", num_threads=torch.get_num_threads())
     return SameNodeServer(
-        ResidualBatcher(thread.run(lambda: ControlNets(small_catalogue.controlnets, CPU)), thread), CPU
+        ResidualBatcher(thread.run(lambda: ControlNets(small_catalogue.controlnets, CPU, ModelHost(CPU))), thread),
+        CPU,
     )
 
 

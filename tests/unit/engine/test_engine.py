@@ -16,10 +16,11 @@ from atelier.core.denoising import Denoised, DenoiseRequest, InitImage, Pass, Re
 from atelier.core.errors import GenerationFailed, ModelNotFound, ModelUnavailable, QueueFull
 from atelier.core.geometry import Size
 from atelier.core.sampling import SAMPLERS, Sampling
-from atelier.engine.engine import Engine, EngineStatus, Runners, StepReport
+from atelier.engine.engine import Engine, EngineStatus, StepReport
 from atelier.engine.packing import Packed
 from atelier.engine.request import Event, RunningRequest
 from atelier.engine.runner import Runner
+from atelier.engine.runners import Runners
 from atelier.families.sdxl.text import TextEncoders
 from tests.engines import SETTINGS, Clock, held_at_first_step, new_engine, run_together
 from tests.small_models import CPU
@@ -171,7 +172,7 @@ def test_cancelling_a_finished_request_spares_the_next_one_of_its_id(engine: Eng
 
 
 def test_a_request_for_another_model_is_refused_at_once(engine: Engine, embeds: TextEmbeds) -> None:
-    with pytest.raises(ModelNotFound, match="no model 'another'"):
+    with pytest.raises(ModelNotFound, match="model 'another'"):
         engine.submit(_request(embeds, model="another"), lambda _: None)
 
 

@@ -12,14 +12,15 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Conditioning
 from atelier.core.denoising import InitImage
 from atelier.engine.request import Submitted
-from atelier.engine.runner import Runner, load_runners
+from atelier.engine.runner import Runner
+from atelier.engine.runners import load_runners
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 from tests.unit.engine.requests import new_embeds, new_request
 
 
 @pytest.fixture(scope="module")
 def runner(small_catalogue: Catalogue) -> Runner:
-    return load_runners([small_catalogue.model(None)], CPU)["small-sdxl"]
+    return load_runners([small_catalogue.model(None)], CPU).runner("small-sdxl")
 
 
 @pytest.mark.parametrize(

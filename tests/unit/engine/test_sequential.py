@@ -18,7 +18,7 @@ from atelier.core.geometry import Size
 from atelier.core.sampling import SamplerName, Sampling, ScheduleName
 from atelier.engine import sequential
 from atelier.engine.engine import Engine
-from atelier.engine.runner import load_runners
+from atelier.engine.runners import load_runners
 from atelier.families.sdxl.text import TextEncoders
 from atelier.models.loading import load_scheduler, load_unet
 from tests.engines import SETTINGS, run_together

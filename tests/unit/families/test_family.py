@@ -8,6 +8,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Text
 from atelier.families.family import family_of
+from atelier.models.host import ModelHost
 from tests.small_models import CPU
 
 
@@ -18,7 +19,7 @@ def test_every_family_of_the_catalogue_exists(name: str) -> None:
 
 def test_family_loads_text_encoders(small_catalogue: Catalogue) -> None:
     entry = small_catalogue.model(None)
-    encoders = family_of(entry.family).load_text_encoders(entry, CPU)
+    encoders = family_of(entry.family).load_text_encoders(entry, CPU, ModelHost(CPU))
     encoders.check_length(Text("a red circle", "a red circle"))
     [embeds] = encoders.encode([Text("a red circle", "a red circle")])
     assert embeds.num_tokens > 0

@@ -19,8 +19,10 @@ from atelier.core.adapters import Lora
 from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.sampling import Reproducibility
 from atelier.families.family import Adapter, LoadedAdapters
+from atelier.families.family import TextEncoders as Encoders
 from atelier.families.sdxl.adapters.adapter import LowRank
 from atelier.families.sdxl.text import TextEncoders
+from atelier.local.per_model import PerModel
 from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage, TextTask
 from atelier.models.loading import load_unet
@@ -30,6 +32,12 @@ from tests.small_models import CPU, TEXT_WIDTHS
 
 _RED, _BLUE = Text("a red circle", "a red circle"), Text("blue " * 80, "blue " * 80)
 _LORAS = ("a", "b")
+
+
+def _encoders(catalogue: Catalogue, runtime: Runtime) -> PerModel[Encoders]:
+    encoders = PerModel[Encoders](catalogue.model, lambda entry: TextEncoders(entry, CPU), runtime.thread)
+    encoders.load(catalogue.models)
+    return encoders
 
 
 class Texts:
@@ -45,9 +53,11 @@ class Texts:
         unet = load_unet(entry, CPU)
         add_lora(unet, "unet-only", rank=2, targets="attention", seed=5)
         write_lora("unet-only", folder / "unet-only.safetensors", {"unet": unet})
-        encoders = runtime.thread.run(lambda: TextEncoders(entry, CPU))
-        adapters = LoadedAdapters(lambda name: folder / f"{name}.safetensors", {"small-sdxl": encoders.modules}, CPU)
-        self.stage = TextEncoderStage({"small-sdxl": encoders}, runtime, adapters)
+        encoders = _encoders(catalogue, runtime)
+        adapters = LoadedAdapters(
+            lambda name: folder / f"{name}.safetensors", lambda model: encoders.made[model].modules, CPU
+        )
+        self.stage = TextEncoderStage(encoders, runtime, adapters)
 
     def oracle(self, text: Text, *loras: Lora) -> TextEmbeds:
         for module in self.peft.modules.values():
@@ -130,9 +140,8 @@ class _Unkept(LoadedAdapters):
 
 
 async def test_a_cached_text_keeps_no_lora_in_memory(small_catalogue: Catalogue) -> None:
-    entry, runtime, adapters = small_catalogue.model(None), Runtime.start("texts", CPU, num_threads=1), _Unkept()
-    encoders = runtime.thread.run(lambda: TextEncoders(entry, CPU))
-    stage = TextEncoderStage({"small-sdxl": encoders}, runtime, adapters)
+    runtime, adapters = Runtime.start("texts", CPU, num_threads=1), _Unkept()
+    stage = TextEncoderStage(_encoders(small_catalogue, runtime), runtime, adapters)
     prompts = Prompts(positive=_RED, negative=None, loras=(Lora("a", 1.0),))
     first, again = [await stage.encode_texts("small-sdxl", prompts, "fast") for _ in range(2)]
     assert again.conditioning.positive is first.conditioning.positive

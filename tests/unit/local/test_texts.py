@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import ModelEntry
 from atelier.catalogue.loras import LoraLibrary
 from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.core.sampling import Reproducibility
-from atelier.families.family import LoadedAdapters, WeightedAdapter
+from atelier.families.family import LoadedAdapters, TextEncoders, WeightedAdapter
 from atelier.families.sdxl.adapters.keys import Part
+from atelier.local.per_model import PerModel
 from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage, TextKey, TextTask
 from tests.small_models import CPU
@@ -51,10 +54,17 @@ def encoders() -> _RecordingEncoders:
 
 
 @pytest.fixture
-def stage(encoders: _RecordingEncoders) -> TextEncoderStage:
+def stage(encoders: _RecordingEncoders, small_catalogue: Catalogue) -> TextEncoderStage:
+    """The stage with the same encoders for all models."""
     runtime = Runtime.start("texts", CPU, num_threads=1)
-    adapters = LoadedAdapters(LoraLibrary().file, {}, CPU)
-    return TextEncoderStage({"a": encoders, "b": encoders}, runtime, adapters, max_cached_texts=4)
+    adapters = LoadedAdapters(LoraLibrary().file, lambda _: {}, CPU)
+
+    def find(model: str) -> ModelEntry:
+        return small_catalogue.model(None).model_copy(update={"id": model})
+
+    per_model = PerModel[TextEncoders](find, lambda _: encoders, runtime.thread)
+    per_model.load(map(find, "ab"))
+    return TextEncoderStage(per_model, runtime, adapters, max_cached_texts=4)
 
 
 def _tasks(model: str, reproducibility: Reproducibility, *texts: Text) -> list[TextTask]:

@@ -36,10 +36,10 @@ class LoadedAdapters:
     def __init__(
         self,
         find: Callable[[str], Path],
-        modules: Mapping[str, Mapping[Part, torch.nn.Module]],
+        modules: Callable[[str], Mapping[Part, torch.nn.Module]],
         placement: Placement,
     ) -> None:
-        """`find` returns the file of a LoRA by its id; `modules` are those that LoRAs change, by model id."""
+        """`find` returns the file of a LoRA by its id; `modules` those of a model that LoRAs change."""
         self._find = find
         self._modules = modules
         self._placement = placement
@@ -78,7 +78,7 @@ class LoadedAdapters:
         return sorted({file.lora for file in self._cache.resident()})
 
     def _read(self, file: _File) -> Adapter:
-        adapter = read_adapter(file.path, name=file.lora, modules=self._modules[file.model])
+        adapter = read_adapter(file.path, name=file.lora, modules=self._modules(file.model))
         return _converted(adapter, lambda tensor: tensor.to(self._placement.dtype))
 
     def _to_device(self, adapter: Adapter) -> Adapter:

@@ -37,7 +37,7 @@ def adapters(tmp_path: Path, go_on: threading.Event, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("atelier.families.sdxl.adapters.loaded.read_adapter", read)
     for name in "abcdef":
         (tmp_path / name).touch()
-    return LoadedAdapters(lambda name: tmp_path / name, {"model": {}}, CPU)
+    return LoadedAdapters(lambda name: tmp_path / name, lambda _: {}, CPU)
 
 
 def test_a_request_that_gives_up_takes_nothing_from_others(adapters: LoadedAdapters, go_on: threading.Event) -> None:
@@ -53,7 +53,7 @@ def test_a_slow_folder_is_waited_for_by_its_requests_alone(go_on: threading.Even
         go_on.wait(_WAIT_S)
         raise AdapterInvalid(f"no {name}")
 
-    adapter = LoadedAdapters(find, {}, CPU).get("model", "a")
+    adapter = LoadedAdapters(find, lambda _: {}, CPU).get("model", "a")
     assert not adapter.done()
     go_on.set()
     with pytest.raises(AdapterInvalid, match="no a"):

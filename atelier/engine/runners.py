@@ -1,0 +1,143 @@
+"""The runners of a Denoiser, one per model; each is made when its model is needed first.
+
+A runner is made in a thread of its own kind, so that the step loop goes on meanwhile. What is left for the step loop
+is to bring the weights to the device, whenever other models have taken their place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import ModelEntry
+from atelier.catalogue.loras import LoraLibrary
+from atelier.control.transports import InOrder, Transport
+from atelier.core.denoising import DenoiseRequest
+from atelier.engine.request import Emit, Submitted, plain_cost
+from atelier.engine.runner import Runner
+from atelier.engine.side_by_side import SideBySide
+from atelier.engine.splits import Splits
+from atelier.families.family import LoadedAdapters, Part
+from atelier.models.host import ModelHost
+from atelier.models.loading import Placement
+from atelier.models.sources import unet_source
+
+_NO_CONTROLNETS = InOrder({})
+_NO_LORAS = LoraLibrary()
+
+
+class Runners:
+    """The runners of a replica's models. `runner` and `warm_up` are called in the engine's thread only."""
+
+    def __init__(
+        self,
+        find: Callable[[str], ModelEntry],
+        placement: Placement,
+        host: ModelHost,
+        transport: Transport,
+        find_lora: Callable[[str], Path],
+    ) -> None:
+        """`find` returns a model's entry by its id, or raises ModelNotFound.
+
+        All UNets belong to `host`; `transport` carries the calls to ControlNets; `find_lora` returns the file of a
+        LoRA by its id. Calls are split for as many threads as this one's OpenMP uses.
+        """
+        self._find = find
+        self._placement = placement
+        self._host = host
+        self._transport = transport
+        num_threads = torch.get_num_threads()
+        can_split = placement.device == "cpu" and num_threads > 1
+        self._side_by_side = SideBySide(num_threads) if can_split else None
+        self._adapters = LoadedAdapters(find_lora, self._modules, placement)
+        self._making = ThreadPoolExecutor(1, "runners", initializer=torch.set_num_threads, initargs=(1,))
+        self._lock = threading.Lock()
+        self._made: dict[str, Future[Runner]] = {}
+        #: The fastest splits, by the UNet's architecture.
+        self._splits: dict[str, Splits] = {}
+
+    def submitted(self, request: DenoiseRequest, emit: Emit, now_s: float = 0.0) -> Submitted:
+        """Return a request as it waits, with its model and LoRAs, which are loaded from now on. Called in any thread.
+
+        Raises ModelNotFound if there is no such model.
+        """
+        model = request.pass_.model
+        entry, runner = self._find(model), self.prepare(model)
+        adapters = tuple(self._adapters.get(model, lora.id) for lora in request.pass_.loras)
+        return Submitted(request, emit, now_s, adapters, plain_cost(request, entry.defaults.size), runner)
+
+    def prepare(self, model: str) -> Future[Runner]:
+        """Return the future of a model's runner, which is made from now on. Called in any thread.
+
+        Raises ModelNotFound if there is no such model; the future raises ModelUnavailable if it cannot be loaded.
+        """
+        with self._lock:
+            made = self._made.get(model)
+            if made is None or (made.done() and made.exception() is not None):
+                entry = self._find(model)
+                made = self._made[model] = self._making.submit(self._make, entry)
+            return made
+
+    def runner(self, model: str) -> Runner:
+        """Return a model's runner, ready to take steps; an unknown architecture is measured first.
+
+        Raises ModelUnavailable if the model cannot be loaded.
+        """
+        runner = self.prepare(model).result()
+        if runner.splits is None:
+            known = self._splits.get(runner.architecture)
+            runner.splits = self._splits[runner.architecture] = runner.warm_up() if known is None else known
+        return runner
+
+    def bring_s(self, model: str) -> float:
+        """Return how long it takes until a model's weights are on the device; 0 if they are there."""
+        made = self._made.get(model)
+        return made.result().bring_s if made is not None and made.done() and made.exception() is None else 0.0
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Hashes of the weights of all UNets that were loaded, and of the ControlNets in this process, by name."""
+        hashes = dict(self._transport.weights)
+        for model, made in list(self._made.items()):
+            if made.done() and made.exception() is None:
+                hashes[f"{model}/unet"] = made.result().weights_hash
+        return hashes
+
+    def resident_loras(self) -> list[str]:
+        """Return the ids of the LoRAs on the device, of all models. Called in any thread."""
+        return self._adapters.resident()
+
+    def _make(self, entry: ModelEntry) -> Runner:
+        unet = self._host.add(f"{entry.id}/unet", unet_source(entry, self._placement))
+        return Runner(entry, self._placement, unet, self._transport, self._side_by_side)
+
+    def _modules(self, model: str) -> Mapping[Part, torch.nn.Module]:
+        """Return the module that LoRAs of a model change; its weights need not be there."""
+        return {"unet": self.prepare(model).result().module}
+
+
+def load_runners(
+    entries: Sequence[ModelEntry],
+    placement: Placement,
+    transport: Transport = _NO_CONTROLNETS,
+    *,
+    find: Callable[[str], ModelEntry] | None = None,
+    host: ModelHost | None = None,
+    find_lora: Callable[[str], Path] = _NO_LORAS.file,
+) -> Runners:
+    """Load and warm up the models that are to be preloaded, in the engine's thread.
+
+    `find` returns the entry of any model; by default there are those of `entries` only. `host` is that of the
+    ControlNets in this process, if there are any. Raises ModelUnavailable if a model cannot be loaded or run.
+    """
+    find = find or Catalogue(models=tuple(entries)).model
+    runners = Runners(find, placement, host or ModelHost(placement), transport, find_lora)
+    for entry in entries:
+        if entry.preload:
+            runners.runner(entry.id)
+    return runners

@@ -1,0 +1,47 @@
+"""What a stage has for each model, such as its VAE, made in the stage's thread when the model is needed first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from atelier.catalogue.entries import ModelEntry
+from atelier.models.thread import ModelThread
+
+T = TypeVar("T")
+
+
+class PerModel(Generic[T]):
+    """One object per model."""
+
+    def __init__(
+        self, find: Callable[[str], ModelEntry], make: Callable[[ModelEntry], T], thread: ModelThread
+    ) -> None:
+        """`find` returns a model's entry by its id, or raises ModelNotFound; `make` is called in `thread`."""
+        self._find = find
+        self._make = make
+        self._thread = thread
+        self._made: dict[str, T] = {}
+
+    @property
+    def made(self) -> Mapping[str, T]:
+        """The objects that there are, by model id."""
+        return self._made
+
+    def load(self, entries: Iterable[ModelEntry]) -> None:
+        """Make the objects of those models that are to be preloaded, and block until they are there."""
+        for entry in entries:
+            if entry.preload:
+                self._thread.run(lambda entry=entry: self._once(entry))  # type: ignore[misc]  # mypy takes no default
+
+    async def get(self, model: str) -> T:
+        """Return the object of a model. Raises ModelNotFound, and what making it raises."""
+        if model in self._made:
+            return self._made[model]
+        entry = self._find(model)
+        return await self._thread.run_async(lambda: self._once(entry))
+
+    def _once(self, entry: ModelEntry) -> T:
+        if entry.id not in self._made:
+            self._made[entry.id] = self._make(entry)
+        return self._made[entry.id]

@@ -1,0 +1,125 @@
+"""Several models in one engine, on a budget that does not hold all of them."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import Files, ModelEntry
+from atelier.core.conditioning import Floats
+from atelier.core.denoising import DenoiseRequest, RequestId
+from atelier.core.errors import ModelUnavailable
+from atelier.core.sampling import Reproducibility
+from atelier.engine.engine import Engine
+from atelier.engine.request import Event
+from atelier.engine.runners import load_runners
+from atelier.models.host import ModelHost
+from atelier.models.loading import Placement
+from atelier.models.memory import Memory
+from atelier.models.sources import unet_source
+from tests.engines import SETTINGS, WAIT_S, run_together
+from tests.small_models import CPU
+
+_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def _variant(entry: ModelEntry, name: str, factor: float, folder: Path) -> ModelEntry:
+    """Write a model whose UNet's last convolution is larger by a factor."""
+    assert entry.files.folder is not None
+    shutil.copytree(entry.files.folder, folder / name)
+    tensors = load_file(folder / name / _WEIGHTS)
+    tensors["conv_out.weight"] *= factor
+    save_file(tensors, folder / name / _WEIGHTS)
+    return entry.model_copy(update={"id": name, "files": Files(folder=folder / name)})
+
+
+@pytest.fixture(scope="module")
+def models(small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    folder = tmp_path_factory.mktemp("models")
+    entry = small_catalogue.model(None)
+    return Catalogue(
+        models=(entry, *(_variant(entry, name, factor, folder) for name, factor in (("half", 0.5), ("twice", 2.0))))
+    )
+
+
+def _engine(models: Catalogue, num_models: float) -> tuple[Engine, ModelHost]:
+    """An engine with a budget for so many UNets, and their host."""
+    unet_bytes = unet_source(models.models[0], CPU).num_bytes()
+    placement = Placement("cpu", "float32", Memory(device_bytes=int(num_models * unet_bytes)))
+    host = ModelHost(placement)
+    engine = Engine(
+        lambda: load_runners(models.models, placement, find=models.model, host=host), SETTINGS, place="here"
+    )
+    return engine, host
+
+
+def _requests(models: Catalogue, request: DenoiseRequest, reproducibility: Reproducibility) -> list[DenoiseRequest]:
+    requests = []
+    for index in range(9):
+        entry = models.models[index % 3]
+        pass_ = replace(request.pass_, model=entry.id, seeds=(index // 3,), reproducibility=reproducibility)
+        requests.append(replace(request, request_id=RequestId(f"r{index}"), pass_=pass_))
+    return requests
+
+
+def _alone(models: Catalogue, request: DenoiseRequest) -> Floats:
+    engine, _ = _engine(Catalogue(models=(models.model(request.pass_.model),)), 2)
+    [latents] = run_together(engine, [request])
+    engine.close()
+    return latents
+
+
+@pytest.mark.parametrize("num_models", [1, 1.5, 2])
+def test_models_that_take_turns_in_memory_give_the_bits_they_give_alone(
+    models: Catalogue, request_: DenoiseRequest, num_models: float
+) -> None:
+    engine, host = _engine(models, num_models)
+    requests = _requests(models, request_, "exact")
+    together = run_together(engine, requests)
+    engine.close()
+    for request, latents in zip(requests[:3], together[:3], strict=True):
+        assert np.array_equal(latents, _alone(models, request))
+    assert not np.array_equal(together[0], together[1])
+    budget = num_models * unet_source(models.models[0], CPU).num_bytes()
+    assert host.status().peak_device_bytes <= budget
+
+
+def test_a_model_is_loaded_when_the_first_request_names_it(models: Catalogue, request_: DenoiseRequest) -> None:
+    lazy = Catalogue(models=tuple(entry.model_copy(update={"preload": False}) for entry in models.models))
+    engine, host = _engine(lazy, 3)
+    assert host.status().resident == ()
+    [request, *_] = _requests(lazy, request_, "exact")
+    [latents] = run_together(engine, [request])
+    assert host.status().resident == ("small-sdxl/unet",)
+    assert engine.origin().weights.keys() == {"small-sdxl/unet"}
+    engine.close()
+    assert np.array_equal(latents, _alone(models, request))
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_requests_and_no_others(
+    models: Catalogue, request_: DenoiseRequest, tmp_path: Path
+) -> None:
+    first, *_ = models.models
+    broken = first.model_copy(update={"id": "broken", "files": Files(folder=tmp_path), "preload": False})
+    engine, _ = _engine(Catalogue(models=(first, broken)), 2)
+    [request, *_] = _requests(models, request_, "fast")
+    failed: queue.Queue[Event] = queue.Queue()
+    of_broken = replace(request, request_id=RequestId("broken"), pass_=replace(request.pass_, model="broken"))
+    engine.submit(of_broken, failed.put)
+    run_together(engine, [request])
+    error = failed.get(timeout=WAIT_S)
+    assert isinstance(error, ModelUnavailable)
+    assert "'broken'" in error.message
+    engine.close()
+
+
+def test_a_budget_without_room_for_a_model_is_refused_at_the_start(models: Catalogue) -> None:
+    with pytest.raises(ModelUnavailable, match="Raise `memory_gib`"):
+        _engine(models, 0.5)
