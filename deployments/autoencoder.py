@@ -18,7 +18,7 @@ class Autoencoder(Replica):
         from atelier.local.images import AutoencoderStage
         from atelier.models.allocator import keep_freed_memory
 
-        super().__init__("autoencoder", options, catalogue.models)
+        super().__init__("autoencoder", options)
         keep_freed_memory()
         self._stage = AutoencoderStage(catalogue, self._runtime)
 
@@ -29,6 +29,14 @@ class Autoencoder(Replica):
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         """Decode latents [images, 4, h, w] by the model's VAE."""
         return await self._stage.decode_latents(model, latents)
+
+    async def load_model(self, model: str) -> bool:
+        """Bring a model into memory, and return True. Raises ModelUnavailable."""
+        return await self._stage.load_model(model)
+
+    async def unload_model(self, model: str) -> bool:
+        """Take a model out of memory; return whether it is still there, because it is used."""
+        return await self._stage.unload_model(model)
 
     async def origin(self) -> Origin:
         """Return this replica's placement, and the weights of all its models."""

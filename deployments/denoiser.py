@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -37,7 +38,6 @@ class Denoiser:
 
         log_to_serve()
         place = placement(options)
-        self._device = OwnDevice(place, catalogue.models)
         self._limits = limits = DenoiserLimits()
         self._metrics = metrics = DenoiserMetrics()
         self._engine = new_engine(
@@ -54,6 +54,7 @@ class Denoiser:
             ),
             observe=metrics.observe,
         )
+        self._device = OwnDevice(place, self._engine.memory)
 
     def reconfigure(self, user_config: object) -> None:
         """Take the limits in `user_config`, with requests in progress."""
@@ -82,6 +83,15 @@ class Denoiser:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the seconds in which this replica would finish all that it has, for `scaling`."""
         return {WORK_S: busy_s(self._engine.loads(), self._engine.step_time())}
+
+    async def load_model(self, model: str) -> bool:
+        """Bring a model into memory, and return True. Raises ModelUnavailable."""
+        await asyncio.wrap_future(self._engine.load_model(model))
+        return True
+
+    async def unload_model(self, model: str) -> bool:
+        """Take a model out of memory; return whether it is still there, because it is used."""
+        return self._engine.unload_model(model)
 
     async def origin(self) -> Origin:
         """Return this replica's placement, and the weights of its UNets and ControlNets."""

@@ -32,6 +32,19 @@ class ReplicaOptions(Options):
         "float32", description="Precision of weights and arithmetic. Half precision is slow on most CPUs."
     )
     num_threads: NumThreads = 1
+    memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Memory for weights and activations of one replica, in GiB: of its GPU, or of the machine with "
+        "`device: cpu`. Models that do not fit take turns. By default the replica's share of the GPU; without bound "
+        "on the CPU.",
+    )
+    host_memory_gib: float = Field(
+        0,
+        ge=0,
+        description="Memory of the machine for copies of weights, in GiB, from which a model comes back faster than "
+        "from its files.",
+    )
 
 
 class TextEncoderOptions(ReplicaOptions):

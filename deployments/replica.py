@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from atelier.catalogue.entries import ModelEntry
 from atelier.core.status import Device
 from deployments.limits import ReplicaLimits, changed
 from deployments.logs import log_to_serve
@@ -14,11 +11,8 @@ from deployments.options import ReplicaOptions
 class Replica:
     """Base of deployments whose models run in one thread; Serve replaces a replica whose calls hang or all fail."""
 
-    def __init__(self, name: str, options: ReplicaOptions, models: Iterable[ModelEntry] = ()) -> None:
-        """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing.
-
-        `models` are the catalogue's models of which the replica will hold weights.
-        """
+    def __init__(self, name: str, options: ReplicaOptions) -> None:
+        """Start the thread that runs the models, named `name`. Raises RuntimeError if the device is missing."""
         from atelier.local.runtime import Runtime
         from deployments.accelerator import OwnDevice, placement
 
@@ -26,7 +20,7 @@ class Replica:
         self._limits = ReplicaLimits()
         place = placement(options)
         self._runtime = Runtime.start(name, place, num_threads=options.num_threads)
-        self._device = OwnDevice(place, models)
+        self._device = OwnDevice(place, self._runtime.host.status)
 
     def reconfigure(self, user_config: object) -> None:
         """Take the limits in `user_config`, with calls in progress."""

@@ -31,7 +31,7 @@ from atelier.core.errors import AtelierError, QueueFull, ReplicaDied, ReplicaLea
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.core.status import GraphStatus
+from atelier.core.status import GraphStatus, Holders
 from atelier.pipeline.stages import (
     Annotated,
     DecodedLatents,
@@ -147,6 +147,19 @@ class HandleStages:
     async def origin(self, stage: ModelStage) -> Origin:
         handle: DeploymentHandle = getattr(self._handles, stage)
         return await self._answer(handle.origin.remote())
+
+    async def load_model(self, model: str) -> Holders:
+        return await self._on_holders("load_model", model)
+
+    async def unload_model(self, model: str) -> Holders:
+        return await self._on_holders("unload_model", model)
+
+    async def _on_holders(self, method: str, model: str) -> Holders:
+        """Call a method of all replicas that hold models, which returns whether it holds this one afterwards."""
+        handles = (self._handles.text_encoder, self._handles.denoiser, self._handles.autoencoder)
+        calls = (self._answer(handle.broadcast(method, model).results_async()) for handle in handles)
+        answers = [is_held for of_deployment in await asyncio.gather(*calls) for is_held in of_deployment]
+        return Holders(num_holders=sum(answers), num_replicas=len(answers))
 
     async def metrics_text(self) -> str:
         """Return this process's metrics, with those of all Denoisers unless one does not answer within a second."""

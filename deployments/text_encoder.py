@@ -30,12 +30,20 @@ class TextEncoder(Replica):
         """Load the text encoders. Raises ModelUnavailable if a model's files are missing or corrupt."""
         from atelier.local.texts import TextEncoderStage
 
-        super().__init__("text-encoder", options, catalogue.models)
+        super().__init__("text-encoder", options)
         self._stage = TextEncoderStage.load(catalogue, self._runtime, max_cached_texts=options.max_cached_prompts)
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         """Encode a request's prompts. Raises InvalidParameter if a text is too long."""
         return await self._stage.encode_texts(model, prompts, reproducibility, encode=self._encode)
+
+    async def load_model(self, model: str) -> bool:
+        """Bring a model into memory, and return True. Raises ModelUnavailable."""
+        return await self._stage.load_model(model)
+
+    async def unload_model(self, model: str) -> bool:
+        """Take a model out of memory; return whether it is still there, because it is used."""
+        return await self._stage.unload_model(model)
 
     async def origin(self) -> Origin:
         """Return this replica's placement, and the weights of all its models."""

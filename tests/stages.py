@@ -13,7 +13,7 @@ from atelier.core.denoising import DenoiseEvent, DenoiseRequest, StepEvent
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.core.status import GraphStatus
+from atelier.core.status import GraphStatus, Holders
 from atelier.pipeline.stages import (
     Annotated,
     DecodedLatents,
@@ -106,6 +106,14 @@ class RecordingStages:
     async def origin(self, stage: ModelStage) -> Origin:
         self._record("origin", stage)
         return await self._stages.origin(stage)
+
+    async def load_model(self, model: str) -> Holders:
+        self._record("load_model", model)
+        return await self._stages.load_model(model)
+
+    async def unload_model(self, model: str) -> Holders:
+        self._record("unload_model", model)
+        return await self._stages.unload_model(model)
 
     async def metrics_text(self) -> str:
         return await self._stages.metrics_text()

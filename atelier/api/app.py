@@ -17,7 +17,19 @@ from atelier.api.document import DocumentedApp
 from atelier.api.error_handlers import install_error_handlers
 from atelier.api.host import Host
 from atelier.api.limits import BodyLimit
-from atelier.api.native import batches, cache, data, files, job_watching, jobs, loras, status, system, unbuilt
+from atelier.api.native import (
+    batches,
+    cache,
+    data,
+    files,
+    job_watching,
+    jobs,
+    loras,
+    model_memory,
+    status,
+    system,
+    unbuilt,
+)
 from atelier.api.native import images as native_images
 from atelier.api.native.job_answers import ended_job
 from atelier.api.openai import images as openai_images
@@ -56,6 +68,8 @@ def _build_routes() -> FastAPI:
         batches.router,
         cache.router,
         data.router,
+        # Before OpenAI's routes, whose model ids may have any path.
+        model_memory.router,
         models.router,
         loras.router,
         status.router,

@@ -33,6 +33,14 @@ class Gpu:
         return replace(self, used_bytes=None, free_bytes=None, utilization_percent=None, temperature_c=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """How many replicas have a model in memory; a text encoder, a UNet and a VAE are in replicas of three kinds."""
+
+    num_holders: int
+    num_replicas: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """The device that a replica runs on, and the models that it holds."""
@@ -43,7 +51,7 @@ class Device:
     node: str
     #: None on the CPU.
     gpu: Gpu | None
-    #: Ids of the catalogue's models of which it holds weights.
+    #: Ids of the base models of which it has a part in memory.
     models: tuple[str, ...]
 
     def without_numbers(self) -> Device:
@@ -81,7 +89,7 @@ class GraphStatus:
     #: Empty if nothing is known of the graph.
     services: tuple[Service, ...]
     gpus: tuple[UsedGpu, ...]
-    #: Ids of the catalogue's models that any replica holds, in alphabetical order.
+    #: Ids of the base models that any replica has in memory, in alphabetical order.
     models: tuple[str, ...]
     #: Whether the device of every running replica is known.
     is_complete: bool

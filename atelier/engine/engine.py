@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from atelier.engine.request import BatchKey, Emit, Event, RunningRequest, Submit
 from atelier.engine.runners import Runners
 from atelier.engine.step_times import StepTimes
 from atelier.models.failures import Failures
+from atelier.models.host import HostStatus
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +182,18 @@ class Engine:
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device."""
         return self._runners.resident_loras()
+
+    def load_model(self, model: str) -> Future[None]:
+        """Bring a model into memory. Raises ModelNotFound; the future raises ModelUnavailable."""
+        return self._runners.bring(model)
+
+    def unload_model(self, model: str) -> bool:
+        """Take a model out of memory; return whether it is still there, because it is used."""
+        return self._runners.unload(model)
+
+    def memory(self) -> HostStatus:
+        """Return which UNets and ControlNets are in memory."""
+        return self._runners.memory()
 
     def origin(self) -> Origin:
         """Return the engine's place, and the weights of the UNets and ControlNets that this process has loaded."""

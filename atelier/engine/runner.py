@@ -106,6 +106,10 @@ class Runner:
         config = {name: value for name, value in self.module.config.items() if not name.startswith("_")}
         return json.dumps(config, sort_keys=True, default=str)
 
+    def bring(self) -> None:
+        """Bring the UNet to the device, where it stays until others need its place."""
+        self._unet.bring()
+
     @property
     def bring_s(self) -> float:
         """Seconds until the UNet is on the device; 0 if it is there."""

@@ -23,7 +23,7 @@ from atelier.engine.runner import Runner
 from atelier.engine.side_by_side import SideBySide
 from atelier.engine.splits import Splits
 from atelier.families.family import LoadedAdapters, Part
-from atelier.models.host import ModelHost
+from atelier.models.host import HostStatus, ModelHost
 from atelier.models.loading import Placement
 from atelier.models.sources import unet_source
 
@@ -83,6 +83,15 @@ class Runners:
                 made = self._made[model] = self._making.submit(self._make, entry)
             return made
 
+    def bring(self, model: str) -> Future[None]:
+        """Return a future of a model's UNet on the device. Called in any thread. Raises what `prepare` raises."""
+        made = self.prepare(model)
+        return self._making.submit(lambda: made.result().bring())
+
+    def unload(self, model: str) -> bool:
+        """Take a model's UNet out of memory; return whether it is still there, because it is used."""
+        return self._host.unload(_unet_name(model))
+
     def runner(self, model: str) -> Runner:
         """Return a model's runner, ready to take steps; an unknown architecture is measured first.
 
@@ -105,20 +114,28 @@ class Runners:
         hashes = dict(self._transport.weights)
         for model, made in list(self._made.items()):
             if made.done() and made.exception() is None:
-                hashes[f"{model}/unet"] = made.result().weights_hash
+                hashes[_unet_name(model)] = made.result().weights_hash
         return hashes
+
+    def memory(self) -> HostStatus:
+        """Return which UNets and ControlNets are in memory. Called in any thread."""
+        return self._host.status()
 
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device, of all models. Called in any thread."""
         return self._adapters.resident()
 
     def _make(self, entry: ModelEntry) -> Runner:
-        unet = self._host.add(f"{entry.id}/unet", unet_source(entry, self._placement))
+        unet = self._host.add(_unet_name(entry.id), unet_source(entry, self._placement))
         return Runner(entry, self._placement, unet, self._transport, self._side_by_side)
 
     def _modules(self, model: str) -> Mapping[Part, torch.nn.Module]:
         """Return the module that LoRAs of a model change; its weights need not be there."""
         return {"unet": self.prepare(model).result().module}
+
+
+def _unet_name(model: str) -> str:
+    return f"{model}/unet"
 
 
 def load_runners(

@@ -56,6 +56,14 @@ class TextEncoders(Protocol):
     @property
     def weights_hash(self) -> str: ...
 
+    def bring(self) -> None:
+        """Bring the weights to the device."""
+        ...
+
+    def unload(self) -> bool:
+        """Take the weights out of memory; return whether they are still there, because they are used."""
+        ...
+
     def check_length(self, text: Text) -> None:
         """Raise InvalidParameter if the text is longer than the encoders read."""
         ...

@@ -40,6 +40,15 @@ class AutoencoderStage:
         pixels = await self._runtime.thread.run_async(lambda: autoencoder.decode_latents(latents))
         return DecodedLatents(pixels, self._origin(model, autoencoder))
 
+    async def load_model(self, model: str) -> bool:
+        """Bring a model's VAE into memory, and return True. Raises ModelUnavailable."""
+        await self._autoencoders.bring(model)
+        return True
+
+    async def unload_model(self, model: str) -> bool:
+        """Take a model's VAE out of memory; return whether they are still there."""
+        return await self._autoencoders.unload(model)
+
     def origin(self) -> Origin:
         """Return the placement, and the weights of all VAEs that were loaded."""
         weights = {f"{model}/vae": vae.weights_hash for model, vae in self._autoencoders.made.items()}

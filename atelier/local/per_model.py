@@ -1,14 +1,27 @@
-"""What a stage has for each model, such as its VAE, made in the stage's thread when the model is needed first."""
+"""What a stage has for each model, such as its VAE: made in the stage's thread when the model is needed first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from atelier.catalogue.entries import ModelEntry
 from atelier.models.thread import ModelThread
 
-T = TypeVar("T")
+
+class Unloadable(Protocol):
+    """Holds modules in a ModelHost."""
+
+    def bring(self) -> None:
+        """Bring the modules to the device."""
+        ...
+
+    def unload(self) -> bool:
+        """Take the modules out of memory; return whether they are still there, because they are used."""
+        ...
+
+
+T = TypeVar("T", bound=Unloadable)
 
 
 class PerModel(Generic[T]):
@@ -40,6 +53,16 @@ class PerModel(Generic[T]):
             return self._made[model]
         entry = self._find(model)
         return await self._thread.run_async(lambda: self._once(entry))
+
+    async def bring(self, model: str) -> None:
+        """Bring a model into memory. Raises what `get` raises."""
+        of_model = await self.get(model)
+        await self._thread.run_async(of_model.bring)
+
+    async def unload(self, model: str) -> bool:
+        """Take a model out of memory, between two calls; return whether it is still there."""
+        of_model = self._made.get(model)
+        return of_model is not None and await self._thread.run_async(of_model.unload)
 
     def _once(self, entry: ModelEntry) -> T:
         if entry.id not in self._made:

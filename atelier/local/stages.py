@@ -16,7 +16,7 @@ from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.core.status import Device, GraphStatus, Service, used_gpus
+from atelier.core.status import Device, GraphStatus, Holders, Service, used_gpus
 from atelier.engine.engine import Engine, EngineSettings
 from atelier.local.denoising import event_stream, new_engine
 from atelier.local.images import AnnotatorStage, AutoencoderStage, UpscalerStage
@@ -59,7 +59,6 @@ class LocalStages:
         """Load and warm up every model, in seconds or minutes. Raises ModelUnavailable."""
         self._runtime = runtime = Runtime.start("models", placement, num_threads=1)
         self._gpu = GpuReader(placement.device)
-        self._models = tuple(entry.id for entry in catalogue.models)
         self._text_encoder = TextEncoderStage.load(catalogue, runtime)
         self._annotator = AnnotatorStage.load(catalogue, runtime)
         self._autoencoder = AutoencoderStage(catalogue, runtime)
@@ -110,6 +109,20 @@ class LocalStages:
         }
         return holders[stage].origin()
 
+    async def load_model(self, model: str) -> Holders:
+        await self._text_encoder.load_model(model)
+        await self._autoencoder.load_model(model)
+        await asyncio.wrap_future(self.engine.load_model(model))
+        return Holders(num_holders=3, num_replicas=3)
+
+    async def unload_model(self, model: str) -> Holders:
+        held = [
+            await self._text_encoder.unload_model(model),
+            await self._autoencoder.unload_model(model),
+            self.engine.unload_model(model),
+        ]
+        return Holders(num_holders=sum(held), num_replicas=3)
+
     async def metrics_text(self) -> str:
         status = self.engine.status()
         return (
@@ -124,12 +137,14 @@ class LocalStages:
 
     async def status(self) -> GraphStatus:
         """Return the state of the stages as if each were a deployment with one replica."""
-        device = Device(replica=_NODE, node=_NODE, gpu=await asyncio.to_thread(self._gpu.read), models=self._models)
+        memory = (self._runtime.host.status(), self.engine.memory())
+        models = tuple(sorted({model for of_host in memory for model in of_host.models}))
+        device = Device(replica=_NODE, node=_NODE, gpu=await asyncio.to_thread(self._gpu.read), models=models)
         failures = dict.fromkeys(_IN_THREAD, _failure(self._runtime.thread)) | {_IN_ENGINE: _failure(self.engine)}
         return GraphStatus(
             services=tuple(_service(name, failure) for name, failure in failures.items()),
             gpus=used_gpus((name, device) for name in failures),
-            models=tuple(sorted(self._models)),
+            models=models,
             is_complete=True,
         )
 

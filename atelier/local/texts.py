@@ -108,6 +108,15 @@ class TextEncoderStage:
         weights |= {f"{lora.id}/text_encoders": adapter.weights_hash for lora, adapter in adapters.items()}
         return EncodedTexts(conditioning, self._runtime.origin(weights))
 
+    async def load_model(self, model: str) -> bool:
+        """Bring a model's text encoders into memory, and return True. Raises ModelUnavailable."""
+        await self._encoders.bring(model)
+        return True
+
+    async def unload_model(self, model: str) -> bool:
+        """Take a model's text encoders out of memory; return whether they are still there."""
+        return await self._encoders.unload(model)
+
     def origin(self) -> Origin:
         """Return the placement, and the weights of all text encoders that were loaded."""
         made = self._encoders.made

@@ -33,6 +33,14 @@ class Autoencoder:
             shape = (1, vae.config.latent_channels, size.latent_height, size.latent_width)
             self.encode_latents(self.decode_latents(np.zeros(shape, dtype=np.float32)))
 
+    def bring(self) -> None:
+        """Bring the weights to the device."""
+        self._vae.bring()
+
+    def unload(self) -> bool:
+        """Take the weights out of memory; return whether they are still there, because they are used."""
+        return self._vae.unload()
+
     @torch.inference_mode()
     def encode_latents(self, pixels: Pixels) -> tuple[Floats, Floats]:
         """Encode images [images, height, width, 3], whose sides are multiples of 8.

@@ -27,6 +27,8 @@ from atelier.models.weights import Weights, tensors_of
 M = TypeVar("M", bound=torch.nn.Module)
 Tensors = Sequence[torch.Tensor]
 
+#: Parts of base models, which end the names of their modules.
+_PARTS = ("text_encoders", "unet", "vae")
 #: Time that a lease waits for others to end. They last as long as a call of a model.
 _MAX_WAIT_S = 60.0
 #: Time that bringing a module is taken to need before it was measured.
@@ -62,6 +64,12 @@ class HostStatus:
     num_brought: int
     num_loaded: int
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Ids of the base models of which a part is on the device."""
+        parts = (name.rpartition("/") for name in self.resident)
+        return tuple(sorted({model for model, _, part in parts if part in _PARTS}))
+
 
 class HostedModule(Generic[M]):
     """A module of a ModelHost. Thread-safe."""
@@ -92,6 +100,15 @@ class HostedModule(Generic[M]):
             yield self._module
         finally:
             self._host.end_use(self)
+
+    def bring(self) -> None:
+        """Bring the module to the device, where it stays until others need its place. Raises what `lease` raises."""
+        with self.lease():
+            pass
+
+    def unload(self) -> bool:
+        """Take the module out of memory; return whether it is still there, because it is used."""
+        return self._host.unload(self.name)
 
     @property
     def bring_s(self) -> float:
@@ -181,14 +198,13 @@ class ModelHost:
                 self._changed.notify_all()
 
     def unload(self, name: str) -> bool:
-        """Take a module off the device and out of host memory; return False if it is not there or in use."""
+        """Take a module out of memory; return whether it is still on the device, because it is used."""
         with self._changed:
+            is_used = name in self._ledger and self._ledger.is_used(name)
+            if name in self._ledger and not is_used:
+                self._evict(name)
             self._copies.pop(name, None)
-            if name not in self._ledger or self._ledger.is_used(name):
-                return False
-            self._evict(name)
-            self._copies.pop(name, None)
-            return True
+            return is_used
 
     def status(self) -> HostStatus:
         """Return what is on the device and in host memory now."""

@@ -16,7 +16,7 @@ from atelier.core.denoising import DenoiseEvent, DenoiseRequest
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
-from atelier.core.status import GraphStatus
+from atelier.core.status import GraphStatus, Holders
 
 #: The deployments that hold models.
 ModelStage = Literal["text_encoder", "annotator", "denoiser", "autoencoder", "upscaler"]
@@ -99,6 +99,14 @@ class Stages(Protocol):
 
     async def origin(self, stage: ModelStage) -> Origin:
         """Return the placement of a stage, and the weights of all models that it holds; LoRAs are not among them."""
+        ...
+
+    async def load_model(self, model: str) -> Holders:
+        """Bring a model into the memory of all replicas that run a part of it. Raises ModelUnavailable."""
+        ...
+
+    async def unload_model(self, model: str) -> Holders:
+        """Take a model out of the memory of all replicas, apart from those that use it now."""
         ...
 
     async def metrics_text(self) -> str:

@@ -6,7 +6,7 @@ A step takes a second and advances every request of its lane.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -39,10 +39,18 @@ class _Item:
 class _Machine:
     """Runs requests in a queue, and checks what must hold at any time."""
 
-    def __init__(self, items: Sequence[_Item]) -> None:
+    def __init__(self, items: Sequence[_Item], *, bring_s: float = 0.0) -> None:
+        """Memory has room for one model, which is a key; bringing another takes `bring_s`."""
+        self._bring_s = bring_s
+        self._in_memory: Hashable = None
+        self.num_switches = 0
         self._coming = sorted(items, key=lambda item: item.submitted_s)
         self._left = {item.request_id: item.num_steps for item in items}
-        self._queue: Queue[_Item] = Queue(max_waiting=10_000, max_cost=_MAX_COST)
+        self._queue: Queue[_Item] = Queue(
+            max_waiting=10_000,
+            max_cost=_MAX_COST,
+            bring_s=lambda model: 0.0 if model == self._in_memory else self._bring_s,
+        )
         self._running: dict[RequestId, _Item] = {}
         self._parked: set[RequestId] = set()
         self.now_s = 0
@@ -77,6 +85,8 @@ class _Machine:
         assert (lane is None) == (not self._running)
         if lane is None:
             return
+        self.num_switches += lane.key != self._in_memory
+        self._in_memory = lane.key
         self._queue.took(lane, 1.0)
         self.had_s[lane.priority] += 1
         members = [item for item in self._running.values() if lane_of(item) == lane]
@@ -182,3 +192,14 @@ def test_requests_of_one_key_and_cost_meet_their_deadlines_if_the_earliest_first
     if all(expected[item.request_id] <= item.deadline_s for item in items):
         ours = _Machine(items).run()
         assert all(ours[item.request_id] <= item.deadline_s for item in items)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=_MAX_COST), st.floats(0.01, 2))
+def test_switching_models_takes_a_small_share_of_the_time_and_nobody_starves(keys: list[str], bring_s: float) -> None:
+    """All run at once and none leaves before the end. A standard request has a weight of four."""
+    items = [_Item(RequestId(f"req_{index}"), 0, 400, key=key) for index, key in enumerate(keys)]
+    machine = _Machine(items, bring_s=bring_s)
+    assert set(machine.run()) == {item.request_id for item in items}
+    lane_s = 400
+    of_a_turn = 10 * bring_s
+    assert machine.num_switches <= len(set(keys)) * (1 + lane_s / of_a_turn)

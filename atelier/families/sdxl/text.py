@@ -66,6 +66,14 @@ class TextEncoders:
         """Both text encoders, by the names that LoRAs have for them; their weights may be elsewhere."""
         return self._modules
 
+    def bring(self) -> None:
+        """Bring the weights to the device."""
+        self._encoders.bring()
+
+    def unload(self) -> bool:
+        """Take the weights out of memory; return whether they are still there, because they are used."""
+        return self._encoders.unload()
+
     @torch.inference_mode()
     def encode(self, texts: Sequence[Text], adapters: Sequence[Sequence[WeightedAdapter]] = ()) -> list[TextEmbeds]:
         """Encode texts in one batch; the embeddings are in the order of the texts.

@@ -55,6 +55,8 @@ async def test_every_built_route_is_in_the_document(http: httpx2.AsyncClient) ->
         "POST /generate-image",
         "GET /models",
         "DELETE /v1/data",
+        "POST /v1/models/{model_id}/load",
+        "POST /v1/models/{model_id}/unload",
         "GET /api/cache/stats",
         "POST /api/cache/clear",
         "POST /enhance-media",

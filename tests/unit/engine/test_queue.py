@@ -160,3 +160,52 @@ def test_a_class_has_a_bound_of_its_own(priority: Priority) -> None:
         queue.submit(_Item("one more", priority=priority))
     queue.admit()
     queue.submit(_Item("one more", priority=priority))
+
+
+def _switching(*items: _Item, bring_s: dict[str, float], max_cost: float = 8) -> Queue[_Item]:
+    """A queue whose keys begin with their model; `bring_s` are the times of the models that are not in memory."""
+    queue: Queue[_Item] = Queue(
+        max_waiting=100,
+        max_cost=max_cost,
+        model_of=lambda key: str(key)[0],
+        bring_s=lambda model: bring_s.get(str(model), 0.0),
+    )
+    for item in items:
+        queue.submit(item)
+    return queue
+
+
+def test_requests_of_models_in_memory_are_admitted_first() -> None:
+    queue = _switching(_Item("a", key="x"), _Item("b", key="y"), bring_s={"x": 0.1}, max_cost=1)
+    assert _names(queue.admit()) == ("b", "")
+
+
+def test_a_model_is_brought_when_its_request_is_due_ten_times_the_switch_before_the_others() -> None:
+    def admitted(due_s: float) -> str:
+        queue = _switching(_Item("a", key="x"), _Item("b", due_s=due_s, key="y"), bring_s={"x": 0.1}, max_cost=1)
+        return _names(queue.admit())[0]
+
+    assert admitted(0.9) == "b"
+    assert admitted(1.1) == "a"
+
+
+def test_requests_of_a_model_that_is_to_be_brought_come_together() -> None:
+    items = [_Item("a", key="x1"), _Item("b", due_s=0.5, key="y"), _Item("c", due_s=0.7, key="x2")]
+    queue = _switching(*items, bring_s={"x": 0.1, "y": 0.1}, max_cost=2)
+    assert _names(queue.admit()) == ("ac", "")
+
+
+def test_a_lane_whose_model_is_not_in_memory_waits_for_ten_times_the_switch() -> None:
+    bring_s = {"x": 0.11}
+    queue = _switching(_Item("a", key="x"), _Item("b", key="y"), bring_s=bring_s)
+    queue.admit()
+    taken = []
+    for _ in range(8):
+        lane = queue.next_lane()
+        assert lane is not None
+        taken.append(lane.key)
+        queue.took(lane, 1.0)
+        bring_s.clear()
+        bring_s["x" if lane.key == "y" else "y"] = 0.11
+    # Each lane catches up with the other, then gets ahead of it by 1.1 seconds.
+    assert "".join(map(str, taken)) == "yyxxxxyy"

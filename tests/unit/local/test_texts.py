@@ -32,6 +32,11 @@ class _RecordingEncoders:
         self.modules: Mapping[Part, torch.nn.Module] = {}
         self.calls: list[list[str]] = []
 
+    def bring(self) -> None: ...
+
+    def unload(self) -> bool:
+        return False
+
     def check_length(self, text: Text) -> None:
         if text == _LONG:
             raise InvalidParameter("too long", param="prompt")

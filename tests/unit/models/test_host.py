@@ -190,8 +190,8 @@ def test_an_unloaded_module_is_nowhere_until_it_is_needed(disk: _Disk) -> None:
     [module] = _added(host, disk, "a")
     _run(module)
     with module.lease():
-        assert not host.unload("a")
-    assert host.unload("a")
+        assert host.unload("a")
+    assert not host.unload("a")
     assert not host.unload("a")
     assert (host.status().device_bytes, host.status().host_bytes) == (0, 0)
     _run(module)
