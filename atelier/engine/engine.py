@@ -105,6 +105,7 @@ class Engine:
         self._queue: Queue[Submitted] = Queue(
             max_waiting=settings.max_waiting, max_cost=settings.max_rows, model_of=_model_of, bring_s=self._bring_s
         )
+        self._limits = (settings.max_waiting, settings.max_rows)
         self._cancelled: set[RequestId] = set()
         self._step_times = StepTimes()
         self._is_open = True
@@ -159,7 +160,14 @@ class Engine:
     def set_limits(self, *, max_waiting: int, max_rows: int) -> None:
         """Change these settings; requests that wait or run stay."""
         with self._changed:
-            self._queue.set_limits(max_waiting=max_waiting, max_cost=max_rows)
+            self._limits = (max_waiting, max_rows)
+        self._bound_queue()
+
+    def _bound_queue(self) -> None:
+        """Let no more rows run than the limits and memory allow."""
+        with self._changed:
+            max_waiting, max_rows = self._limits
+            self._queue.set_limits(max_waiting=max_waiting, max_cost=min(max_rows, self._runners.max_rows))
 
     def status(self) -> EngineStatus:
         """Return the engine's present counts."""
@@ -223,6 +231,7 @@ class Engine:
         try:
             torch.set_num_threads(self._settings.num_threads)
             self._runners = self._load()
+            self._bound_queue()
         except BaseException as error:
             self._load_error = error
             return
@@ -297,6 +306,7 @@ class Engine:
     def _join(self, submitted: Submitted) -> None:
         """Let a request take part in its batch's steps, from the beginning or from where it was parked."""
         runner, lane = self._runners.runner(submitted.key.model), lane_of(submitted)
+        self._bound_queue()
         request = self._parked.pop(submitted.request_id, None)
         if request is None:
             request = runner.begin(submitted, self._place)

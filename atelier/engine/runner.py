@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,12 +41,25 @@ from atelier.families.family import (
 from atelier.models.hashes import weights_hash
 from atelier.models.host import HostedModule
 from atelier.models.loading import Placement, load_scheduler
+from atelier.models.peak import peak_bytes
 
 #: With guidance.
 _ROWS_OF_ONE_IMAGE = 2
+#: As many as the slots of a batch begin with.
+_MEASURED_ROWS = 8
 
 _EncodeHalf = Callable[[torch.Tensor, torch.Tensor, Conditions], Encoded]
 _DecodeHalf = Callable[[Encoded, Conditions], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCosts:
+    """What steps of an architecture take, measured on this machine."""
+
+    #: Into how many calls steps are split.
+    splits: Splits
+    #: Memory that each row takes besides the weights, divided by the pixels of its image.
+    row_bytes_per_pixel: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +99,8 @@ class Runner:
         self._unet = unet
         self._transport = transport
         self._side_by_side = side_by_side
-        #: Into how many calls steps are split; None until it was measured.
-        self.splits: Splits | None = None
+        #: What steps take; None until it was measured.
+        self.costs: StepCosts | None = None
         with unet.lease() as module:
             #: The UNet, whose weights are there only while it is leased.
             self.module = module
@@ -109,6 +123,17 @@ class Runner:
     def bring(self) -> None:
         """Bring the UNet to the device, where it stays until others need its place."""
         self._unet.bring()
+
+    @property
+    def row_bytes(self) -> float:
+        """Number of bytes that a row of the default size takes besides the weights; 0 if there is no budget."""
+        assert self.costs is not None
+        return self.costs.row_bytes_per_pixel * self._entry.defaults.size.num_pixels
+
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes of the UNet."""
+        return self._unet.num_bytes
 
     @property
     def bring_s(self) -> float:
@@ -169,12 +194,22 @@ class Runner:
 
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
         """Return an empty batch for requests with this key, of a model that has been warmed up."""
-        assert self.splits is not None
-        return Batch(key, self.family, exact_width=exact_width, splits=self.splits)
+        assert self.costs is not None
+        return Batch(key, self.family, exact_width=exact_width, splits=self.costs.splits)
 
     @torch.inference_mode()
     def step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
-        """Take the next step of every request, each at its own timestep. If it fails, no request has taken it."""
+        """Take the next step of every request, each at its own timestep. If it fails, no request has taken it.
+
+        Raises ModelUnavailable if memory has no room for the activations of so many rows.
+        """
+        num_rows = sum(len(call.image) for call in packed.calls)
+        num_pixels = requests[0].request.pass_.size.num_pixels
+        num_bytes = 0 if self.costs is None else math.ceil(self.costs.row_bytes_per_pixel * num_rows * num_pixels)
+        with self._unet.lease(), self._unet.beside(num_bytes):
+            self._step(requests, packed)
+
+    def _step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
         numbers = numbers_of_step(requests)
         latents = torch.cat([request.latents for request in requests])
         noise_pred = self._predict(requests, packed, numbers[C_IN] * latents, numbers[TIMESTEP].flatten())
@@ -287,8 +322,8 @@ class Runner:
             latents = noise * schedule.init_noise_sigma
         return latents, InpaintState(x0=x0, noise=noise, mask=torch.tensor(init_image.mask, device=device))
 
-    def warm_up(self) -> Splits:
-        """Take steps at the default size, as most requests have it, and return the splits that are fastest."""
+    def warm_up(self) -> StepCosts:
+        """Take steps at the default size, as most requests have it, and return what they take."""
         new_batch = functools.cache(self._new_warm_up_batch)
 
         def step(num_rows: int, num_calls: int) -> None:
@@ -297,7 +332,23 @@ class Runner:
 
         for _ in range(2):
             step(_ROWS_OF_ONE_IMAGE, 1)
-        return fastest_splits(step, 1 if self._side_by_side is None else torch.get_num_threads())
+        splits = fastest_splits(step, 1 if self._side_by_side is None else torch.get_num_threads())
+        return StepCosts(splits=splits, row_bytes_per_pixel=self._row_bytes_per_pixel())
+
+    def _row_bytes_per_pixel(self) -> float:
+        """Measure the memory of a request and its steps by its rows; they take it in proportion to their pixels.
+
+        Returns 0 where there is no budget.
+        """
+        if self._placement.memory.device_bytes == math.inf:
+            return 0.0
+
+        def step() -> None:
+            batch = self._new_warm_up_batch(_MEASURED_ROWS, 1)
+            self.step(batch.requests, batch.packed)
+
+        num_bytes = peak_bytes(step, self._placement.device)
+        return num_bytes / _MEASURED_ROWS / self._entry.defaults.size.num_pixels
 
     def _new_warm_up_batch(self, num_rows: int, num_calls: int) -> Batch:
         """Return a batch with one guided request of so many rows, split into so many calls."""

@@ -6,6 +6,7 @@ is to bring the weights to the device, whenever other models have taken their pl
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,9 +20,8 @@ from atelier.catalogue.loras import LoraLibrary
 from atelier.control.transports import InOrder, Transport
 from atelier.core.denoising import DenoiseRequest
 from atelier.engine.request import Emit, Submitted, plain_cost
-from atelier.engine.runner import Runner
+from atelier.engine.runner import Runner, StepCosts
 from atelier.engine.side_by_side import SideBySide
-from atelier.engine.splits import Splits
 from atelier.families.family import LoadedAdapters, Part
 from atelier.models.host import HostStatus, ModelHost
 from atelier.models.loading import Placement
@@ -58,8 +58,9 @@ class Runners:
         self._making = ThreadPoolExecutor(1, "runners", initializer=torch.set_num_threads, initargs=(1,))
         self._lock = threading.Lock()
         self._made: dict[str, Future[Runner]] = {}
-        #: The fastest splits, by the UNet's architecture.
-        self._splits: dict[str, Splits] = {}
+        #: By the UNet's architecture.
+        self._costs: dict[str, StepCosts] = {}
+        self._measured: list[Runner] = []
 
     def submitted(self, request: DenoiseRequest, emit: Emit, now_s: float = 0.0) -> Submitted:
         """Return a request as it waits, with its model and LoRAs, which are loaded from now on. Called in any thread.
@@ -98,10 +99,20 @@ class Runners:
         Raises ModelUnavailable if the model cannot be loaded.
         """
         runner = self.prepare(model).result()
-        if runner.splits is None:
-            known = self._splits.get(runner.architecture)
-            runner.splits = self._splits[runner.architecture] = runner.warm_up() if known is None else known
+        if runner.costs is None:
+            known = self._costs.get(runner.architecture)
+            runner.costs = self._costs[runner.architecture] = runner.warm_up() if known is None else known
+            self._measured.append(runner)
         return runner
+
+    @property
+    def max_rows(self) -> float:
+        """Number of rows, of its model's default size, that memory has room for beside any UNet that was measured."""
+        return min((self._max_rows(runner) for runner in self._measured), default=math.inf)
+
+    def _max_rows(self, runner: Runner) -> float:
+        row_bytes = runner.row_bytes
+        return (self._placement.memory.device_bytes - runner.num_bytes) / row_bytes if row_bytes else math.inf
 
     def bring_s(self, model: str) -> float:
         """Return how long it takes until a model's weights are on the device; 0 if they are there."""

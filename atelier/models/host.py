@@ -11,8 +11,9 @@ import itertools
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -29,8 +30,8 @@ Tensors = Sequence[torch.Tensor]
 
 #: Parts of base models, which end the names of their modules.
 _PARTS = ("text_encoders", "unet", "vae")
-#: Time that a lease waits for others to end. They last as long as a call of a model.
-_MAX_WAIT_S = 60.0
+#: Time that a lease waits for those of other threads to end. They last as long as a call of a model.
+_MAX_WAIT_S = 20.0
 #: Time that bringing a module is taken to need before it was measured.
 _UNMEASURED_S = 1.0
 
@@ -101,6 +102,10 @@ class HostedModule(Generic[M]):
         finally:
             self._host.end_use(self)
 
+    def beside(self, num_bytes: int) -> AbstractContextManager[None]:
+        """Return a context in which the device keeps room for activations, for calls of this module."""
+        return self._host.reserve(num_bytes)
+
     def bring(self) -> None:
         """Bring the module to the device, where it stays until others need its place. Raises what `lease` raises."""
         with self.lease():
@@ -168,6 +173,8 @@ class ModelHost:
         self._ledger = Ledger(placement.memory.device_bytes)
         self._copies: LRUCache[str, Tensors] = LRUCache(placement.memory.host_bytes, getsizeof=_size)
         self._hosted: dict[str, HostedModule[torch.nn.Module]] = {}
+        #: Number of uses, by the thread that began them.
+        self._users: Counter[int] = Counter()
         self._num_brought = self._num_loaded = 0
         self._reservations = itertools.count()
 
@@ -188,12 +195,12 @@ class ModelHost:
         with self._changed:
             self._make_room(name, num_bytes)
             self._ledger.hold(name, num_bytes)
-            self._ledger.use(name)
+            self._begin_use(name)
         try:
             yield
         finally:
             with self._changed:
-                self._ledger.end_use(name)
+                self._end_use(name)
                 self._ledger.drop(name)
                 self._changed.notify_all()
 
@@ -231,26 +238,26 @@ class ModelHost:
         name, source = hosted.name, hosted.source
         with self._changed:
             if name in self._ledger:
-                self._ledger.use(name)
+                self._begin_use(name)
                 return True, None
             # On the CPU a copy becomes the module's tensors. Taken out first, it makes no room for those that leave.
             copy = self._copies.pop(name, None) if self._device == "cpu" else self._copies.get(name)
             num_bytes = hosted.num_bytes
             self._make_room(name, num_bytes, is_exclusive=source.is_exclusive)
             self._ledger.hold(name, num_bytes, can_leave=not source.is_kept, is_exclusive=source.is_exclusive)
-            self._ledger.use(name)
+            self._begin_use(name)
             return False, copy
 
     def end_use(self, hosted: HostedModule[M]) -> None:
         """End a use of a module, which stays until its place is needed."""
         with self._changed:
-            self._ledger.end_use(hosted.name)
+            self._end_use(hosted.name)
             self._changed.notify_all()
 
     def give_up(self, hosted: HostedModule[M]) -> None:
         """End a use of a module that could not be brought, and free its room."""
         with self._changed:
-            self._ledger.end_use(hosted.name)
+            self._end_use(hosted.name)
             self._ledger.drop(hosted.name)
             self._changed.notify_all()
 
@@ -268,14 +275,25 @@ class ModelHost:
                 self._copies[hosted.name] = tensors
         return [tensor.to(self._device, non_blocking=True) for tensor in tensors]
 
+    def _begin_use(self, name: str) -> None:
+        self._ledger.use(name)
+        self._users[threading.get_ident()] += 1
+
+    def _end_use(self, name: str) -> None:
+        self._ledger.end_use(name)
+        self._users[threading.get_ident()] -= 1
+
     def _make_room(self, name: str, num_bytes: int, *, is_exclusive: bool = False) -> None:
         """Let modules leave until so many bytes fit; wait for others to be no longer in use."""
 
         def leavers() -> list[str] | None:
             return self._ledger.leavers(num_bytes, is_exclusive=is_exclusive)
 
-        can_ever_fit = num_bytes <= self._ledger.max_bytes
-        if not can_ever_fit or not self._changed.wait_for(lambda: leavers() is not None, _MAX_WAIT_S):
+        # What this thread itself uses is not given back while it waits.
+        fits = leavers() is not None
+        if not fits and any(num for thread, num in self._users.items() if thread != threading.get_ident()):
+            fits = self._changed.wait_for(lambda: leavers() is not None, _MAX_WAIT_S)
+        if not fits:
             raise ModelUnavailable(
                 f"{name!r} takes {_mib(num_bytes)}, but {_mib(self._ledger.num_bytes)} of the budget of "
                 f"{_mib(self._ledger.max_bytes)} are in use. Raise `memory_gib` of this deployment."

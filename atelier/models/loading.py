@@ -7,6 +7,7 @@ transformers, which take seconds, only if they need them: most replicas need one
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
         CLIPTokenizer,
         PreTrainedModel,
     )
+
+#: Held while a library loads a model: both replace functions of PyTorch meanwhile, for all threads.
+_LOADING = threading.RLock()
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -187,7 +191,9 @@ def _folder(model: str, files: Files, *parts: Part) -> Iterator[str]:
     """
     source = Source(entry=f"Model {model!r}", files=files, parts=parts)
     try:
-        yield str(_available(source))
+        folder = str(_available(source))
+        with _LOADING:
+            yield folder
     except (OSError, ValueError, HfHubHTTPError, SafetensorError) as error:
         advice = (
             "Check that the folder holds a diffusers model in safetensors."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from atelier.core.conditioning import Floats
 from atelier.core.denoising import DenoiseRequest, RequestId
 from atelier.core.errors import ModelUnavailable
 from atelier.core.sampling import Reproducibility
-from atelier.engine.engine import Engine
+from atelier.engine.engine import Engine, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runners import load_runners
 from atelier.models.host import ModelHost
@@ -27,6 +29,8 @@ from atelier.models.sources import unet_source
 from tests.engines import SETTINGS, WAIT_S, run_together
 from tests.small_models import CPU
 
+#: About the bytes that a row takes besides the weights, and a little more than two calls of `exact` requests take.
+_ROW_BYTES, _BATCH_BYTES = 256_000, 2_200_000
 _WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -49,15 +53,23 @@ def models(small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory)
     )
 
 
-def _engine(models: Catalogue, num_models: float) -> tuple[Engine, ModelHost]:
-    """An engine with a budget for so many UNets, and their host."""
-    unet_bytes = unet_source(models.models[0], CPU).num_bytes()
-    placement = Placement("cpu", "float32", Memory(device_bytes=int(num_models * unet_bytes)))
+def _engine(
+    models: Catalogue, budget_bytes: float, *, observe: Callable[[StepReport], None] = lambda _: None
+) -> tuple[Engine, ModelHost]:
+    """An engine with a budget, and the host of its UNets."""
+    placement = Placement("cpu", "float32", Memory(device_bytes=budget_bytes))
     host = ModelHost(placement)
     engine = Engine(
-        lambda: load_runners(models.models, placement, find=models.model, host=host), SETTINGS, place="here"
+        lambda: load_runners(models.models, placement, find=models.model, host=host),
+        SETTINGS,
+        place="here",
+        observe=observe,
     )
     return engine, host
+
+
+def _unet_bytes(models: Catalogue) -> int:
+    return unet_source(models.models[0], CPU).num_bytes()
 
 
 def _requests(models: Catalogue, request: DenoiseRequest, reproducibility: Reproducibility) -> list[DenoiseRequest]:
@@ -70,7 +82,7 @@ def _requests(models: Catalogue, request: DenoiseRequest, reproducibility: Repro
 
 
 def _alone(models: Catalogue, request: DenoiseRequest) -> Floats:
-    engine, _ = _engine(Catalogue(models=(models.model(request.pass_.model),)), 2)
+    engine, _ = _engine(Catalogue(models=(models.model(request.pass_.model),)), math.inf)
     [latents] = run_together(engine, [request])
     engine.close()
     return latents
@@ -80,20 +92,21 @@ def _alone(models: Catalogue, request: DenoiseRequest) -> Floats:
 def test_models_that_take_turns_in_memory_give_the_bits_they_give_alone(
     models: Catalogue, request_: DenoiseRequest, num_models: float
 ) -> None:
-    engine, host = _engine(models, num_models)
+    budget_bytes = num_models * _unet_bytes(models) + _BATCH_BYTES
+    engine, host = _engine(models, budget_bytes)
     requests = _requests(models, request_, "exact")
     together = run_together(engine, requests)
     engine.close()
     for request, latents in zip(requests[:3], together[:3], strict=True):
         assert np.array_equal(latents, _alone(models, request))
     assert not np.array_equal(together[0], together[1])
-    budget = num_models * unet_source(models.models[0], CPU).num_bytes()
-    assert host.status().peak_device_bytes <= budget
+    assert host.status().num_brought > 3, "all fitted at once"
+    assert host.status().peak_device_bytes <= budget_bytes
 
 
 def test_a_model_is_loaded_when_the_first_request_names_it(models: Catalogue, request_: DenoiseRequest) -> None:
     lazy = Catalogue(models=tuple(entry.model_copy(update={"preload": False}) for entry in models.models))
-    engine, host = _engine(lazy, 3)
+    engine, host = _engine(lazy, math.inf)
     assert host.status().resident == ()
     [request, *_] = _requests(lazy, request_, "exact")
     [latents] = run_together(engine, [request])
@@ -108,7 +121,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_requests_and_no_others(
 ) -> None:
     first, *_ = models.models
     broken = first.model_copy(update={"id": "broken", "files": Files(folder=tmp_path), "preload": False})
-    engine, _ = _engine(Catalogue(models=(first, broken)), 2)
+    engine, _ = _engine(Catalogue(models=(first, broken)), math.inf)
     [request, *_] = _requests(models, request_, "fast")
     failed: queue.Queue[Event] = queue.Queue()
     of_broken = replace(request, request_id=RequestId("broken"), pass_=replace(request.pass_, model="broken"))
@@ -122,4 +135,17 @@ def test_a_model_that_cannot_be_loaded_fails_its_requests_and_no_others(
 
 def test_a_budget_without_room_for_a_model_is_refused_at_the_start(models: Catalogue) -> None:
     with pytest.raises(ModelUnavailable, match="Raise `memory_gib`"):
-        _engine(models, 0.5)
+        _engine(models, _unet_bytes(models) / 2)
+
+
+def test_batches_are_no_larger_than_memory_allows(models: Catalogue, request_: DenoiseRequest) -> None:
+    """Eight requests of two rows each; beside one UNet there is room for a little more than two of them."""
+    reports: list[StepReport] = []
+    [request, *_] = _requests(models, request_, "fast")
+    requests = [replace(request, request_id=RequestId(f"r{index}")) for index in range(8)]
+    budget_bytes = _unet_bytes(models) + 4.5 * _ROW_BYTES
+    engine, host = _engine(models, budget_bytes, observe=reports.append)
+    assert len(run_together(engine, requests)) == 8
+    engine.close()
+    assert max(report.num_rows for report in reports) == 4
+    assert host.status().peak_device_bytes <= budget_bytes
