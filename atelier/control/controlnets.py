@@ -14,14 +14,17 @@ from diffusers import ControlNetModel
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ControlNetEntry
+from atelier.catalogue.families import FamilyName
 from atelier.control.calls import ContextId, ControlCall, ControlContext, ControlRow
 from atelier.control.programs import trace
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.errors import ModelUnavailable
 from atelier.core.geometry import Size
-from atelier.families import sdxl
-from atelier.families.sdxl.conditions import Conditions, PromptConditions
+from atelier.families.family import family_of
+from atelier.families.unet.attention import prompt_conditions
+from atelier.families.unet.conditions import Conditions, PromptConditions, stack
+from atelier.families.unet.embeds import zero_embeds
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement, load_controlnet
@@ -56,7 +59,7 @@ class _Pass:
 
 def load_controlnets(catalogue: Catalogue, placement: Placement) -> ControlNets:
     """Load a catalogue's ControlNets and warm them up at their models' default sizes. Raises ModelUnavailable."""
-    controlnets = ControlNets(catalogue.controlnets, placement)
+    controlnets = ControlNets(catalogue, placement)
     for entry in catalogue.controlnets:
         controlnets.warm_up(entry.id, catalogue.model(entry.base).defaults.size)
     return controlnets
@@ -68,9 +71,14 @@ class ControlNets:
     Not thread-safe: used from one thread, apart from what `ready` returns.
     """
 
-    def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement) -> None:
-        """Load all ControlNets. Raises ModelUnavailable if files are missing or one is no plain SDXL ControlNet."""
-        controlnets = {entry.id: _load(entry, placement) for entry in entries}
+    def __init__(self, catalogue: Catalogue, placement: Placement) -> None:
+        """Load all ControlNets.
+
+        Raises ModelUnavailable if files are missing, or if one is no plain ControlNet of its base model's family.
+        """
+        controlnets = {
+            entry.id: _load(entry, catalogue.model(entry.base).family, placement) for entry in catalogue.controlnets
+        }
         #: Hashes of the weights, by the ControlNets' ids.
         self.weights = {name: weights_hash(controlnet) for name, controlnet in controlnets.items()}
         on_cpu = placement.device == "cpu"
@@ -103,7 +111,7 @@ class ControlNets:
             self._prepared[context.context_id] = _Prepared(
                 embed_control_image(controlnet, image),
                 {
-                    role: sdxl.prompt_conditions(controlnet, embeds, self._placement)
+                    role: prompt_conditions(controlnet, embeds, self._placement)
                     for role, embeds in context.embeds.items()
                 },
                 Size(width=width, height=height),
@@ -137,7 +145,7 @@ class ControlNets:
     def warm_up(self, controlnet_id: str, size: Size) -> None:
         """Run one call of the shape that most requests have: two rows with prompts of one chunk."""
         with self._host.acquire(controlnet_id) as controlnet:
-            num_channels, embeds = controlnet.config.in_channels, sdxl.zero_embeds(controlnet)
+            num_channels, embeds = controlnet.config.in_channels, zero_embeds(controlnet)
         image = np.zeros((size.height, size.width, 3), dtype=np.uint8)
         context = ControlContext.of(controlnet_id, image, {"positive": embeds})
         row = ControlRow(
@@ -175,7 +183,7 @@ class ControlNets:
             contexts = [self._prepared[row.context_id] for row in rows]
             prompts = [context.prompts[row.role] for context, row in zip(contexts, rows, strict=True)]
             embedding = torch.cat([context.embedding for context in contexts])
-            conditions = sdxl.stack(prompts, [context.size for context in contexts], num_tokens=num_tokens)
+            conditions = stack(prompts, [context.size for context in contexts], num_tokens=num_tokens)
             self._stacked[rows, num_tokens] = conditions, embedding
         return self._stacked[rows, num_tokens]
 
@@ -195,17 +203,13 @@ def _scaled(residuals: Residuals, rows: Sequence[ControlRow]) -> Residuals:
     return residuals.scaled(torch.stack(scales, dim=1).to(residuals.hidden_states))
 
 
-def _load(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:
+def _load(entry: ControlNetEntry, family: FamilyName, placement: Placement) -> ControlNetModel:
     controlnet = load_controlnet(entry, placement)
     config = controlnet.config
-    if (
-        config.addition_embed_type != "text_time"
-        or config.controlnet_conditioning_channel_order != "rgb"
-        or config.global_pool_conditions
-    ):
-        raise ModelUnavailable(f"ControlNet {entry.id!r} is not one of SDXL's plain ControlNets.")
+    if config.controlnet_conditioning_channel_order != "rgb" or config.global_pool_conditions:
+        raise ModelUnavailable(f"ControlNet {entry.id!r} is not one of diffusers' plain ControlNets.")
     try:
-        sdxl.install(controlnet)
+        family_of(family).install(controlnet)
     except ValueError as error:
         raise ModelUnavailable(f"ControlNet {entry.id!r}: {error}.") from error
     return controlnet.to(memory_format=torch.channels_last)

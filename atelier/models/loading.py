@@ -138,7 +138,7 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
     """Load a model's two text encoders and tokenizers."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    with _folder(entry.id, entry.files, *TEXT_ENCODERS) as folder:
+    with _folder(entry.id, entry.files, *TEXT_ENCODERS["sdxl"]) as folder:
         encoder, encoder_2 = (
             kind.from_pretrained(
                 folder,
@@ -160,6 +160,22 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
         encoder=encoder.to(placement.device).eval(),
         encoder_2=encoder_2.to(placement.device).eval(),
     )
+
+
+def load_text_encoder(entry: ModelEntry, placement: Placement) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """Load the tokenizer and the text encoder of a model that has one of each."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    with _folder(entry.id, entry.files, *TEXT_ENCODERS["sd15"]) as folder:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        encoder = CLIPTextModel.from_pretrained(
+            folder,
+            subfolder="text_encoder",
+            variant=entry.files.variant,
+            dtype=placement.dtype,
+            use_safetensors=True,
+        )
+    return tokenizer, encoder.to(placement.device).eval()
 
 
 @contextmanager

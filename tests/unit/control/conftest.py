@@ -11,4 +11,4 @@ from tests.small_models import CPU
 
 @pytest.fixture(scope="package")
 def controlnets(small_catalogue: Catalogue) -> ControlNets:
-    return ControlNets(small_catalogue.controlnets, CPU)
+    return ControlNets(small_catalogue, CPU)

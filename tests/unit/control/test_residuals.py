@@ -9,9 +9,9 @@ from diffusers import ControlNetModel
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.programs import trace
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
-from atelier.families.sdxl.attention import install, keys_values
-from atelier.families.sdxl.conditions import Conditions
-from atelier.families.sdxl.unet import Encoded
+from atelier.families.unet.attention import install, keys_values
+from atelier.families.unet.conditions import Conditions
+from atelier.families.unet.halves import Encoded
 from atelier.models.loading import load_unet
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.families.sdxl.attention import install, keys_values
-from atelier.families.sdxl.conditions import MASKED, Conditions
-from atelier.families.sdxl.unet import decode_half, encode_half
+from atelier.families.unet.attention import install, keys_values
+from atelier.families.unet.conditions import MASKED, Conditions
+from atelier.families.unet.halves import decode_half, encode_half
 from atelier.models.loading import load_unet
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.models.parts import TEXT_ENCODERS, UNET, Part
+from atelier.models.parts import TEXT_ENCODER, UNET, Part
 
 
 def _write_in_shards(catalogue: Catalogue, part: Part, folder: Path, variant: str | None) -> list[str]:
@@ -23,7 +23,7 @@ def _write_in_shards(catalogue: Catalogue, part: Part, folder: Path, variant: st
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
 
 
-@pytest.mark.parametrize("part", [UNET, TEXT_ENCODERS[0]], ids=lambda part: part.folder)
+@pytest.mark.parametrize("part", [UNET, TEXT_ENCODER], ids=lambda part: part.folder)
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_weights_in_several_files_are_needed_whole(
     small_catalogue: Catalogue, tmp_path: Path, part: Part, variant: str | None
