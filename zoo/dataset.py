@@ -59,8 +59,8 @@ def make_buckets(
 ) -> list[Bucket]:
     """Draw and encode the images of every bucket, none of them from a held-out description.
 
-    `sizes` are numbers of images by (width, height) in pixels. Without `has_crops`, all images are whole scenes, for a
-    model that is not told of crops.
+    `sizes` are numbers of images by (width, height) in pixels. Without `has_crops`, all images are whole scenes, for
+    a model that is not told of crops.
     """
     bar = tqdm(total=sum(sizes.values()), desc="encode images", mininterval=10)
     buckets = []

@@ -19,14 +19,14 @@ from zoo.sdxl import TextAndUNet, text_config, token_ids
 from zoo.tokenizer import new_tokenizer
 from zoo.training import DEVICE, train
 
-NUM_STEPS = 1600
+NUM_STEPS = 1000
 
 _LEARNING_RATE = 1e-3
-_BATCH = 48
+_BATCH = 32
 #: The average forgets the first steps sooner than that of a run from scratch.
 _EMA_DECAY = 0.99
 #: Number of images by (width, height) in pixels.
-_SIZES = {(128, 128): 8000, (96, 128): 700, (128, 96): 700, (64, 64): 700, (160, 160): 700}
+_SIZES = {(128, 128): 4000, (96, 128): 350, (128, 96): 350, (64, 64): 350, (160, 160): 350}
 _TEXT_WIDTH, _NUM_TEXT_LAYERS = 64, 2
 #: Fraction of images trained with an empty text, the unconditional input of Stable Diffusion 1.5.
 _DROP = 0.1

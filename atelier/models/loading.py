@@ -110,7 +110,7 @@ def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
 
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
-    """Load a model's scheduler config into diffusers' Euler scheduler, which SDXL's published config names."""
+    """Load a model's scheduler config into diffusers' Euler scheduler, which takes the configs of others, too."""
     from diffusers import EulerDiscreteScheduler
 
     with _folder(entry.id, entry.files, SCHEDULER) as folder:

@@ -220,9 +220,8 @@ class Pipeline:
 
     async def _resolved(self, params: GenerateParams) -> tuple[Plan, InputSizes]:
         sizes = await reading.sizes_of(params)
-        loras = (
-            await asyncio.to_thread(self.catalogue.loras.look) if names_loras(params) else self.catalogue.loras.latest
-        )
+        library = self.catalogue.loras
+        loras = await asyncio.to_thread(library.look) if names_loras(params) else library.latest
         plan = resolve(
             params,
             sizes,

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def time_embedding(
     model: UNet2DConditionModel | ControlNetModel, timesteps: torch.Tensor, conditions: Conditions
 ) -> torch.Tensor:
-    """Embed `timesteps` [rows] and what the model adds to them, as [rows, width] (for SDXL: Podell et al. 2023, §2.2)."""
+    """Embed `timesteps` [rows] and what the model adds to them, as [rows, width].
+
+    Source of what SDXL adds: Podell et al. 2023, §2.2.
+    """
     pooled = conditions.pooled_prompt_embeds
     emb: torch.Tensor = model.time_embedding(model.time_proj(timesteps).to(pooled.dtype))
     if model.config.addition_embed_type is None:
