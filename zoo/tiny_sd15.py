@@ -16,6 +16,8 @@ FOLDER = WEIGHTS_FOLDER / "tiny-sd15"
 def make() -> None:
     """Train tiny-sd15 from the committed tiny-sdxl (resuming an interrupted run) and write safetensors in fp16."""
     vae, start = tiny_sdxl.load()
+    # diffusers would write the folder that the VAE came from.
+    vae.register_to_config(_name_or_path="tiny-sdxl")
     model = train_text_and_unet(vae, start)
     pipeline = StableDiffusionPipeline(
         vae=vae,

@@ -142,7 +142,7 @@ class Pipeline:
     def check_previews(self, model: str | None, num_previews: int) -> LatentRgb | None:
         """Return the projection of a model's previews. Raises NotSupported if some are asked for and it has none."""
         entry = self.catalogue.model(model)
-        if num_previews and entry.latent_rgb is None:
+        if num_previews:
             supported = Supported.of(entry, self.catalogue, self.catalogue.loras.latest)
             supported.check("previews", param="partial_images")
         return entry.latent_rgb
