@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.models.files import sources
 from atelier.models.parts import TEXT_ENCODER, UNET, Part
 
 
@@ -50,3 +51,14 @@ def test_weights_in_several_files_are_needed_whole(
 )
 def test_pickles_other_variants_and_other_parts_are_left_out(name: str) -> None:
     assert not any(fnmatch(name, pattern) for pattern in UNET.patterns(None))
+
+
+def test_a_model_needs_the_text_encoders_of_its_family(two_families: Catalogue) -> None:
+    folders = {
+        source.entry: {part.folder for part in source.parts if "text" in part.folder or "token" in part.folder}
+        for source in sources(two_families.model_copy(update={"controlnets": (), "annotators": ()}))
+    }
+    assert folders == {
+        "Model 'small-sdxl'": {"text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"},
+        "Model 'small-sd15'": {"text_encoder", "tokenizer"},
+    }

@@ -14,7 +14,9 @@ from atelier.catalogue.entries import Files
 from atelier.core.conditioning import Text
 from atelier.core.errors import InvalidParameter, ModelUnavailable
 from atelier.families.sd15.text import TextEncoders
+from atelier.families.unet.adapters.reading import read_adapter
 from atelier.models.loading import load_scheduler, load_text_encoder, load_unet, load_vae
+from tests.loras import add_lora, write_lora
 from tests.small_models import CPU
 from tests.small_sd15 import TEXT_WIDTH
 
@@ -78,3 +80,20 @@ def test_a_model_without_its_text_encoder_is_unavailable(two_families: Catalogue
     (tmp_path / "tokenizer").symlink_to(entry.files.folder / "tokenizer")
     with pytest.raises(ModelUnavailable, match="small-sd15"):
         TextEncoders(entry.model_copy(update={"files": Files(folder=tmp_path)}), CPU)
+
+
+@torch.inference_mode()
+def test_a_lora_changes_its_own_text_as_in_peft(
+    encoders: TextEncoders, two_families: Catalogue, tmp_path: Path
+) -> None:
+    tokenizer, peft = load_text_encoder(two_families.model("small-sd15"), CPU)
+    add_lora(peft, "style", rank=4, targets="text", seed=2, strength=1.0)
+    write_lora("style", tmp_path / "style.safetensors", {"text_encoder": peft})
+    adapter = read_adapter(tmp_path / "style.safetensors", name="style", modules=encoders.modules)
+    ids = tokenizer("red", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    theirs = peft(ids).last_hidden_state[0].numpy()
+    changed, plain = encoders.encode([Text("red", "red")] * 2, [[(adapter, 1.0)], []])
+    np.testing.assert_allclose(changed.prompt_embeds, theirs, atol=2e-5)
+    [alone] = encoders.encode([Text("red", "red")])
+    np.testing.assert_allclose(plain.prompt_embeds, alone.prompt_embeds, atol=1e-5)
+    assert np.abs(plain.prompt_embeds - theirs).max() > 0.1
