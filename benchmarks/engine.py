@@ -27,8 +27,8 @@ from atelier.core.sampling import SAMPLERS, Sampling
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runners import load_runners
-from atelier.families.sdxl.attention import keys_values
 from atelier.families.sdxl.text import TextEncoders
+from atelier.families.unet.attention import keys_values
 from atelier.models.hashes import place_hash
 from atelier.models.loading import Placement, load_unet
 from benchmarks.results import record

@@ -38,8 +38,8 @@ from atelier.engine.runner import Runner
 from atelier.engine.runners import Runners, load_runners
 from atelier.families import sdxl
 from atelier.families.family import PromptConditions
-from atelier.families.sdxl.adapters.loaded import LoadedAdapters
 from atelier.families.sdxl.text import TextEncoders
+from atelier.families.unet.adapters.loaded import LoadedAdapters
 from atelier.models.hashes import place_hash
 from atelier.models.loading import Placement, load_unet
 from benchmarks.engine import uniform

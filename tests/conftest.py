@@ -65,6 +65,14 @@ def small_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 
 @pytest.fixture(scope="session")
+def two_families(small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """The small random models, and beside them those of tests/small_sd15.py."""
+    from tests.small_sd15 import with_small_sd15
+
+    return with_small_sd15(small_catalogue, tmp_path_factory.mktemp("small-sd15"))
+
+
+@pytest.fixture(scope="session")
 def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
     """The stages of the small random models."""
     # Operations this small gain nothing from a second thread, which spins while it waits for the first.

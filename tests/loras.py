@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from atelier.families.sdxl.adapters.keys import Part
+from atelier.families.unet.adapters.keys import Part
 
 #: Layers of a UNet, or of a text encoder, that a LoRA of each kind changes, as peft's `target_modules` names them.
 TARGETS: Mapping[str, Sequence[str]] = {

@@ -41,7 +41,9 @@ def write_small_catalogue(folder: Path) -> Catalogue:
         torch.manual_seed(0)
         unet = _new_unet()
         _write_parts(unet, zoo_model.files.folder, folder / "small-sdxl")
-        controlnets = tuple(_write_controlnet(unet, kind, folder / f"small-{kind}") for kind in _CONTROLNETS)
+        controlnets = tuple(
+            write_controlnet(unet, kind, folder / f"small-{kind}", base="small-sdxl") for kind in _CONTROLNETS
+        )
     model = ModelEntry(
         id="small-sdxl",
         aliases=zoo_model.aliases,
@@ -61,26 +63,26 @@ def _write_parts(unet: UNet2DConditionModel, zoo_folder: Path, folder: Path) -> 
     tokenizer, tokenizer_2 = (
         CLIPTokenizer.from_pretrained(str(zoo_folder / name)) for name in ("tokenizer", "tokenizer_2")
     )
-    encoder = CLIPTextModel(_text_config(tokenizer, TEXT_WIDTHS[0]))
-    encoder_2 = CLIPTextModelWithProjection(_text_config(tokenizer_2, TEXT_WIDTHS[1]))
+    encoder = CLIPTextModel(text_config(tokenizer, TEXT_WIDTHS[0]))
+    encoder_2 = CLIPTextModelWithProjection(text_config(tokenizer_2, TEXT_WIDTHS[1]))
     for module in itertools.chain(encoder.modules(), encoder_2.modules()):
         if isinstance(module, torch.nn.Embedding):
             torch.nn.init.normal_(module.weight)
     parts = {
         "unet": unet,
-        "vae": _new_vae(),
+        "vae": new_vae(),
         "text_encoder": encoder,
         "text_encoder_2": encoder_2,
         "tokenizer": tokenizer,
         "tokenizer_2": tokenizer_2,
-        "scheduler": _new_scheduler(),
+        "scheduler": new_scheduler(),
     }
     for name, part in parts.items():
         part.save_pretrained(folder / name)
 
 
-def _write_controlnet(unet: UNet2DConditionModel, kind: str, folder: Path) -> ControlNetEntry:
-    """A ControlNet whose output convolutions, which training starts from zero, are random."""
+def write_controlnet(unet: UNet2DConditionModel, kind: str, folder: Path, *, base: str) -> ControlNetEntry:
+    """Write a ControlNet whose output convolutions, which training starts from zero, are random."""
     controlnet = ControlNetModel.from_unet(unet, conditioning_channels=3)
     outputs = (
         controlnet.controlnet_down_blocks,
@@ -91,11 +93,11 @@ def _write_controlnet(unet: UNet2DConditionModel, kind: str, folder: Path) -> Co
         torch.nn.init.normal_(parameter, std=0.3)
     controlnet.save_pretrained(folder)
     return ControlNetEntry(
-        id=f"small-{kind}",
+        id=folder.name,
         description="A ControlNet with random weights",
         licence="Apache-2.0",
         files=Files(folder=folder),
-        base="small-sdxl",
+        base=base,
         kind=kind,
         scale=0.8,
     )
@@ -119,7 +121,8 @@ def _new_unet() -> UNet2DConditionModel:
     )
 
 
-def _new_vae() -> AutoencoderKL:
+def new_vae() -> AutoencoderKL:
+    """A VAE with SDXL's and Stable Diffusion 1.5's factor of 8."""
     return AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -131,8 +134,8 @@ def _new_vae() -> AutoencoderKL:
     )
 
 
-def _new_scheduler() -> EulerDiscreteScheduler:
-    """The noise schedule of SDXL base."""
+def new_scheduler() -> EulerDiscreteScheduler:
+    """The noise schedule of SDXL base and of Stable Diffusion 1.5."""
     return EulerDiscreteScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -143,7 +146,8 @@ def _new_scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    """A text encoder of two layers."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

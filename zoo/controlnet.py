@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from zoo.captions import colours_only, random_wording
 from zoo.dataset import random_training_description
+from zoo.noise import new_scheduler, noise_error
 from zoo.scenes import Description, Scene, arrange, draw
-from zoo.sdxl import TextAndUNet, new_scheduler
+from zoo.sdxl import TextAndUNet
 from zoo.training import DEVICE, train
 from zoo.vae import to_tensor
 
@@ -31,7 +32,6 @@ _BATCH = 32
 _NUM_IMAGES = 10_000
 _SIDE_PX = 128
 _ENCODE_BATCH = 50
-_MAX_WEIGHT = 15.0
 #: Fraction of captions that name only colours; the others describe everything.
 _COLOURS_ONLY = 0.75
 #: Fraction of images trained with zeros in place of their prompt.
@@ -84,14 +84,9 @@ def _training_images(name: str, vae: AutoencoderKL, draw_map: DrawMap) -> _Train
 def _loss(
     controlnet: ControlNetModel, model: TextAndUNet, alphas: torch.Tensor, images: _TrainingImages, random: Random
 ) -> torch.Tensor:
-    """Compute the weighted noise error of the UNet, as in `zoo.sdxl`, with the ControlNet's residuals added."""
+    """Compute the weighted noise error of the UNet with the ControlNet's residuals added."""
     chosen = random.sample(range(len(images.descriptions)), _BATCH)
     generator = torch.Generator().manual_seed(random.getrandbits(32))
-    clean = images.latents[chosen]
-    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
-    timesteps = torch.randint(0, len(alphas), (_BATCH,), generator=generator).to(DEVICE)
-    alpha = alphas[timesteps].view(-1, 1, 1, 1)
-    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     kept = torch.tensor([float(random.random() >= _DROP) for _ in chosen], device=DEVICE)
     with torch.no_grad():
         prompt_embeds, pooled = model.encode([_caption(images.descriptions[index], random) for index in chosen])
@@ -102,24 +97,27 @@ def _loss(
         "time_ids": torch.tensor([[side, side, 0.0, 0.0, side, side]], device=DEVICE).expand(_BATCH, -1),
     }
     maps = images.maps[chosen].to(DEVICE)[:, None].expand(-1, 3, -1, -1) / 255
-    skips, mid = controlnet(
-        noisy,
-        timesteps,
-        encoder_hidden_states=prompt_embeds,
-        controlnet_cond=maps,
-        added_cond_kwargs=added,
-        return_dict=False,
-    )
-    noise_pred: torch.Tensor = model.unet(
-        noisy,
-        timesteps,
-        encoder_hidden_states=prompt_embeds,
-        added_cond_kwargs=added,
-        down_block_additional_residuals=skips,
-        mid_block_additional_residual=mid,
-    ).sample
-    weight = (1 / alpha).clamp(max=_MAX_WEIGHT)
-    return (weight * (noise_pred.float() - noise).square()).mean() / weight.mean()
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        skips, mid = controlnet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=prompt_embeds,
+            controlnet_cond=maps,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )
+        noise_pred: torch.Tensor = model.unet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=prompt_embeds,
+            added_cond_kwargs=added,
+            down_block_additional_residuals=skips,
+            mid_block_additional_residual=mid,
+        ).sample
+        return noise_pred
+
+    return noise_error(predict, alphas, images.latents[chosen], generator)
 
 
 def _caption(description: Description, random: Random) -> str:

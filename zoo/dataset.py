@@ -6,6 +6,7 @@ crop (Podell et al. 2023, §2.2) has a meaning.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -53,18 +54,24 @@ class Bucket:
 
 
 @torch.no_grad()
-def make_buckets(vae: AutoencoderKL) -> list[Bucket]:
-    """Draw and encode the images of every bucket, none of them from a held-out description."""
-    bar = tqdm(total=sum(BUCKETS.values()), desc="encode images", mininterval=10)
+def make_buckets(
+    vae: AutoencoderKL, sizes: Mapping[tuple[int, int], int] = BUCKETS, *, has_crops: bool = True
+) -> list[Bucket]:
+    """Draw and encode the images of every bucket, none of them from a held-out description.
+
+    `sizes` are numbers of images by (width, height) in pixels. Without `has_crops`, all images are whole scenes, for
+    a model that is not told of crops.
+    """
+    bar = tqdm(total=sum(sizes.values()), desc="encode images", mininterval=10)
     buckets = []
-    for (width, height), count in BUCKETS.items():
+    for (width, height), count in sizes.items():
         random = Random(f"bucket {width} {height}")
         latents, time_ids, descriptions = [], [], []
         for start in range(0, count, _ENCODE_BATCH):
             images = []
             for _ in range(min(_ENCODE_BATCH, count - start)):
                 description = random_training_description(random)
-                image, ids = _draw_with_time_ids(description, random, width, height)
+                image, ids = _draw_with_time_ids(description, random, width, height, has_crops=has_crops)
                 descriptions.append(description)
                 images.append(to_tensor(image))
                 time_ids.append(ids)
@@ -103,10 +110,10 @@ def random_training_description(random: Random) -> Description:
 
 
 def _draw_with_time_ids(
-    description: Description, random: Random, width: int, height: int
+    description: Description, random: Random, width: int, height: int, *, has_crops: bool
 ) -> tuple[Image.Image, tuple[int, ...]]:
     """Return an image and its time ids: (orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels."""
-    kind = random.random()
+    kind = random.random() if has_crops else 1.0
     if kind < _CROPPED:
         full_width, full_height = width + random.randrange(8, 49), height + random.randrange(8, 49)
         left, top = random.randrange(full_width - width), random.randrange(full_height - height)

@@ -17,7 +17,8 @@ from zoo.captions import canonical, random_wording
 from zoo.lora_files import TRAINED, load_into_unet, lora_layers
 from zoo.lora_images import SIDE_PX, TrainingImages, training_images
 from zoo.lora_recipes import RECIPES, LoraRecipe
-from zoo.sdxl import TextAndUNet, new_scheduler, noise_error
+from zoo.noise import new_scheduler
+from zoo.sdxl import TextAndUNet, text_to_image_error
 from zoo.styles import Style
 from zoo.training import DEVICE, delete_states, train
 
@@ -106,4 +107,4 @@ def _loss(recipe: LoraRecipe, model: TextAndUNet, images: TrainingImages, random
     side = float(SIDE_PX)
     time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=DEVICE).expand(_BATCH, -1)
     alphas = new_scheduler().alphas_cumprod.to(DEVICE)
-    return noise_error(model, alphas, clean, time_ids, prompts, kept, generator)
+    return text_to_image_error(model, alphas, clean, time_ids, prompts, kept, generator)

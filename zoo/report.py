@@ -1,4 +1,4 @@
-"""Scores of tiny-sdxl on held-out captions and unseen images, written to zoo/README.md with a contact sheet."""
+"""Scores of tiny-sdxl and tiny-sd15 on held-out captions, written to zoo/README.md with a contact sheet."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from random import Random
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from zoo import tiny_sd15, tiny_sdxl
 from zoo.captions import canonical
 from zoo.judge import ThingVerdict, Verdict, judge
 from zoo.scenes import Description, random_description
-from zoo.tiny_sdxl import FOLDER
 from zoo.training import DEVICE
 from zoo.vae import reconstruction_psnr_db
 
@@ -27,6 +27,7 @@ _README = Path(__file__).parent / "README.md"
 _SHEET = Path(__file__).parent / "contact_sheet.png"
 _BATCH = 8
 _SHEET_COLUMNS, _SHEET_ROWS = 6, 6
+_HEAD = ("| measure | score |", "| --- | --- |")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,22 @@ def held_out_descriptions(count: int) -> list[Description]:
 def load_pipeline() -> StableDiffusionXLPipeline:
     """Load the committed tiny-sdxl into diffusers' pipeline, in float32."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(
-        FOLDER, dtype=torch.float32, use_safetensors=True, add_watermarker=False
+        tiny_sdxl.FOLDER, dtype=torch.float32, use_safetensors=True, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(DEVICE)
 
 
-def judge_captions(pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description]) -> list[Judged]:
+def load_sd15_pipeline() -> StableDiffusionPipeline:
+    """Load the committed tiny-sd15 into diffusers' pipeline, in float32."""
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd15.FOLDER, dtype=torch.float32, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(DEVICE)
+
+
+def judge_captions(
+    pipeline: StableDiffusionXLPipeline | StableDiffusionPipeline, descriptions: Sequence[Description]
+) -> list[Judged]:
     """Generate an image from each description's canonical caption, with its index as the seed, and judge it."""
     judged = []
     for start in tqdm(range(0, len(descriptions), _BATCH), desc="draw and judge"):
@@ -95,17 +105,23 @@ def _share(outcomes: Iterable[bool]) -> float:
 
 
 def write() -> None:
-    """Score the committed tiny-sdxl, then write the table `scores` of zoo/README.md and contact_sheet.png."""
-    pipeline = load_pipeline()
-    judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS))
+    """Score the committed models, then write their tables of zoo/README.md and contact_sheet.png."""
+    pipeline, descriptions = load_pipeline(), held_out_descriptions(NUM_CAPTIONS)
+    judged = judge_captions(pipeline, descriptions)
     psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0)
-    rows = [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
+    rows = _rows(judged)
     rows += [
         f"| VAE, mean over {len(psnr_db)} images of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
         f"| VAE, worst | {min(psnr_db):.1f} dB |",
     ]
-    write_table("scores", "\n".join(["| measure | score |", "| --- | --- |", *rows]))
+    write_table("scores", "\n".join([*_HEAD, *rows]))
+    of_sd15 = judge_captions(load_sd15_pipeline(), descriptions)
+    write_table("scores of tiny-sd15", "\n".join([*_HEAD, *_rows(of_sd15)]))
     _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_SHEET, optimize=True)
+
+
+def _rows(judged: Sequence[Judged]) -> list[str]:
+    return [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
 
 
 def write_table(name: str, table: str) -> None:

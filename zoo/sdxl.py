@@ -6,11 +6,12 @@ from functools import cache
 from random import Random
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from zoo.captions import random_wording
 from zoo.dataset import Bucket, make_buckets
+from zoo.noise import new_scheduler, noise_error
 from zoo.tokenizer import MAX_TOKENS, new_tokenizer
 from zoo.training import DEVICE, train
 
@@ -18,26 +19,12 @@ NUM_STEPS, NUM_REFINING_STEPS = 8500, 2300
 
 _LEARNING_RATE, _REFINING_RATE = 1e-3, 4e-4
 _BATCH = 64
-#: Maximum weight of an image in the loss, so that the noisiest timesteps do not dominate.
-_MAX_WEIGHT = 15.0
 #: Initial standard deviations of the token and position embeddings. With CLIP's 0.02, "left" and "right" reach the
 #: UNet as the same vector: after 900 steps 2 of 16 single objects were in the right place, and 14 with these values.
 _TOKEN_STD, _POSITION_STD = 1.0, 0.3
 _TEXT_WIDTH = 64
 #: Fractions of images trained without their prompt: with zeros (SDXL's own unconditional input), or an empty text.
 _DROP_TO_ZEROS, _DROP_TO_EMPTY = 0.07, 0.03
-
-
-def new_scheduler() -> EulerDiscreteScheduler:
-    """Create a scheduler with the noise schedule of SDXL base."""
-    return EulerDiscreteScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        timestep_spacing="leading",
-    )
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -68,8 +55,8 @@ class TextAndUNet(torch.nn.Module):
         super().__init__()
         self.tokenizer = new_tokenizer(pad_token="<|endoftext|>")
         self.tokenizer_2 = new_tokenizer(pad_token="!")
-        self.text_encoder = CLIPTextModel(_text_config(self.tokenizer, "quick_gelu"))
-        self.text_encoder_2 = CLIPTextModelWithProjection(_text_config(self.tokenizer_2, "gelu"))
+        self.text_encoder = CLIPTextModel(text_config(self.tokenizer, "quick_gelu"))
+        self.text_encoder_2 = CLIPTextModelWithProjection(text_config(self.tokenizer_2, "gelu"))
         self.unet = new_unet()
         for encoder in (self.text_encoder, self.text_encoder_2.text_model):
             torch.nn.init.normal_(encoder.embeddings.token_embedding.weight, std=_TOKEN_STD)
@@ -77,18 +64,19 @@ class TextAndUNet(torch.nn.Module):
 
     def encode(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode prompts as `prompt_embeds` [prompts, 77, 128] and `pooled_prompt_embeds` [prompts, 64]."""
-        first = self.text_encoder(_ids(self.tokenizer, prompts), output_hidden_states=True)
-        second = self.text_encoder_2(_ids(self.tokenizer_2, prompts), output_hidden_states=True)
+        first = self.text_encoder(token_ids(self.tokenizer, prompts), output_hidden_states=True)
+        second = self.text_encoder_2(token_ids(self.tokenizer_2, prompts), output_hidden_states=True)
         return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
 
-def _text_config(tokenizer: CLIPTokenizer, activation: str) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer, activation: str, *, num_layers: int = 3) -> CLIPTextConfig:
+    """Return the config of a CLIP text encoder of the zoo's width."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=_TEXT_WIDTH,
         intermediate_size=4 * _TEXT_WIDTH,
         projection_dim=_TEXT_WIDTH,
-        num_hidden_layers=3,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         max_position_embeddings=MAX_TOKENS,
         hidden_act=activation,
@@ -98,7 +86,8 @@ def _text_config(tokenizer: CLIPTokenizer, activation: str) -> CLIPTextConfig:
     )
 
 
-def _ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+    """Return the token ids of prompts, [prompts, 77]."""
     padded = tokenizer(prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     ids: torch.Tensor = padded.input_ids
     return ids.to(DEVICE)
@@ -140,10 +129,12 @@ def _loss(model: TextAndUNet, alphas: torch.Tensor, bucket: Bucket, random: Rand
         for chance, index in zip(chances, chosen, strict=True)
     ]
     kept = torch.tensor([float(chance < 1 - _DROP_TO_ZEROS) for chance in chances], device=DEVICE)
-    return noise_error(model, alphas, bucket.latents[chosen], bucket.time_ids[chosen], prompts, kept, generator)
+    return text_to_image_error(
+        model, alphas, bucket.latents[chosen], bucket.time_ids[chosen], prompts, kept, generator
+    )
 
 
-def noise_error(
+def text_to_image_error(
     model: TextAndUNet,
     alphas: torch.Tensor,
     clean: torch.Tensor,
@@ -152,24 +143,20 @@ def noise_error(
     kept: torch.Tensor,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Compute the squared error of the predicted noise (Ho et al. 2020, eq. 14), with the weights of v-prediction.
-
-    The weight 1/α = 1 + σ² (Salimans & Ho 2022, §4) is largest at the noisiest timesteps. The colours of flat images
-    are visible through all but the strongest noise, so the text matters only there.
+    """Compute `noise_error` of images with these prompts.
 
     `clean` has the latents [images, 4, height / 8, width / 8], `time_ids` is [images, 6]. `kept` [images] is 1, or 0
     where zeros replace the prompt. The generator draws noise and timesteps.
     """
-    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
-    timesteps = torch.randint(0, len(alphas), (len(clean),), generator=generator).to(DEVICE)
-    alpha = alphas[timesteps].view(-1, 1, 1, 1)
-    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     prompt_embeds, pooled_prompt_embeds = model.encode(prompts)
-    noise_pred: torch.Tensor = model.unet(
-        noisy,
-        timesteps,
-        encoder_hidden_states=prompt_embeds * kept.view(-1, 1, 1),
-        added_cond_kwargs={"text_embeds": pooled_prompt_embeds * kept.view(-1, 1), "time_ids": time_ids},
-    ).sample
-    weight = (1 / alpha).clamp(max=_MAX_WEIGHT)
-    return (weight * (noise_pred.float() - noise).square()).mean() / weight.mean()
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        noise_pred: torch.Tensor = model.unet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=prompt_embeds * kept.view(-1, 1, 1),
+            added_cond_kwargs={"text_embeds": pooled_prompt_embeds * kept.view(-1, 1), "time_ids": time_ids},
+        ).sample
+        return noise_pred
+
+    return noise_error(predict, alphas, clean, generator)

@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionM
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from zoo.dataset import latent_scaling_factor
-from zoo.sdxl import TextAndUNet, new_scheduler, train_text_and_unet
+from zoo.noise import new_scheduler
+from zoo.sdxl import TextAndUNet, train_text_and_unet
 from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, write_weights
 from zoo.vae import train_vae
 

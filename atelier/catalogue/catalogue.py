@@ -89,7 +89,8 @@ class Catalogue(Entry):
         chosen = tuple(_entry(self.lora_entries, lora_id, "LoRA") for lora_id in ids)
         for entry in chosen:
             if not is_usable(entry):
-                raise ModelNotFound(f"LoRA {entry.id!r} goes with {entry.base}, which is not served.")
+                base = entry.base or "models of SDXL"
+                raise ModelNotFound(f"LoRA {entry.id!r} goes with {base}, which is not served.")
         return chosen
 
     def model(self, model_id: str | None) -> ModelEntry:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationInfo, model_validator
 
+from atelier.catalogue.families import FAMILIES, FamilyName, FamilyTraits
 from atelier.catalogue.storage import Storage
 from atelier.core.adapters import LoraWeight
 from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
@@ -89,7 +90,7 @@ class Defaults(Entry):
     size: Annotated[Size, BeforeValidator(_size_from_text)]
     num_inference_steps: NumInferenceSteps
     guidance_scale: GuidanceScale
-    #: If None, guidance runs against embeddings of zeros, as SDXL base was trained.
+    #: If None, it is that of the family.
     negative_prompt: str | None = None
 
 
@@ -105,7 +106,7 @@ class ModelEntry(Entry):
     #: Other names that requests may use for the model: some clients always send OpenAI's names.
     aliases: tuple[str, ...] = ()
     #: Architecture of the model: the name of a package in `atelier.families`.
-    family: Literal["sdxl"] = "sdxl"
+    family: FamilyName = "sdxl"
     description: str
     owned_by: str
     created: datetime.date
@@ -130,13 +131,24 @@ class ModelEntry(Entry):
         return self
 
     @property
+    def traits(self) -> FamilyTraits:
+        """What all models of its family have in common."""
+        return FAMILIES[self.family]
+
+    @property
+    def negative_prompt(self) -> str | None:
+        """The negative prompt of requests without one; None stands for embeddings of zeros."""
+        own = self.defaults.negative_prompt
+        return self.traits.negative_prompt if own is None else own
+
+    @property
     def created_unix_s(self) -> int:
         midnight = datetime.datetime.combine(self.created, datetime.time(), datetime.UTC)
         return int(midnight.timestamp())
 
 
 class ControlNetEntry(Entry):
-    """A ControlNet of SDXL's architecture."""
+    """A ControlNet of its base model's architecture."""
 
     id: str
     description: str

@@ -107,6 +107,11 @@ class LoraLibrary:
                 self._lock.release()
         return self._loras
 
+    @property
+    def latest(self) -> Loras:
+        """The LoRAs of the last look, which does not block; none before the first look."""
+        return self._loras
+
     def get(self, lora_id: str) -> LoraEntry:
         """Return the LoRA with this id; looks again for one that is not known yet. Blocks. Raises LoraNotFound.
 

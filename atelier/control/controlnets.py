@@ -13,15 +13,17 @@ from cachetools import LRUCache
 from diffusers import ControlNetModel
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import ControlNetEntry
+from atelier.catalogue.families import FamilyName
 from atelier.control.calls import ContextId, ControlCall, ControlContext, ControlRow
 from atelier.control.programs import ComputeResiduals, trace
 from atelier.control.residuals import Residuals, embed_control_image, residuals, scales_of_layers
 from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.errors import ModelUnavailable
 from atelier.core.geometry import Size
-from atelier.families import sdxl
-from atelier.families.sdxl.conditions import Conditions, PromptConditions
+from atelier.families.family import family_of
+from atelier.families.unet.attention import prompt_conditions
+from atelier.families.unet.conditions import Conditions, PromptConditions, stack
+from atelier.families.unet.embeds import zero_embeds
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
@@ -60,7 +62,7 @@ def load_controlnets(catalogue: Catalogue, placement: Placement, host: ModelHost
 
     `host` is the one of the UNets in this process, if there are any.
     """
-    controlnets = ControlNets(catalogue.controlnets, placement, host or ModelHost(placement))
+    controlnets = ControlNets(catalogue, placement, host or ModelHost(placement))
     for entry in catalogue.controlnets:
         controlnets.warm_up(entry.id, catalogue.model(entry.base).defaults.size)
     return controlnets
@@ -72,19 +74,20 @@ class ControlNets:
     Not thread-safe: used from one thread, apart from what `ready` returns.
     """
 
-    def __init__(self, entries: Sequence[ControlNetEntry], placement: Placement, host: ModelHost) -> None:
+    def __init__(self, catalogue: Catalogue, placement: Placement, host: ModelHost) -> None:
         """Load all ControlNets, one after the other, into `host`.
 
-        Raises ModelUnavailable if files are missing or one is no plain SDXL ControlNet.
+        Raises ModelUnavailable if files are missing, or if one is no plain ControlNet of its base model's family.
         """
-        self._hosted = {entry.id: host.add(entry.id, controlnet_source(entry, placement)) for entry in entries}
+        entries = {entry.id: entry for entry in catalogue.controlnets}
+        self._hosted = {name: host.add(name, controlnet_source(entry, placement)) for name, entry in entries.items()}
         #: Hashes of the weights, by the ControlNets' ids.
         self.weights: dict[str, str] = {}
         self._programs: dict[str, ComputeResiduals] = {}
         on_cpu = placement.device == "cpu"
         for name, hosted in self._hosted.items():
             with hosted.lease() as controlnet:
-                _install(name, controlnet)
+                _install(name, catalogue.model(entries[name].base).family, controlnet)
                 self.weights[name] = weights_hash(controlnet)
                 if on_cpu:
                     self._programs[name] = trace(controlnet, placement)
@@ -113,7 +116,7 @@ class ControlNets:
             self._prepared[context.context_id] = _Prepared(
                 embed_control_image(controlnet, image),
                 {
-                    role: sdxl.prompt_conditions(controlnet, embeds, self._placement)
+                    role: prompt_conditions(controlnet, embeds, self._placement)
                     for role, embeds in context.embeds.items()
                 },
                 Size(width=width, height=height),
@@ -147,7 +150,7 @@ class ControlNets:
     def warm_up(self, controlnet_id: str, size: Size) -> None:
         """Run one call of the shape that most requests have: two rows with prompts of one chunk."""
         with self._hosted[controlnet_id].lease() as controlnet:
-            num_channels, embeds = controlnet.config.in_channels, sdxl.zero_embeds(controlnet)
+            num_channels, embeds = controlnet.config.in_channels, zero_embeds(controlnet)
         image = np.zeros((size.height, size.width, 3), dtype=np.uint8)
         context = ControlContext.of(controlnet_id, image, {"positive": embeds})
         row = ControlRow(
@@ -185,7 +188,7 @@ class ControlNets:
             contexts = [self._prepared[row.context_id] for row in rows]
             prompts = [context.prompts[row.role] for context, row in zip(contexts, rows, strict=True)]
             embedding = torch.cat([context.embedding for context in contexts])
-            conditions = sdxl.stack(prompts, [context.size for context in contexts], num_tokens=num_tokens)
+            conditions = stack(prompts, [context.size for context in contexts], num_tokens=num_tokens)
             self._stacked[rows, num_tokens] = conditions, embedding
         return self._stacked[rows, num_tokens]
 
@@ -205,16 +208,12 @@ def _scaled(residuals: Residuals, rows: Sequence[ControlRow]) -> Residuals:
     return residuals.scaled(torch.stack(scales, dim=1).to(residuals.hidden_states))
 
 
-def _install(name: str, controlnet: ControlNetModel) -> None:
+def _install(name: str, family: FamilyName, controlnet: ControlNetModel) -> None:
     """Prepare a ControlNet for packed rows."""
     config = controlnet.config
-    if (
-        config.addition_embed_type != "text_time"
-        or config.controlnet_conditioning_channel_order != "rgb"
-        or config.global_pool_conditions
-    ):
-        raise ModelUnavailable(f"ControlNet {name!r} is not one of SDXL's plain ControlNets.")
+    if config.controlnet_conditioning_channel_order != "rgb" or config.global_pool_conditions:
+        raise ModelUnavailable(f"ControlNet {name!r} is not one of diffusers' plain ControlNets.")
     try:
-        sdxl.install(controlnet)
+        family_of(family).install(controlnet)
     except ValueError as error:
         raise ModelUnavailable(f"ControlNet {name!r}: {error}.") from error

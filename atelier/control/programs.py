@@ -9,8 +9,8 @@ import torch
 from diffusers import ControlNetModel
 
 from atelier.control.residuals import Residuals, embed_control_image, residuals
-from atelier.families.sdxl.conditions import Conditions
-from atelier.families.sdxl.programs import (
+from atelier.families.unet.conditions import Conditions
+from atelier.families.unet.programs import (
     EXAMPLE_SIDE,
     TRACING,
     Tensors,

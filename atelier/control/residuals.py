@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from diffusers import ControlNetModel
 
-from atelier.families.sdxl.conditions import Conditions
-from atelier.families.sdxl.unet import Encoded, encode_rows
+from atelier.families.unet.conditions import Conditions
+from atelier.families.unet.halves import Encoded, encode_rows
 
 
 @dataclass(frozen=True, slots=True)

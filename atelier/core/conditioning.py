@@ -20,10 +20,10 @@ TOKENS_PER_CHUNK = 77
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One prompt for SDXL's two text encoders."""
+    """One prompt for a model's text encoders."""
 
     prompt: str
-    #: Text for the second encoder; usually equal to `prompt`.
+    #: Text for the second encoder, if the model has one; usually equal to `prompt`.
     prompt_2: str
 
 
@@ -42,9 +42,9 @@ class Prompts:
 class TextEmbeds:
     """The embeddings of one text."""
 
-    #: Hidden states of both encoders side by side, [77 · chunks, 2048].
+    #: Hidden states, [77 · chunks, width]: 2048 for both of SDXL's encoders side by side, 768 for SD 1.5's.
     prompt_embeds: Floats
-    #: Pooled output of the second encoder, [1280].
+    #: Pooled output of the second encoder, [1280]; [0] without one.
     pooled_prompt_embeds: Floats
     #: Number of tokens in the prompt, without the begin, end and padding tokens.
     num_tokens: int = 0

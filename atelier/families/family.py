@@ -1,9 +1,9 @@
 """The interface that a family (an architecture of diffusion models) implements, and the table of all families.
 
 The engine and the TextEncoder reach an architecture only through `Family`, so a new one needs only its own folder and
-a line in `_FAMILIES`. `Conditions`, `PromptConditions`, `ConditionSlots` and `Encoded` are SDXL's; they become type
-parameters when a family needs different ones. Importing a family does not import diffusers, because the TextEncoder
-needs none of it and it takes seconds.
+a line in `_FAMILIES`; docs/adding-a-model.md has the steps. `Conditions`, `PromptConditions`, `ConditionSlots` and
+`Encoded` are those of diffusers' UNet, in `families.unet`; they become type parameters when a family needs different
+ones. Importing a family does not import diffusers, because the TextEncoder needs none of it and it takes seconds.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from atelier.catalogue.entries import ModelEntry
+from atelier.catalogue.families import FamilyName
 from atelier.core.conditioning import Text, TextEmbeds
 from atelier.core.geometry import Size
-from atelier.families import sdxl
-from atelier.families.sdxl.adapters.adapter import Adapter, Layers, WeightedAdapter
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.loaded import LoadedAdapters
-from atelier.families.sdxl.adapters.rows import Forms, RequestLayers
-from atelier.families.sdxl.attention import NO_ADAPTERS, RequestAdapters
-from atelier.families.sdxl.conditions import Conditions, PromptConditions
-from atelier.families.sdxl.slots import ConditionSlots
-from atelier.families.sdxl.traced import TracedUNet
-from atelier.families.sdxl.unet import Encoded
+from atelier.families import sd15, sdxl
+from atelier.families.unet.adapters.adapter import Adapter, Layers, WeightedAdapter
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.loaded import LoadedAdapters
+from atelier.families.unet.adapters.rows import Forms, RequestLayers
+from atelier.families.unet.attention import NO_ADAPTERS, RequestAdapters
+from atelier.families.unet.conditions import Conditions, PromptConditions
+from atelier.families.unet.halves import Encoded
+from atelier.families.unet.slots import ConditionSlots
+from atelier.families.unet.traced import TracedUNet
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 
@@ -160,9 +161,9 @@ class Family(Protocol):
         ...
 
 
-_FAMILIES: Mapping[str, Family] = {"sdxl": sdxl}
+_FAMILIES: Mapping[FamilyName, Family] = {"sdxl": sdxl, "sd15": sd15}
 
 
-def family_of(name: str) -> Family:
+def family_of(name: FamilyName) -> Family:
     """Return the family that a catalogue entry names in `family`."""
     return _FAMILIES[name]

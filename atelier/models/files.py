@@ -108,7 +108,7 @@ def sources(catalogue: Catalogue) -> Iterator[Source]:
 
 def _of_model(model: ModelEntry) -> Source:
     own_vae = () if model.vae else (VAE,)
-    parts = (UNET, SCHEDULER, *TEXT_ENCODERS, *own_vae)
+    parts = (UNET, SCHEDULER, *TEXT_ENCODERS[model.family], *own_vae)
     return Source(entry=f"Model {model.id!r}", files=model.files, parts=parts)
 
 

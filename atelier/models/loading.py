@@ -59,7 +59,7 @@ class Placement:
 class TextEncoderModules:
     """SDXL's two text encoders, CLIP ViT-L and OpenCLIP ViT-bigG, each with its tokenizer."""
 
-    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
+    tokenizers: tuple[CLIPTokenizer, ...]
     encoder: CLIPTextModel
     encoder_2: CLIPTextModelWithProjection
 
@@ -116,7 +116,7 @@ def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
 
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
-    """Load a model's scheduler config into diffusers' Euler scheduler, which SDXL's published config names."""
+    """Load a model's scheduler config into diffusers' Euler scheduler, which takes the configs of others, too."""
     from diffusers import EulerDiscreteScheduler
 
     with _folder(entry.id, entry.files, SCHEDULER) as folder:
@@ -140,22 +140,22 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     return vae.to(placement.device).eval()
 
 
-def load_tokenizers(entry: ModelEntry) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """Load the tokenizers of a model's two text encoders."""
+def load_tokenizers(entry: ModelEntry) -> tuple[CLIPTokenizer, ...]:
+    """Load the tokenizers of a model's text encoders, in the order of the encoders."""
     from transformers import CLIPTokenizer
 
-    with _folder(entry.id, entry.files, *TEXT_ENCODERS) as folder:
-        first, second = (
-            CLIPTokenizer.from_pretrained(folder, subfolder=subfolder) for subfolder in ("tokenizer", "tokenizer_2")
+    parts = TEXT_ENCODERS[entry.family]
+    with _folder(entry.id, entry.files, *parts) as folder:
+        return tuple(
+            CLIPTokenizer.from_pretrained(folder, subfolder=part.folder) for part in parts if part.weights is None
         )
-    return first, second
 
 
 def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
     """Load a model's two text encoders and tokenizers."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    with _folder(entry.id, entry.files, *TEXT_ENCODERS) as folder:
+    with _folder(entry.id, entry.files, *TEXT_ENCODERS["sdxl"]) as folder:
         encoder, encoder_2 = (
             kind.from_pretrained(
                 folder,
@@ -174,6 +174,21 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
         encoder=encoder.to(placement.device).eval(),
         encoder_2=encoder_2.to(placement.device).eval(),
     )
+
+
+def load_text_encoder(entry: ModelEntry, placement: Placement) -> CLIPTextModel:
+    """Load the text encoder of a model that has one."""
+    from transformers import CLIPTextModel
+
+    with _folder(entry.id, entry.files, *TEXT_ENCODERS["sd15"]) as folder:
+        encoder = CLIPTextModel.from_pretrained(
+            folder,
+            subfolder="text_encoder",
+            variant=entry.files.variant,
+            dtype=placement.dtype,
+            use_safetensors=True,
+        )
+    return encoder.to(placement.device).eval()
 
 
 @contextmanager

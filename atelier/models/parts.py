@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from atelier.catalogue.families import FamilyName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ SEPARATE_VAE = Part(weights=_DIFFUSERS_WEIGHTS)
 SCHEDULER = Part(folder="scheduler", needed=("scheduler_config.json",))
 CONTROLNET = Part(weights=_DIFFUSERS_WEIGHTS)
 DEPTH_ESTIMATOR = Part(needed=("config.json", "preprocessor_config.json"), weights=_TRANSFORMERS_WEIGHTS)
-TEXT_ENCODERS = tuple(
+TEXT_ENCODER, TOKENIZER, TEXT_ENCODER_2, TOKENIZER_2 = (
     part
     for number in ("", "_2")
     for part in (
@@ -79,3 +81,8 @@ TEXT_ENCODERS = tuple(
         Part(folder=f"tokenizer{number}", needed=("tokenizer_config.json",), optional=("*.json", "*.txt")),
     )
 )
+#: The text encoders and tokenizers of each family's models.
+TEXT_ENCODERS: Mapping[FamilyName, tuple[Part, ...]] = {
+    "sdxl": (TEXT_ENCODER, TOKENIZER, TEXT_ENCODER_2, TOKENIZER_2),
+    "sd15": (TEXT_ENCODER, TOKENIZER),
+}

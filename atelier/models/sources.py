@@ -18,6 +18,7 @@ from atelier.models.host import ModuleSource
 from atelier.models.loading import (
     Placement,
     load_controlnet,
+    load_text_encoder,
     load_text_encoder_modules,
     load_unet,
     load_vae,
@@ -27,6 +28,7 @@ from atelier.models.parts import CONTROLNET, SEPARATE_VAE, TEXT_ENCODERS, UNET, 
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
 M = TypeVar("M", bound=torch.nn.Module)
 #: Opens the weight files of a module.
@@ -41,8 +43,12 @@ def text_encoders_source(entry: ModelEntry, placement: Placement) -> ModuleSourc
         modules = load_text_encoder_modules(entry, on_cpu)
         return torch.nn.ModuleList([modules.encoder, modules.encoder_2])
 
-    parts = [part for part in TEXT_ENCODERS if part.weights is not None]
-    return _of_files(entry, partial(weight_files, entry.id, entry.files, parts), load, placement)
+    return _of_text_encoders(entry, load, placement)
+
+
+def text_encoder_source(entry: ModelEntry, placement: Placement) -> ModuleSource[CLIPTextModel]:
+    """Return where the text encoder of a model comes from that has one."""
+    return _of_text_encoders(entry, partial(load_text_encoder, entry, replace(placement, device="cpu")), placement)
 
 
 def unet_source(entry: ModelEntry, placement: Placement) -> ModuleSource[UNet2DConditionModel]:
@@ -62,6 +68,11 @@ def controlnet_source(entry: ControlNetEntry, placement: Placement) -> ModuleSou
     """Return where a ControlNet comes from."""
     load = partial(_load_convolutions, partial(load_controlnet, entry), placement)
     return _of_files(None, partial(weight_files, entry.id, entry.files, [CONTROLNET]), load, placement)
+
+
+def _of_text_encoders(entry: ModelEntry, load: Callable[[], M], placement: Placement) -> ModuleSource[M]:
+    parts = [part for part in TEXT_ENCODERS[entry.family] if part.weights is not None]
+    return _of_files(entry, partial(weight_files, entry.id, entry.files, parts), load, placement)
 
 
 def _load_convolutions(load: Callable[[Placement], M], placement: Placement) -> M:

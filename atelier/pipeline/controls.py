@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atelier.catalogue.capabilities import Supported
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.control import CONTROL_KINDS, Annotation, Control, ControlImage, ControlKind
@@ -12,13 +13,16 @@ from atelier.core.params.controls import AnnotateParams, ControlParams
 _MIN_ANNOTATED_PX, _MAX_RATIO = 16, 4
 
 
-def resolve_control(control: ControlParams, index: int, model: ModelEntry, catalogue: Catalogue) -> ControlParams:
+def resolve_control(
+    control: ControlParams, index: int, model: ModelEntry, catalogue: Catalogue, supported: Supported
+) -> ControlParams:
     """Fill in the ControlNet's id, kind and scale of a control. Raises InvalidParameter or NotSupported."""
+    supported.check("control", param=f"controls[{index}]")
     entries = catalogue.controlnets_for(model.id)
     entry = next((entry for entry in entries if control.model == entry.id or control.kind == entry.kind), None)
     if entry is None:
         asked, field = (control.model, "model") if control.model is not None else (control.kind, "kind")
-        known = ", ".join(f"{entry.id} ({entry.kind})" for entry in entries) or "none"
+        known = ", ".join(f"{entry.id} ({entry.kind})" for entry in entries)
         raise InvalidParameter(
             f"controls[{index}].{field}: no ControlNet {asked!r} for {model.id}; there are: {known}.",
             param=f"controls[{index}].{field}",

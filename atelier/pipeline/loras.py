@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from atelier.catalogue.capabilities import Supported
 from atelier.catalogue.entries import LoraEntry, ModelEntry
 from atelier.catalogue.loras import Loras
 from atelier.core.adapters import MAX_LORAS, Lora, in_order
@@ -41,17 +42,18 @@ def names_loras(params: GenerateParams) -> bool:
     return bool(params.loras) or any(has_lora_tags(prompt) for prompt in _prompts(params).values())
 
 
-def resolve_loras(params: GenerateParams, model: ModelEntry, loras: Loras) -> ResolvedLoras:
+def resolve_loras(params: GenerateParams, model: ModelEntry, loras: Loras, supported: Supported) -> ResolvedLoras:
     """Take the tags out of the prompts, fill in the weights, and add the trigger words that the prompt lacks.
 
     Raises:
         LoraNotFound: a LoRA is not in `loras`.
+        NotSupported: no LoRA goes with the model.
         InvalidParameter: a tag is broken; a LoRA is named twice or goes with another model; there are too many, or
             the prompt becomes too long.
     """
     prompts, named = _without_tags(params)
     _check_names(named)
-    entries = [_entry(one, model, loras) for one in named]
+    entries = [_entry(one, model, loras, supported) for one in named]
     resolved = tuple(
         LoraParams(model=entry.id, weight=entry.weight if one.weight is None else one.weight)
         for one, entry in zip(named, entries, strict=True)
@@ -117,11 +119,13 @@ def _check_names(named: Sequence[_Named]) -> None:
         seen.add(one.id)
 
 
-def _entry(one: _Named, model: ModelEntry, loras: Loras) -> LoraEntry:
+def _entry(one: _Named, model: ModelEntry, loras: Loras, supported: Supported) -> LoraEntry:
     entry = loras.get(one.id, param=one.param)
     if not entry.goes_with(model):
+        supported.check("lora", param=one.param)
         raise InvalidParameter(
-            f"{one.param}: the LoRA {entry.id!r} goes with {entry.base}, not with {model.id}.", param=one.param
+            f"{one.param}: the LoRA {entry.id!r} goes with {entry.base or 'models of SDXL'}, not with {model.id}.",
+            param=one.param,
         )
     return entry
 

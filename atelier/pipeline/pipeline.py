@@ -14,10 +14,10 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from random import SystemRandom
 
+from atelier.catalogue.capabilities import Supported
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import LatentRgb
-from atelier.catalogue.loras import NO_LORAS
-from atelier.core.errors import NotSupported, ReplicaLost
+from atelier.core.errors import ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
 from atelier.imaging.formats import write_picture
@@ -142,8 +142,9 @@ class Pipeline:
     def check_previews(self, model: str | None, num_previews: int) -> LatentRgb | None:
         """Return the projection of a model's previews. Raises NotSupported if some are asked for and it has none."""
         entry = self.catalogue.model(model)
-        if num_previews and entry.latent_rgb is None:
-            raise NotSupported(f"{entry.id} has no previews; leave out partial_images.", param="partial_images")
+        if num_previews:
+            supported = Supported.of(entry, self.catalogue, self.catalogue.loras.latest)
+            supported.check("previews", param="partial_images")
         return entry.latent_rgb
 
     async def seeded(self, params: GenerateParams) -> GenerateParams:
@@ -219,7 +220,8 @@ class Pipeline:
 
     async def _resolved(self, params: GenerateParams) -> tuple[Plan, InputSizes]:
         sizes = await reading.sizes_of(params)
-        loras = await asyncio.to_thread(self.catalogue.loras.look) if names_loras(params) else NO_LORAS
+        library = self.catalogue.loras
+        loras = await asyncio.to_thread(library.look) if names_loras(params) else library.latest
         plan = resolve(
             params,
             sizes,

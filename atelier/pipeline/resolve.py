@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
+from atelier.catalogue.capabilities import Supported
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.catalogue.loras import NO_LORAS, Loras
 from atelier.core.conditioning import Prompts, Text
 from atelier.core.denoising import Pass
-from atelier.core.errors import InvalidParameter, TooMuchWork
+from atelier.core.errors import InvalidParameter, NotSupported, TooMuchWork
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
 from atelier.core.params.generate import AUTO, MAX_SEED, GenerateParams
 from atelier.core.sampling import SAMPLERS, Sampling
@@ -90,11 +91,14 @@ def resolve(
             sampler; a seed, strength or enlargement is out of range; there is a negative_prompt_2 but no
             negative_prompt; a LoRA goes with another model, is named twice or in a broken tag; or the file format
             cannot hold the images.
-        NotSupported: hires with controls or a mask, or a control with `annotate` whose kind has no annotator.
+        NotSupported: the model cannot do what is asked for; hires with controls or a mask; a control with `annotate`
+            whose kind has no annotator.
         TooMuchWork: pixels × steps × images exceed `max_pixel_steps`.
     """
     entry = catalogue.model(params.model)
-    params, trigger_words_added = resolve_loras(params, entry, loras)
+    supported = Supported.of(entry, catalogue, loras)
+    _check_images(params, supported)
+    params, trigger_words_added = resolve_loras(params, entry, loras, supported)
     size = _size(params.size, sizes, entry)
     sampling = _sampling(params, entry)
     first = Pass(
@@ -116,7 +120,8 @@ def resolve(
             "guidance_scale": first.guidance_scale,
             "strength": None if params.init_image is None else sampling.strength,
             "controls": tuple(
-                resolve_control(control, index, entry, catalogue) for index, control in enumerate(params.controls)
+                resolve_control(control, index, entry, catalogue, supported)
+                for index, control in enumerate(params.controls)
             ),
             **_resolved_prompts(params, entry),
         }
@@ -140,6 +145,15 @@ def _with_enlargements(params: GenerateParams, first: Pass, entry: ModelEntry, c
         model = resolve_upscale(upscale, passes[-1].size, catalogue, num_images=params.n, field="upscale")
         upscale = upscale.model_copy(update={"model": model})
     return Plan(params=params.model_copy(update={"hires": hires, "upscale": upscale}), passes=passes)
+
+
+def _check_images(params: GenerateParams, supported: Supported) -> None:
+    if params.mask_image is not None:
+        supported.check("inpaint", param="mask_image")
+    elif params.init_image is not None:
+        supported.check("image_to_image", param="init_image")
+    else:
+        supported.check("text_to_image", param="prompt")
 
 
 def _size(text: str, sizes: InputSizes, entry: ModelEntry) -> Size:
@@ -202,11 +216,11 @@ def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
 def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, str | None]:
     """Return `prompt_2` and both negative prompts with defaults filled in, by field name.
 
-    As in diffusers, an absent negative prompt differs from an empty one.
+    As in diffusers, an absent negative prompt of SDXL differs from an empty one.
     """
-    negative = params.negative_prompt
-    if negative is None:
-        negative = entry.defaults.negative_prompt
+    if not entry.traits.has_second_text_encoder:
+        _check_no_second_prompts(params, entry)
+    negative = entry.negative_prompt if params.negative_prompt is None else params.negative_prompt
     if negative is None and params.negative_prompt_2:
         raise InvalidParameter(
             "negative_prompt_2: needs a negative_prompt, which may be empty; without one, guidance runs against "
@@ -216,8 +230,18 @@ def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, st
     return {
         "prompt_2": None if params.prompt_2 == params.prompt else params.prompt_2 or None,
         "negative_prompt": negative,
-        "negative_prompt_2": params.negative_prompt_2 or negative,
+        "negative_prompt_2": (params.negative_prompt_2 or negative) if entry.traits.has_second_text_encoder else None,
     }
+
+
+def _check_no_second_prompts(params: GenerateParams, entry: ModelEntry) -> None:
+    texts = {"prompt_2": params.prompt, "negative_prompt_2": params.negative_prompt}
+    for field, first in texts.items():
+        if getattr(params, field) not in (None, "", first):
+            raise NotSupported(
+                f"{field}: {entry.id} has one text encoder; leave it out, or send its text as {field[:-2]}.",
+                param=field,
+            )
 
 
 def _negative(params: GenerateParams) -> Text | None:

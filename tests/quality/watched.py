@@ -79,7 +79,8 @@ def latents_of_diffusers(
     """Return the final latents of `kind`, a pipeline class of diffusers."""
     # This num_inference_steps has no effect, because the pipeline sets the timesteps again.
     scheduler = new_scheduler(components["scheduler"].config, sampler, None, num_inference_steps=10)
-    pipeline = kind(**{**components, "scheduler": scheduler}, add_watermarker=False)
+    switched_off = "add_watermarker" if "tokenizer_2" in components else "requires_safety_checker"
+    pipeline = kind(**{**components, "scheduler": scheduler, switched_off: False})
     pipeline.set_progress_bar_config(disable=True)
     generator = [torch.Generator("cpu").manual_seed(seed)]
     latents: torch.Tensor = pipeline(**settings, generator=generator, output_type="latent").images

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.api.schemas import File
+from atelier.catalogue.capabilities import Capability
+from atelier.catalogue.families import FamilyName
 from atelier.core.control import ControlKind
 from atelier.core.params import ImageBytes, OutputFormat, UpscaleStep
 
@@ -51,6 +53,10 @@ class ModelCapabilities(BaseModel):
     max_side_px: int
     num_inference_steps: int
     guidance_scale: float
+    family: FamilyName
+    capabilities: dict[Capability, bool] = Field(
+        description="What the model can do; a request for anything else is 501."
+    )
 
 
 class ControlNetCapabilities(BaseModel):

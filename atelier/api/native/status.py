@@ -21,6 +21,7 @@ from atelier.api.native.unbuilt import UNBUILT
 from atelier.api.openai.schemas import ImagesParams
 from atelier.api.prefix import with_prefix
 from atelier.api.services import UsedPipeline
+from atelier.catalogue.capabilities import Supported
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.params import OUTPUT_FORMATS
@@ -46,7 +47,7 @@ async def served(catalogue: Catalogue, request: Request | None = None) -> Served
     """Return the models with their defaults, the ControlNets, LoRAs and upscalers of a catalogue."""
     loras = await asyncio.to_thread(catalogue.loras.look)
     return Served(
-        models=[_model(entry) for entry in catalogue.models],
+        models=[_model(entry, Supported.of(entry, catalogue, loras)) for entry in catalogue.models],
         controlnets=[ControlNetCapabilities.model_validate(entry) for entry in catalogue.controlnets],
         loras=lora_capabilities(loras.by_id.values(), catalogue.models, request),
         upscalers=[UpscalerCapabilities.model_validate(entry) for entry in catalogue.upscalers],
@@ -74,7 +75,7 @@ async def metrics(pipeline: UsedPipeline) -> PlainTextResponse:
     return PlainTextResponse(await pipeline.stages.metrics_text(), media_type=_PROMETHEUS)
 
 
-def _model(entry: ModelEntry) -> ModelCapabilities:
+def _model(entry: ModelEntry, supported: Supported) -> ModelCapabilities:
     return ModelCapabilities(
         id=entry.id,
         description=entry.description,
@@ -84,4 +85,6 @@ def _model(entry: ModelEntry) -> ModelCapabilities:
         max_side_px=entry.sides_px.max,
         num_inference_steps=entry.defaults.num_inference_steps,
         guidance_scale=entry.defaults.guidance_scale,
+        family=entry.family,
+        capabilities=dict(supported.by_name),
     )

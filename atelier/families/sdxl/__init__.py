@@ -1,13 +1,14 @@
 """SDXL's implementation of the Protocol `atelier.families.family.Family`."""
 
-from atelier.families.sdxl.adapters.rows import forms
-from atelier.families.sdxl.attention import install, prompt_conditions, request_adapters
-from atelier.families.sdxl.conditions import stack
-from atelier.families.sdxl.embeds import zero_embeds
-from atelier.families.sdxl.slots import new_slots
+from atelier.families.sdxl.model import install
 from atelier.families.sdxl.text import load_text_encoders
-from atelier.families.sdxl.traced import trace
-from atelier.families.sdxl.unet import decode_half, encode_half, encode_rows
+from atelier.families.unet.adapters.rows import forms
+from atelier.families.unet.attention import prompt_conditions, request_adapters
+from atelier.families.unet.conditions import stack
+from atelier.families.unet.embeds import zero_embeds
+from atelier.families.unet.halves import decode_half, encode_half, encode_rows
+from atelier.families.unet.slots import new_slots
+from atelier.families.unet.traced import trace
 
 __all__ = [
     "decode_half",

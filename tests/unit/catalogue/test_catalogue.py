@@ -55,7 +55,8 @@ def test_entries_remember_where_a_machine_keeps_models(tmp_path: Path) -> None:
 
 
 def test_the_catalogue_has_the_zoo_and_sdxl(shipped: Catalogue) -> None:
-    assert [entry.id for entry in shipped.models] == ["tiny-sdxl", _SDXL]
+    assert [entry.id for entry in shipped.models] == ["tiny-sdxl", "tiny-sd15", _SDXL]
+    assert [entry.family for entry in shipped.models] == ["sdxl", "sd15", "sdxl"]
     assert shipped.model(None).id == "tiny-sdxl"
     sdxl = shipped.model(_SDXL)
     assert sdxl.vae is not None
@@ -80,9 +81,13 @@ def test_the_shipped_models_have_their_defaults(shipped: Catalogue) -> None:
         (entry.id, str(entry.defaults.size), entry.defaults.num_inference_steps, entry.defaults.guidance_scale)
         for entry in shipped.models
     ]
-    assert rows == [("tiny-sdxl", "128x128", 20, 5), (_SDXL, "1024x1024", 30, 5)]
-    assert [(entry.sides_px.min, entry.sides_px.max) for entry in shipped.models] == [(64, 256), (256, 2048)]
-    assert [entry.created_unix_s for entry in shipped.models] == [1795132800, 1690243200]
+    assert rows == [("tiny-sdxl", "128x128", 20, 5), ("tiny-sd15", "128x128", 20, 5), (_SDXL, "1024x1024", 30, 5)]
+    assert [(entry.sides_px.min, entry.sides_px.max) for entry in shipped.models] == [
+        (64, 256),
+        (64, 256),
+        (256, 2048),
+    ]
+    assert [entry.created_unix_s for entry in shipped.models] == [1795132800, 1796083200, 1690243200]
 
 
 def test_the_shipped_controlnets_have_their_scales(shipped: Catalogue) -> None:
@@ -108,7 +113,13 @@ def test_the_weights_of_the_zoo_are_there(shipped: Catalogue) -> None:
     files = [entry.files for entry in shipped.models] + [entry.files for entry in shipped.controlnets]
     files += [entry.files for entry in shipped.annotators]
     folders = [place.folder for place in files if place.folder is not None]
-    assert [folder.name for folder in folders] == ["tiny-sdxl", "tiny-canny", "tiny-depth", "tiny-depth-anything"]
+    assert [folder.name for folder in folders] == [
+        "tiny-sdxl",
+        "tiny-sd15",
+        "tiny-canny",
+        "tiny-depth",
+        "tiny-depth-anything",
+    ]
     assert all(folder.is_dir() for folder in folders)
     assert [entry.id for entry in shipped.upscalers if entry.has_weights] == ["tiny-x4"]
 
@@ -196,7 +207,7 @@ def test_a_controlnet_needs_its_model(shipped: Catalogue) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ((["nope"],), f"Unknown model 'nope'. Known models: tiny-sdxl, {_SDXL}."),
+        ((["nope"],), f"Unknown model 'nope'. Known models: tiny-sdxl, tiny-sd15, {_SDXL}."),
         ((["tiny-sdxl"], ["nope"]), "Unknown ControlNet 'nope'. Known ControlNets: tiny-canny, tiny-depth, "),
         ((["tiny-sdxl"], [], ["nope"]), "Unknown annotator 'nope'. Known annotators: tiny-depth-anything, "),
         ((["tiny-sdxl"], [], [], ["nope"]), "Unknown upscaler 'nope'. Known upscalers: tiny-x4, RealESRGAN_x4plus, "),

@@ -414,7 +414,7 @@ def test_the_nearest_of_many_is_found() -> None:
 
 
 def test_loras_are_found_by_words_tags_and_model(tmp_path: Path, models: tuple[ModelEntry, ...]) -> None:
-    tiny, sdxl = models
+    tiny, sd15, sdxl = models
     write_lora(tmp_path, "neon", description="Glowing outlines", tags=["Style", "dark"], trigger_words=["neon style"])
     write_lora(tmp_path, "pastel", title="Pale", description="Soft colours", tags=["style"], base=tiny.id)
     loras = _library(tmp_path, models).look()
@@ -430,6 +430,7 @@ def test_loras_are_found_by_words_tags_and_model(tmp_path: Path, models: tuple[M
     assert found(tags=["style", "Dark"]) == ["neon"]
     assert found(tags=["sty"]) == []
     assert found(model=sdxl) == ["neon"]
+    assert found(model=sd15) == []
     assert found("l", ["style"], tiny) == ["neon", "pastel"]
 
 

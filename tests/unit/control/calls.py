@@ -20,13 +20,15 @@ def new_call(
     num_tokens: int = 77,
     num_chunks: int = 1,
     latent_width: int = 9,
+    text_width: int = sum(TEXT_WIDTHS),
+    pooled_width: int = POOLED_WIDTH,
 ) -> tuple[ControlCall, Contexts]:
     """A call of random latents [num_rows, 4, 12, latent_width] that share one random control image and prompts."""
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     negative, positive = (
         TextEmbeds(
-            prompt_embeds=random.standard_normal((77 * num_chunks, sum(TEXT_WIDTHS)), dtype=np.float32),
-            pooled_prompt_embeds=random.standard_normal(POOLED_WIDTH, dtype=np.float32),
+            prompt_embeds=random.standard_normal((77 * num_chunks, text_width), dtype=np.float32),
+            pooled_prompt_embeds=random.standard_normal(pooled_width, dtype=np.float32),
         )
         for _ in range(2)
     )

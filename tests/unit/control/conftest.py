@@ -12,4 +12,4 @@ from tests.small_models import CPU
 
 @pytest.fixture(scope="package")
 def controlnets(small_catalogue: Catalogue) -> ControlNets:
-    return ControlNets(small_catalogue.controlnets, CPU, ModelHost(CPU))
+    return ControlNets(small_catalogue, CPU, ModelHost(CPU))

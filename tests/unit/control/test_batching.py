@@ -35,7 +35,7 @@ class _Recording(ControlNets):
 def recording(small_catalogue: Catalogue) -> tuple[ResidualBatcher, _Recording, Callable[[], None]]:
     """A batcher whose thread is blocked until the returned function is called, and its ControlNets."""
     thread = ModelThread("controlnet", num_threads=1)
-    controlnets = _Recording(small_catalogue.controlnets, CPU, ModelHost(CPU))
+    controlnets = _Recording(small_catalogue, CPU, ModelHost(CPU))
     controlnets.num_rows = []
     gate = threading.Event()
     thread.submit(lambda: gate.wait(_WAIT_S))

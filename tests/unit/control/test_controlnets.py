@@ -5,9 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from atelier.catalogue.catalogue import Catalogue
 from atelier.control.calls import ControlCall
+from atelier.control.codec import decode, encode
 from atelier.control.controlnets import ControlNets
 from atelier.control.transports import InProcess
+from atelier.core.errors import ModelUnavailable
+from atelier.models.host import ModelHost
+from tests.small_models import CPU
+from tests.small_sd15 import TEXT_WIDTH
 from tests.unit.control.calls import are_equal, new_call
 
 
@@ -77,3 +83,24 @@ def test_residuals_grow_with_the_scale_and_guess_mode_weakens_the_first_layers(c
     first, middle = largest(1.0)
     assert largest(0.5) == pytest.approx([0.5 * first, 0.5 * middle], rel=1e-4)
     assert largest(1.0, guess_mode=True) == pytest.approx([0.1 * first, middle], rel=1e-4)
+
+
+@pytest.mark.parametrize(("controlnet", "base"), [("small-canny", "small-sd15"), ("small-sd15-canny", "small-sdxl")])
+def test_a_controlnet_of_another_family_than_its_base_is_unavailable(
+    two_families: Catalogue, controlnet: str, base: str
+) -> None:
+    [entry] = [entry for entry in two_families.controlnets if entry.id == controlnet]
+    wrong = two_families.model_copy(update={"controlnets": (entry.model_copy(update={"base": base}),)})
+    with pytest.raises(ModelUnavailable, match=f"{controlnet}.*addition_embed_type"):
+        ControlNets(wrong, CPU, ModelHost(CPU))
+
+
+def test_the_context_of_a_model_without_pooled_embeddings_crosses_processes(two_families: Catalogue) -> None:
+    call, contexts = new_call(
+        seed=8, controlnet="small-sd15-canny", text_width=TEXT_WIDTH, pooled_width=0, latent_width=8
+    )
+    controlnets = ControlNets(two_families, CPU, ModelHost(CPU))
+    sent = decode(encode(contexts), CPU)
+    [theirs] = InProcess(controlnets).start([call], sent)()
+    [ours] = InProcess(controlnets).start([call], contexts)()
+    assert are_equal(ours, theirs)

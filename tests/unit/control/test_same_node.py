@@ -23,10 +23,8 @@ from tests.unit.control.calls import are_equal, new_call
 @pytest.fixture(scope="module")
 def server(small_catalogue: Catalogue) -> SameNodeServer:
     thread = ModelThread("controlnet", num_threads=torch.get_num_threads())
-    return SameNodeServer(
-        ResidualBatcher(thread.run(lambda: ControlNets(small_catalogue.controlnets, CPU, ModelHost(CPU))), thread),
-        CPU,
-    )
+    controlnets = thread.run(lambda: ControlNets(small_catalogue, CPU, ModelHost(CPU)))
+    return SameNodeServer(ResidualBatcher(controlnets, thread), CPU)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from typing import get_args
 
 import pytest
 
+from atelier.catalogue.capabilities import CAPABILITIES
+from atelier.catalogue.catalogue import read_catalogue
 from atelier.core.denoising import RequestId
 from atelier.core.errors import NotSupported
 from atelier.core.geometry import Size
@@ -114,6 +116,20 @@ def test_fields_that_are_not_built_are_those_of_the_page() -> None:
     for name in re.findall(r"`(\w+)`", listed[1]):
         with pytest.raises(NotSupported):
             parse(GenerateParams, {"prompt": "a red circle", name: ["something"]})
+
+
+def test_the_entry_of_another_checkpoint_is_a_catalogue(tmp_path: Path) -> None:
+    [entry] = re.findall(r"```yaml\n(.*?)```", (_DOCS / "adding-a-model.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "catalogue.yaml").write_text(entry)
+    [model] = read_catalogue(tmp_path / "catalogue.yaml").models
+    assert model.family == "sd15"
+
+
+def test_capabilities_are_those_of_the_page() -> None:
+    page = (_DOCS / "adding-a-model.md").read_text()
+    listed = re.search(r"what it can do: (.+?)\.", page, flags=re.DOTALL)
+    assert listed is not None
+    assert tuple(re.findall(r"`(\w+)`", listed[1])) == CAPABILITIES
 
 
 def test_fields_of_a_request_in_the_log_are_those_of_the_page() -> None:

@@ -20,7 +20,7 @@ from atelier.engine.request import RunningRequest, Submitted
 from atelier.engine.schedules import Schedules
 from atelier.engine.splits import Splits
 from atelier.families.family import PromptConditions, family_of
-from atelier.families.sdxl.conditions import KeysValues
+from atelier.families.unet.conditions import KeysValues
 from tests.unit.engine.diffusers_schedulers import SDXL
 
 _SCHEDULES = Schedules(SDXL)

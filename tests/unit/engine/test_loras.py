@@ -24,8 +24,8 @@ from atelier.engine import sequential
 from atelier.engine.engine import Engine, StepReport
 from atelier.engine.request import Event
 from atelier.families.family import Adapter
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.reading import read_adapter
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.reading import read_adapter
 from atelier.models.loading import load_scheduler, load_unet
 from tests.engines import held_at_first_step, new_engine, run_in_one_batch, run_together
 from tests.loras import add_lora, write_lora
@@ -198,7 +198,7 @@ def test_a_lora_that_loads_slowly_delays_no_other_request(
             go_on.wait(_WAIT_S)
         return read_adapter(file, name=name, modules=modules)
 
-    monkeypatch.setattr("atelier.families.sdxl.adapters.loaded.read_adapter", slow)
+    monkeypatch.setattr("atelier.families.unet.adapters.loaded.read_adapter", slow)
     engine = new_engine(small_catalogue.only(["small-sdxl"]), find=loras.find)
     waiting: queue.Queue[Event] = queue.Queue()
     engine.submit(_with(request_, {"b": 1.0}, name="slow"), waiting.put)

@@ -10,9 +10,9 @@ from diffusers import UNet2DConditionModel
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import TextEmbeds
 from atelier.core.geometry import Size
-from atelier.families.sdxl.attention import install, prompt_conditions
-from atelier.families.sdxl.conditions import MASKED, stack
-from atelier.families.sdxl.embeds import zero_embeds
+from atelier.families.unet.attention import install, prompt_conditions
+from atelier.families.unet.conditions import MASKED, stack
+from atelier.families.unet.embeds import zero_embeds
 from atelier.models.loading import load_unet
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 

@@ -12,13 +12,13 @@ from diffusers import UNet2DConditionModel
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.families.sdxl.adapters.adapter import Layers, LowRank
-from atelier.families.sdxl.adapters.rows import RowAdapters, forms, in_faster_form, install_row_changes
-from atelier.families.sdxl.adapters.slots import AdapterSlots
-from atelier.families.sdxl.attention import install, keys_values
-from atelier.families.sdxl.conditions import MASKED, Conditions
-from atelier.families.sdxl.traced import TracedUNet, trace
-from atelier.families.sdxl.unet import decode_half, encode_half
+from atelier.families.unet.adapters.adapter import Layers, LowRank
+from atelier.families.unet.adapters.rows import RowAdapters, forms, in_faster_form, install_row_changes
+from atelier.families.unet.adapters.slots import AdapterSlots
+from atelier.families.unet.attention import install, keys_values
+from atelier.families.unet.conditions import MASKED, Conditions
+from atelier.families.unet.halves import decode_half, encode_half
+from atelier.families.unet.traced import TracedUNet, trace
 from atelier.models.loading import load_unet
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 

@@ -20,8 +20,8 @@ from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.sampling import Reproducibility
 from atelier.families.family import Adapter, LoadedAdapters
 from atelier.families.family import TextEncoders as Encoders
-from atelier.families.sdxl.adapters.adapter import LowRank
 from atelier.families.sdxl.text import TextEncoders
+from atelier.families.unet.adapters.adapter import LowRank
 from atelier.local.per_model import PerModel
 from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage, TextTask

@@ -14,7 +14,7 @@ from atelier.core.conditioning import Prompts, Text, TextEmbeds
 from atelier.core.errors import InvalidParameter
 from atelier.core.sampling import Reproducibility
 from atelier.families.family import LoadedAdapters, TextEncoders, WeightedAdapter
-from atelier.families.sdxl.adapters.keys import Part
+from atelier.families.unet.adapters.keys import Part
 from atelier.local.per_model import PerModel
 from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage, TextKey, TextTask

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from atelier.core.errors import ModelUnavailable
-from atelier.families.sdxl.programs import TRACING, traced
+from atelier.families.unet.programs import TRACING, traced
 from atelier.models.host import HostedModule, ModelHost, ModuleSource
 from atelier.models.loading import Placement
 from atelier.models.memory import Memory

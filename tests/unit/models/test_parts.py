@@ -10,7 +10,8 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.models.parts import TEXT_ENCODERS, UNET, Part
+from atelier.models.files import sources
+from atelier.models.parts import TEXT_ENCODER, UNET, Part
 
 
 def _write_in_shards(catalogue: Catalogue, part: Part, folder: Path, variant: str | None) -> list[str]:
@@ -23,7 +24,7 @@ def _write_in_shards(catalogue: Catalogue, part: Part, folder: Path, variant: st
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
 
 
-@pytest.mark.parametrize("part", [UNET, TEXT_ENCODERS[0]], ids=lambda part: part.folder)
+@pytest.mark.parametrize("part", [UNET, TEXT_ENCODER], ids=lambda part: part.folder)
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_weights_in_several_files_are_needed_whole(
     small_catalogue: Catalogue, tmp_path: Path, part: Part, variant: str | None
@@ -50,3 +51,14 @@ def test_weights_in_several_files_are_needed_whole(
 )
 def test_pickles_other_variants_and_other_parts_are_left_out(name: str) -> None:
     assert not any(fnmatch(name, pattern) for pattern in UNET.patterns(None))
+
+
+def test_a_model_needs_the_text_encoders_of_its_family(two_families: Catalogue) -> None:
+    folders = {
+        source.entry: {part.folder for part in source.parts if "text" in part.folder or "token" in part.folder}
+        for source in sources(two_families.model_copy(update={"controlnets": (), "annotators": ()}))
+    }
+    assert folders == {
+        "Model 'small-sdxl'": {"text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"},
+        "Model 'small-sd15'": {"text_encoder", "tokenizer"},
+    }

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atelier.catalogue.capabilities import Supported
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.loras import NO_LORAS
 from atelier.core.control import Annotation, Control
 from atelier.core.errors import InvalidParameter, NotSupported
 from atelier.core.geometry import Size
@@ -15,7 +17,8 @@ from atelier.pipeline.controls import annotation_of, check_annotated_size, resol
 
 def _resolved(catalogue: Catalogue, index: int = 0, **fields: Any) -> ControlParams:
     control = parse(ControlParams, {"image": b"x", **fields})
-    return resolve_control(control, index, catalogue.models[0], catalogue)
+    model = catalogue.models[0]
+    return resolve_control(control, index, model, catalogue, Supported.of(model, catalogue, NO_LORAS))
 
 
 @pytest.mark.parametrize(
@@ -62,13 +65,18 @@ def test_a_control_that_is_not_served_is_refused_with_the_known(
 
 
 def test_a_server_without_controlnets_refuses_all(small_catalogue: Catalogue) -> None:
-    with pytest.raises(InvalidParameter, match="there are: none"):
-        _resolved(small_catalogue.model_copy(update={"controlnets": ()}), kind="canny")
+    with pytest.raises(NotSupported) as caught:
+        _resolved(small_catalogue.model_copy(update={"controlnets": ()}), index=1, kind="canny")
+    assert caught.value.param == "controls[1]"
+    assert str(caught.value) == (
+        "controls[1]: small-sdxl does not support control; it supports text_to_image, image_to_image, inpaint, "
+        "previews."
+    )
 
 
 def test_controlnets_of_other_models_are_not_used(small_catalogue: Catalogue) -> None:
     foreign = tuple(entry.model_copy(update={"base": "another"}) for entry in small_catalogue.controlnets)
-    with pytest.raises(InvalidParameter):
+    with pytest.raises(NotSupported):
         _resolved(small_catalogue.model_copy(update={"controlnets": foreign}), kind="canny")
 
 

@@ -210,7 +210,7 @@ async def test_previews_that_cannot_be_made_are_refused_before_any_work(
     pipeline = Pipeline(
         stages, small_catalogue.model_copy(update={"models": (blind,)}), PipelineLimits(max_pixel_steps=10**6)
     )
-    with pytest.raises(NotSupported, match="small-sdxl has no previews") as caught:
+    with pytest.raises(NotSupported, match="small-sdxl does not support previews") as caught:
         await anext(pipeline.stream(_new(), _params(), num_previews=1))
     assert caught.value.param == "partial_images"
     assert stages.calls == []

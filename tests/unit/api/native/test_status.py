@@ -45,6 +45,16 @@ async def test_the_front_page_describes_what_the_server_can_do(http: httpx2.Asyn
             "max_side_px": 256,
             "num_inference_steps": 4,
             "guidance_scale": 5.0,
+            "family": "sdxl",
+            "capabilities": {
+                "text_to_image": True,
+                "image_to_image": True,
+                "inpaint": True,
+                "control": True,
+                "lora": False,
+                "edit": False,
+                "previews": True,
+            },
         }
     ]
     assert [(one["id"], one["kind"], one["base"], one["scale"]) for one in capabilities["controlnets"]] == [

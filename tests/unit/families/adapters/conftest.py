@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.families.sdxl.adapters.keys import Part
+from atelier.families.unet.adapters.keys import Part
 from atelier.models.loading import load_text_encoder_modules, load_unet
 from tests.small_models import CPU
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from atelier.families.sdxl.adapters.adapter import Layers, LowRank
+from atelier.families.unet.adapters.adapter import Layers, LowRank
 
 
 def delta(change: LowRank) -> torch.Tensor:

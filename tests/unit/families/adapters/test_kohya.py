@@ -10,8 +10,8 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.reading import read_adapter
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.reading import read_adapter
 from atelier.models.loading import load_scheduler, load_text_encoder_modules, load_unet, load_vae
 from tests.small_models import CPU
 from tests.unit.families.adapters.deltas import assert_equal, peft_deltas, random_tensors

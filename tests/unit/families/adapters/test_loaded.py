@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from atelier.core.errors import AdapterInvalid
-from atelier.families.sdxl.adapters.adapter import Adapter
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.loaded import LoadedAdapters
+from atelier.families.unet.adapters.adapter import Adapter
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.loaded import LoadedAdapters
 from tests.small_models import CPU
 
 _WAIT_S = 30
@@ -34,7 +34,7 @@ def adapters(tmp_path: Path, go_on: threading.Event, monkeypatch: pytest.MonkeyP
         go_on.wait(_WAIT_S)
         return Adapter(unet={}, text_encoder={}, text_encoder_2={}, weights_hash=name)
 
-    monkeypatch.setattr("atelier.families.sdxl.adapters.loaded.read_adapter", read)
+    monkeypatch.setattr("atelier.families.unet.adapters.loaded.read_adapter", read)
     for name in "abcdef":
         (tmp_path / name).touch()
     return LoadedAdapters(lambda name: tmp_path / name, lambda _: {}, CPU)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.reading import read_adapter
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.reading import read_adapter
 from tests.unit.families.adapters.deltas import delta, random_tensors
 
 Modules = dict[Part, torch.nn.Module]

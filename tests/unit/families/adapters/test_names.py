@@ -9,8 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from atelier.families.sdxl.adapters.keys import by_layer
-from atelier.families.sdxl.adapters.names import layer_names, plain
+from atelier.families.unet.adapters.keys import by_layer
+from atelier.families.unet.adapters.names import layer_names, plain
 
 
 @cache

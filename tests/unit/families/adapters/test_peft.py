@@ -14,8 +14,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from atelier.core.errors import AdapterInvalid
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.reading import read_adapter
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.reading import read_adapter
 from tests.unit.families.adapters.deltas import assert_equal, peft_deltas, random_tensors
 
 Modules = dict[Part, ModelMixin]

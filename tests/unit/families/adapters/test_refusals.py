@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from atelier.core.errors import AdapterInvalid
-from atelier.families.sdxl.adapters import reading
-from atelier.families.sdxl.adapters.adapter import LowRank
-from atelier.families.sdxl.adapters.fitting import check_fits
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.reading import read_adapter
+from atelier.families.unet.adapters import reading
+from atelier.families.unet.adapters.adapter import LowRank
+from atelier.families.unet.adapters.fitting import check_fits
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.reading import read_adapter
 from tests.unit.families.adapters.deltas import random_tensors
 
 Modules = dict[Part, torch.nn.Module]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from atelier.families.sdxl.adapters.adapter import Layers, LowRank
-from atelier.families.sdxl.adapters.rows import applied, combined, forms, in_faster_form, install_row_changes, stacked
-from atelier.families.sdxl.adapters.slots import AdapterSlots
+from atelier.families.unet.adapters.adapter import Layers, LowRank
+from atelier.families.unet.adapters.rows import applied, combined, forms, in_faster_form, install_row_changes, stacked
+from atelier.families.unet.adapters.slots import AdapterSlots
 
 _LINEAR, _CONVOLUTION = "blocks.0.linear", "convolution"
 

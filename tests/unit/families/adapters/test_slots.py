@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from atelier.families.sdxl.adapters.adapter import LowRank
-from atelier.families.sdxl.adapters.rows import Merged, RowChanges, RowFactors, forms
-from atelier.families.sdxl.adapters.slots import AdapterSlots
+from atelier.families.unet.adapters.adapter import LowRank
+from atelier.families.unet.adapters.rows import Merged, RowChanges, RowFactors, forms
+from atelier.families.unet.adapters.slots import AdapterSlots
 
 _BASE = torch.full((3, 2), 7.0)
 

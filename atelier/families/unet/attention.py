@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from atelier.core.conditioning import TextEmbeds
-from atelier.families.sdxl.adapters.adapter import Layers
-from atelier.families.sdxl.adapters.rows import (
+from atelier.families.unet.adapters.adapter import Layers
+from atelier.families.unet.adapters.rows import (
     RequestLayers,
     applied,
     combined,
@@ -23,8 +23,8 @@ from atelier.families.sdxl.adapters.rows import (
     install_row_changes,
     stacked,
 )
-from atelier.families.sdxl.conditions import KeysValues, PromptConditions
-from atelier.families.sdxl.embeds import check_widths
+from atelier.families.unet.conditions import KeysValues, PromptConditions
+from atelier.families.unet.embeds import check_widths
 from atelier.models.loading import Placement
 
 if TYPE_CHECKING:
@@ -91,12 +91,12 @@ class RowAttention:
 def install(model: UNet2DConditionModel | ControlNetModel) -> None:
     """Give every attention layer `RowAttention`.
 
-    Raises ValueError if an attention layer is not SDXL's plain one.
+    Raises ValueError if an attention layer is not the plain one.
     """
     for name, layer in _layers(model):
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
         if any(extra is not None for extra in extras) or layer.residual_connection:
-            raise ValueError(f"{name} is not the plain attention of SDXL")
+            raise ValueError(f"{name} is not the plain attention of Stable Diffusion")
         layer.forward = RowAttention(layer, None)
     for index, layer in enumerate(_cross_attention(model)):
         layer.forward = RowAttention(layer, index)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from atelier.core.geometry import Size
-from atelier.families.sdxl.adapters.rows import RequestLayers, RowAdapters
+from atelier.families.unet.adapters.rows import RequestLayers, RowAdapters
 
 #: Bias added to the attention scores of padding tokens; their softmax is exactly zero (diffusers' value).
 MASKED = -10_000.0
@@ -34,7 +34,7 @@ class PromptConditions:
     keys_values: KeysValues
     #: Length of the prompt including padding to whole chunks, 77 · chunks.
     num_tokens: int
-    #: Pooled output of the second text encoder, [1280].
+    #: Pooled output of SDXL's second text encoder, [1280]; [0] for a model that reads none.
     pooled_prompt_embeds: torch.Tensor
     #: Changes of the UNet's layers by the request's LoRAs, but for those that `keys_values` contain.
     adapters: RequestLayers = field(default_factory=dict)
@@ -47,9 +47,9 @@ class Conditions:
     prompt: KeysValues
     #: Attention bias, [rows, 1, 77 · chunks]: 0 for a row's own tokens, `MASKED` for padding.
     prompt_bias: torch.Tensor
-    #: Pooled output of the second text encoder, [rows, 1280].
+    #: Pooled output of SDXL's second text encoder, [rows, 1280]; [rows, 0] for a model that reads none.
     pooled_prompt_embeds: torch.Tensor
-    #: Size and crop of each row's image, [rows, 6], in pixels.
+    #: Size and crop of each row's image, [rows, 6], in pixels; only SDXL reads them.
     add_time_ids: torch.Tensor
     #: Changes of the model's layers by the rows' LoRAs.
     adapters: RowAdapters = field(default_factory=dict)

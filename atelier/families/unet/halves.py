@@ -1,6 +1,6 @@
 """The UNet's forward pass in two halves, split after the middle block.
 
-Together they equal `UNet2DConditionModel.forward` of diffusers bit for bit (tests/unit/families/test_unet.py). The
+Together they equal `UNet2DConditionModel.forward` of diffusers bit for bit (tests/unit/families/test_halves.py). The
 residuals of ControlNets are added between them. A ControlNet is a copy of the first half, so both run `encode_rows`.
 """
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from atelier.families.sdxl.adapters.rows import applied
-from atelier.families.sdxl.conditions import Conditions
+from atelier.families.unet.adapters.rows import applied
+from atelier.families.unet.conditions import Conditions
+from atelier.families.unet.time_embedding import time_embedding
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -24,7 +25,7 @@ class Encoded:
 
     #: Output of the middle block, [rows, channels, h, w].
     hidden_states: torch.Tensor
-    #: Embedding of timestep, size and pooled prompt, [rows, width].
+    #: Embedding of the timestep and of what the model adds to it, [rows, width].
     emb: torch.Tensor
     #: Outputs of the first convolution and of every layer of the down blocks, in their order; the decoder half reads
     #: them from the end.
@@ -49,7 +50,7 @@ def encode_rows(
 
     `hidden_states` [rows, channels, h, w] are the output of the first convolution; `timesteps` has the shape [rows].
     """
-    emb = _time_embedding(model, timesteps, conditions)
+    emb = time_embedding(model, timesteps, conditions)
     skips = [hidden_states]
     for block in model.down_blocks:
         attention = _attention_arguments(conditions) if getattr(block, "has_cross_attention", False) else {}
@@ -88,14 +89,3 @@ def _attention_arguments(conditions: Conditions) -> dict[str, object]:
         "cross_attention_kwargs": {"prompt": conditions.prompt},
         "encoder_attention_mask": conditions.prompt_bias,
     }
-
-
-def _time_embedding(
-    model: UNet2DConditionModel | ControlNetModel, timesteps: torch.Tensor, conditions: Conditions
-) -> torch.Tensor:
-    """Embed the timestep, the image's size and crop, and the pooled prompt (Podell et al. 2023, §2.2)."""
-    pooled = conditions.pooled_prompt_embeds
-    emb: torch.Tensor = model.time_embedding(model.time_proj(timesteps).to(pooled.dtype))
-    size_and_crop = model.add_time_proj(conditions.add_time_ids.flatten()).view(pooled.shape[0], -1)
-    added: torch.Tensor = model.add_embedding(torch.cat([pooled, size_and_crop.to(pooled.dtype)], dim=-1))
-    return emb + added

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from cachetools import LRUCache
 
-from atelier.families.sdxl.conditions import Conditions
-from atelier.families.sdxl.programs import (
+from atelier.families.unet.conditions import Conditions
+from atelier.families.unet.halves import Encoded, decode_half, encode_half
+from atelier.families.unet.programs import (
     EXAMPLE_ROWS,
     EXAMPLE_SIDE,
     TRACING,
@@ -31,7 +32,6 @@ from atelier.families.sdxl.programs import (
     tensors_of,
     traced,
 )
-from atelier.families.sdxl.unet import Encoded, decode_half, encode_half
 from atelier.models.loading import Placement
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from atelier.families.sdxl.adapters.keys import PEFT_PREFIX, LayerKeys
+from atelier.families.unet.adapters.keys import PEFT_PREFIX, LayerKeys
 
 _METADATA = "lora_adapter_metadata"
 _CONFIG_FILE = "adapter_config.json"

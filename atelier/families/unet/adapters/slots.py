@@ -1,4 +1,4 @@
-"""Static buffers for what LoRAs change in a batch's rows, one slot per row; see `families.sdxl.slots`."""
+"""Static buffers for what LoRAs change in a batch's rows, one slot per row; see `families.unet.slots`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from atelier.families.sdxl.adapters.adapter import LowRank
-from atelier.families.sdxl.adapters.rows import Forms, Merged, RequestLayers, RowAdapters, RowChanges, RowFactors
-from atelier.families.sdxl.buffers import capacity, grown
+from atelier.families.unet.adapters.adapter import LowRank
+from atelier.families.unet.adapters.rows import Forms, Merged, RequestLayers, RowAdapters, RowChanges, RowFactors
+from atelier.families.unet.buffers import capacity, grown
 
 
 class AdapterSlots:

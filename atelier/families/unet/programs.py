@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from atelier.core.geometry import Size
-from atelier.families.sdxl.adapters.rows import RowAdapters, RowChanges, RowFactors
-from atelier.families.sdxl.attention import prompt_conditions
-from atelier.families.sdxl.conditions import Conditions, KeysValues, stack
-from atelier.families.sdxl.embeds import zero_embeds
+from atelier.families.unet.adapters.rows import RowAdapters, RowChanges, RowFactors
+from atelier.families.unet.attention import prompt_conditions
+from atelier.families.unet.conditions import Conditions, KeysValues, stack
+from atelier.families.unet.embeds import zero_embeds
 from atelier.models.loading import Placement
 
 if TYPE_CHECKING:

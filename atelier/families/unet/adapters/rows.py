@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import torch
 
-from atelier.families.sdxl.adapters.adapter import Layers, LowRank
+from atelier.families.unet.adapters.adapter import Layers, LowRank
 
 #: A rank below this counts as this, so that the layers of a small model have the same form for all LoRAs.
 _MIN_RANK = 32

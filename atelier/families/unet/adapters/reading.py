@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from atelier.core.errors import AdapterInvalid
-from atelier.families.sdxl.adapters.adapter import Adapter, Layers, LowRank
-from atelier.families.sdxl.adapters.factors import change
-from atelier.families.sdxl.adapters.fitting import check_fits
-from atelier.families.sdxl.adapters.keys import LayerKeys, Part, by_layer
-from atelier.families.sdxl.adapters.names import layer_names, plain
-from atelier.families.sdxl.adapters.scales import PeftConfig, layer_scale, peft_config
+from atelier.families.unet.adapters.adapter import Adapter, Layers, LowRank
+from atelier.families.unet.adapters.factors import change
+from atelier.families.unet.adapters.fitting import check_fits
+from atelier.families.unet.adapters.keys import LayerKeys, Part, by_layer
+from atelier.families.unet.adapters.names import layer_names, plain
+from atelier.families.unet.adapters.scales import PeftConfig, layer_scale, peft_config
 from atelier.models.hashes import tensors_hash
 
 #: safetensors' names of types that weights can have; trainers write a whole alpha as an integer.

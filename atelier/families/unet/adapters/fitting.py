@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from atelier.core.errors import AdapterInvalid
-from atelier.families.sdxl.adapters.adapter import Layers
+from atelier.families.unet.adapters.adapter import Layers
 
 _ADVICE = "The LoRA was trained for another base model; use it with that one."
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from atelier.families.sdxl.adapters.adapter import LowRank
-from atelier.families.sdxl.adapters.products import Factors, Scale, factor, loha, lokr
+from atelier.families.unet.adapters.adapter import LowRank
+from atelier.families.unet.adapters.products import Factors, Scale, factor, loha, lokr
 
 MAX_RANK = 256
 

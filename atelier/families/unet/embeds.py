@@ -1,4 +1,4 @@
-"""The widths of the text embeddings that a UNet or a ControlNet of SDXL reads."""
+"""The widths of the text embeddings that a UNet or a ControlNet reads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def check_widths(model: UNet2DConditionModel | ControlNetModel, embeds: TextEmbe
 
 
 def _widths(model: UNet2DConditionModel | ControlNetModel) -> tuple[int, int]:
-    """Return the widths of prompt_embeds and pooled_prompt_embeds; 2048 and 1280 for SDXL."""
+    """Return the widths of prompt_embeds and pooled_prompt_embeds: 2048 and 1280 for SDXL, 768 and 0 for SD 1.5."""
     config = model.config
+    if config.addition_embed_type is None:
+        return config.cross_attention_dim, 0
     time_ids_width = _NUM_TIME_IDS * config.addition_time_embed_dim
     return config.cross_attention_dim, config.projection_class_embeddings_input_dim - time_ids_width

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from atelier.core.errors import AdapterInvalid
-from atelier.families.sdxl.adapters.adapter import Adapter, Layers, LowRank
-from atelier.families.sdxl.adapters.keys import Part
-from atelier.families.sdxl.adapters.reading import read_adapter
+from atelier.families.unet.adapters.adapter import Adapter, Layers, LowRank
+from atelier.families.unet.adapters.keys import Part
+from atelier.families.unet.adapters.reading import read_adapter
 from atelier.models.adapters import AdapterCache
 from atelier.models.loading import Placement
 

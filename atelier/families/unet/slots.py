@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 
 from atelier.core.geometry import Size
-from atelier.families.sdxl.adapters.rows import Forms
-from atelier.families.sdxl.adapters.slots import AdapterSlots
-from atelier.families.sdxl.buffers import capacity, grown
-from atelier.families.sdxl.conditions import MASKED, Conditions, KeysValues, PromptConditions, add_time_ids
+from atelier.families.unet.adapters.rows import Forms
+from atelier.families.unet.adapters.slots import AdapterSlots
+from atelier.families.unet.buffers import capacity, grown
+from atelier.families.unet.conditions import MASKED, Conditions, KeysValues, PromptConditions, add_time_ids
 
 
 class ConditionSlots:
