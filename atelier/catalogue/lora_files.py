@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from atelier.catalogue.entries import LoraEntry
-from atelier.catalogue.lora_header import Refused, bounded_json, read_header
+from atelier.catalogue.header import Refused, bounded_json, read_header
 from atelier.core.adapters import LoraWeight
 
 SUFFIX = ".safetensors"
@@ -67,9 +67,9 @@ class LoraFile(NamedTuple):
 def read_lora(file: Path, beside: Path | None) -> LoraFile:
     """Read a LoRA's header and the JSON beside it. Raises Refused."""
     header = read_header(file)
-    if any(map(_DORA.search, header.names)):
+    if any(map(_DORA.search, header.shapes)):
         raise Refused("it is a DoRA, which is not supported")
-    if not any(map(_LORA.search, header.names)):
+    if not any(map(_LORA.search, header.shapes)):
         raise Refused("no tensor in it has a name of a LoRA")
     json = _Beside() if beside is None else _read_beside(beside)
     if json.base is None:

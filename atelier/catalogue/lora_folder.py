@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atelier.catalogue.entries import LoraEntry
+from atelier.catalogue.header import Refused
 from atelier.catalogue.lora_files import SUFFIX, LoraFile, read_lora
-from atelier.catalogue.lora_header import Refused
 
 #: Maximum number of LoRAs in a folder.
 MAX_FILES = 5000
