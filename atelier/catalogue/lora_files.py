@@ -15,9 +15,9 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from atelier.catalogue.entries import LoraEntry
 from atelier.catalogue.header import Refused, bounded_json, read_header
+from atelier.catalogue.watched_folder import SUFFIX
 from atelier.core.adapters import LoraWeight
 
-SUFFIX = ".safetensors"
 _MAX_JSON_BYTES = 2**20
 #: How layouts of LoRAs name their tensors: those of peft, diffusers and kohya, and LyCORIS' LoHa and LoKr.
 _LORA = re.compile(r"lora[._](A|B|up|down|mid)\b|lora_linear_layer\b|hada_w|lokr_w")

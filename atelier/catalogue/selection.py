@@ -61,5 +61,5 @@ class Selection(BaseModel):
         catalogue = read_catalogue(self.catalogue, storage)
         loras_dir = storage.loras_dir if self.loras_dir is None else self.loras_dir.expanduser().absolute()
         return catalogue.only(
-            self.models, self.controlnets, self.annotators, self.upscalers, self.loras, loras_dir=loras_dir
+            self.models, self.controlnets, self.annotators, self.upscalers, self.loras, lora_folders=[loras_dir]
         )

@@ -11,6 +11,7 @@ import pytest
 
 from atelier.catalogue.catalogue import DEFAULT_CATALOGUE, Catalogue, CatalogueError, read_catalogue
 from atelier.catalogue.entries import LoraEntry, ModelEntry
+from atelier.catalogue.library import ModelLibrary
 from atelier.catalogue.loras import LoraLibrary, Loras
 from atelier.core.errors import LoraNotFound, ModelNotFound
 from tests.lora_files import write_lora
@@ -44,7 +45,7 @@ def models() -> tuple[ModelEntry, ...]:
 def _library(
     folder: Path, models: Sequence[ModelEntry], entries: Sequence[LoraEntry] = (), clock: _Clock | None = None
 ) -> LoraLibrary:
-    return LoraLibrary(entries, models, folder, now_s=clock or _Clock())
+    return LoraLibrary(entries, ModelLibrary(models), [folder], now_s=clock or _Clock())
 
 
 def _ids(loras: Loras) -> list[str]:
@@ -486,7 +487,7 @@ def test_chosen_loras_are_those_of_the_catalogue(tmp_path: Path) -> None:
 
 
 def test_a_catalogue_takes_its_folder_along(tmp_path: Path) -> None:
-    catalogue = read_catalogue().only(["tiny-sdxl"], loras_dir=tmp_path)
+    catalogue = read_catalogue().only(["tiny-sdxl"], lora_folders=[tmp_path])
     sent = pickle.dumps(catalogue)
     write_lora(tmp_path, "neon")
     write_lora(tmp_path, "far", base=_SDXL)
