@@ -5,6 +5,7 @@ Base models and LoRAs may also lie in folders that are watched while the graph r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from atelier.catalogue.library import ModelLibrary, ModelReader
 from atelier.catalogue.loras import LoraLibrary
 from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelNotFound
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 
@@ -60,12 +63,14 @@ class Catalogue(Entry):
         *,
         lora_folders: Sequence[Path] = (),
         model_readers: Sequence[ModelReader] = (),
+        found_upscalers: Sequence[UpscalerEntry] = (),
     ) -> Catalogue:
         """Return a catalogue of only the given ids, in the order given; the first model is the default.
 
         If `controlnets` is None, keep every ControlNet of the given models whose files are in a local folder. If
         `loras` is None, keep every LoRA of the given models whose file is on this machine. LoRAs in `lora_folders`
-        are added to `Catalogue.loras`, the models of `model_readers` to `Catalogue.library`.
+        are added to `Catalogue.loras`, the models of `model_readers` to `Catalogue.library`, and `found_upscalers` to
+        those given, unless their ids are taken.
 
         Raises:
             ModelNotFound: an id is not in the catalogue, or a ControlNet or LoRA belongs to a model that is not
@@ -84,7 +89,7 @@ class Catalogue(Entry):
             models=served,
             controlnets=chosen,
             annotators=tuple(_entry(self.annotators, model_id, "annotator") for model_id in annotators),
-            upscalers=tuple(_entry(self.upscalers, model_id, "upscaler") for model_id in upscalers),
+            upscalers=_with_found((_entry(self.upscalers, one, "upscaler") for one in upscalers), found_upscalers),
             loras=self._chosen_loras(served, loras),
         )
         catalogue._library = ModelLibrary(served, model_readers)
@@ -149,6 +154,15 @@ def _entry(entries: Sequence[E], entry_id: str, what: str, *, param: str = "mode
             return entry
     known = ", ".join(entry.id for entry in entries)
     raise ModelNotFound(f"Unknown {what} {entry_id!r}. Known {what}s: {known}.", param=param)
+
+
+def _with_found(chosen: Iterable[UpscalerEntry], found: Iterable[UpscalerEntry]) -> tuple[UpscalerEntry, ...]:
+    by_id = {entry.id: entry for entry in chosen}
+    for entry in found:
+        if entry.id in by_id:
+            logger.warning("the upscaler file %r is not served: the id %r is taken", entry.file.name, entry.id)
+        by_id.setdefault(entry.id, entry)
+    return tuple(by_id.values())
 
 
 def read_catalogue(file: Path = DEFAULT_CATALOGUE, storage: Storage | None = None) -> Catalogue:

@@ -126,10 +126,14 @@ class Sides(Entry):
         return Size(width=width, height=height).in_whole_latents()
 
 
+#: A size that is written as text.
+DefaultSize = Annotated[Size, BeforeValidator(_size_from_text)]
+
+
 class Defaults(Entry):
     """Defaults for fields that a request leaves out."""
 
-    size: Annotated[Size, BeforeValidator(_size_from_text)]
+    size: DefaultSize
     num_inference_steps: NumInferenceSteps
     guidance_scale: GuidanceScale
     #: If None, guidance runs against embeddings of zeros, as SDXL base was trained.

@@ -44,7 +44,10 @@ Read = Callable[[Path, Sequence[Path]], T]
 
 
 class WatchedFolder(Generic[T]):
-    """Reads files of weights from a folder and its subfolders, each once until it changes. Not thread-safe."""
+    """Reads files of weights from a folder and its subfolders, each once until it changes. Not thread-safe.
+
+    A pickled one reads the files anew, in the process where it arrives.
+    """
 
     def __init__(self, folder: Path, read: Read[T], beside: Sequence[str]) -> None:
         """`beside` are the endings of further files with the same stem, which `read` is given if they are there."""
@@ -53,6 +56,18 @@ class WatchedFolder(Generic[T]):
         self._beside = beside
         #: What was read, or why it is refused, by name, with the stamps of the file and of those beside it.
         self._known: dict[str, tuple[Sequence[Stamp | None], T | str]] = {}
+
+    def __reduce__(self) -> tuple[type[WatchedFolder[T]], tuple[Path, Read[T], Sequence[str]]]:
+        return WatchedFolder, (self._folder, self._read, self._beside)
+
+    def read(self) -> Iterator[T | RefusedFile]:
+        """Yield what each file of weights says, or why it is refused."""
+        listing = self.listing()
+        if isinstance(listing, str):
+            yield RefusedFile(str(self._folder), listing)
+            return
+        for found in self.files(listing):
+            yield found if isinstance(found, RefusedFile) else found[1]
 
     def listing(self) -> Listing | str:
         """Return the files in the folder, none if it does not exist, or why it cannot be read. Reads no file."""
