@@ -48,7 +48,8 @@ class Models:
         reasons = "".join(f" {file.name}: {file.reason}." for file in files)
         known = ", ".join(islice(self.by_id, _MAX_NAMED))
         more = "; GET /v1/models lists all" if len(self.by_id) > _MAX_NAMED else ""
-        raise ModelNotFound(f"Unknown model {model_id!r}.{reasons} Known models: {known}{more}.")
+        message = f"Unknown model {model_id!r}.{reasons} Known models: {known}{more}."
+        raise ModelNotFound(message, param="model")
 
 
 class ModelLibrary:

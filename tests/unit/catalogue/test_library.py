@@ -101,6 +101,7 @@ def test_an_unknown_id_is_answered_with_the_reason_and_some_known_ids(found: _Fo
         + ", ".join(f"m{index}" for index in range(19))
         + "; GET /v1/models lists all."
     )
+    assert caught.value.param == "model"
 
 
 def test_a_refused_file_is_logged_once(found: _Found, caplog: pytest.LogCaptureFixture) -> None:

@@ -265,6 +265,39 @@ def test_the_json_names_the_preview(tmp_path: Path, models: tuple[ModelEntry, ..
     assert library.look().by_id["neon"].preview == tmp_path / "shown.webp"
 
 
+def test_subfolders_are_looked_into_but_not_through_links(tmp_path: Path, models: tuple[ModelEntry, ...]) -> None:
+    write_lora(tmp_path / "outside", "far")
+    folder = tmp_path / "loras"
+    for depth, name in enumerate(("a", "b", "c", "d", "e", "f")):
+        write_lora(folder.joinpath(*"12345"[:depth]), name, preview=f"{name}.webp")
+        folder.joinpath(*"12345"[:depth], f"{name}.webp").write_text("x")
+    write_lora(folder / ".hidden", "hidden")
+    (folder / "linked").symlink_to(tmp_path / "outside")
+    loras = _library(folder, models).look()
+    assert sorted(_ids(loras)) == ["a", "b", "c", "d", "e"]
+    assert loras.by_id["c"].preview == folder / "1" / "2" / "c.webp"
+    assert loras.refused == ()
+
+
+def test_a_subfolder_that_cannot_be_read_is_reported(
+    tmp_path: Path, models: tuple[ModelEntry, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may read every folder, so the operating system's error is raised here."""
+    write_lora(tmp_path, "neon")
+    write_lora(tmp_path / "private", "secret")
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if folder.name == "private":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    loras = _library(tmp_path, models).look()
+    assert _ids(loras) == ["neon"]
+    assert _reasons(loras) == {"private/": "the folder cannot be read"}
+
+
 def test_entries_of_the_catalogue_go_before_files_of_their_id(tmp_path: Path, models: tuple[ModelEntry, ...]) -> None:
     mine = _entry("neon", write_lora(tmp_path / "elsewhere", "neon"))
     write_lora(tmp_path / "loras", "neon")

@@ -1,7 +1,9 @@
-"""A checkpoint in the original layout draws what the diffusers folder that it was made from draws."""
+"""A checkpoint that is found in a folder draws what the diffusers folder that it was made from draws."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import Files
+from atelier.catalogue.selection import Selection
 from atelier.core.params import GenerateParams, parse
 from atelier.local.stages import DEFAULT_SETTINGS, local_stages
 from atelier.pipeline.pipeline import Pipeline, PipelineLimits
@@ -20,14 +22,23 @@ from tests.single_file import write_single_file
 pytestmark = pytest.mark.zoo
 
 _PROMPT = "a red circle, white background"
+#: What the file cannot say of the zoo's model, which is smaller than SDXL.
+_BESIDE = {
+    "config": "configs",
+    "sides_px": {"min": 64, "max": 256},
+    "defaults": {"size": "128x128", "num_inference_steps": 20},
+}
 
 
 async def test_a_single_file_gives_the_bits_of_the_folder(catalogue: Catalogue, tmp_path: Path) -> None:
     folder = catalogue.model("tiny-sdxl").files.folder
     assert folder is not None
-    files = Files(file=write_single_file(folder, tmp_path / "one.safetensors"), config=Files(folder=folder))
-    entry = catalogue.model("tiny-sdxl").model_copy(update={"id": "one", "files": files, "aliases": ()})
-    both = Catalogue(models=(*catalogue.models, entry), annotators=catalogue.annotators)
+    write_single_file(folder, tmp_path / "checkpoints" / "one.safetensors")
+    (tmp_path / "checkpoints" / "one.json").write_text(json.dumps(_BESIDE))
+    ignore = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(folder, tmp_path / "checkpoints" / "configs", ignore=ignore)
+    found = Selection(model_folders=(tmp_path,), annotators=()).read({}).model("one")
+    both = Catalogue(models=(*catalogue.models, found))
     images, weights = {}, dict[str, str]()
     async with local_stages(both, settings=replace(DEFAULT_SETTINGS, num_threads=1)) as stages:
         pipeline = Pipeline(stages, both, PipelineLimits(max_pixel_steps=10_000_000))
