@@ -128,7 +128,7 @@ def _filled(module: M, tensors: Mapping[str, torch.Tensor], file: Path, part: Ch
         raise _unavailable(file, f"its {part.title} does not fit its config ({error})") from error
     if missing:
         raise _unavailable(file, f"its {part.title} lacks {len(missing)} tensors, such as {missing[0]}")
-    return module.eval()
+    return module
 
 
 def _header(file: Path) -> Header:

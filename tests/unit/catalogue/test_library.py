@@ -11,6 +11,7 @@ import pytest
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
 from atelier.catalogue.entries import Files, ModelEntry
 from atelier.catalogue.library import ModelLibrary
+from atelier.catalogue.loras import LoraLibrary
 from atelier.catalogue.watched_folder import RefusedFile
 from atelier.core.errors import ModelNotFound
 from tests.engines import Clock
@@ -141,9 +142,19 @@ def test_a_catalogue_finds_models_besides_its_entries(found: _Found, catalogue: 
 
 def test_a_lora_may_belong_to_a_model_that_was_found(found: _Found, tmp_path: Path) -> None:
     write_lora(tmp_path / "loras", "glow", base="pony")
-    readers = [found.reader]
-    catalogue = read_catalogue().only(["tiny-sdxl"], model_readers=readers, lora_folders=[tmp_path / "loras"])
-    assert catalogue.loras.look().refused == (("glow.safetensors", "its base model 'pony' is not served"),)
+    loras = LoraLibrary((), found.library, [tmp_path / "loras"], now_s=found.clock)
+    assert loras.look().refused == (("glow.safetensors", "its base model 'pony' is not served"),)
     found.file.write_text("pony")
-    again = read_catalogue().only(["tiny-sdxl"], model_readers=readers, lora_folders=[tmp_path / "loras"])
-    assert again.loras.get("glow").goes_with(again.model("pony"))
+    found.clock.now_s = 1
+    assert loras.get("glow").goes_with(found.library.get("pony"))
+    found.file.write_text("")
+    found.clock.now_s = 2
+    assert loras.look().by_id == {}
+
+
+def test_a_catalogues_loras_go_with_the_models_that_were_found(found: _Found, tmp_path: Path) -> None:
+    found.file.write_text("pony")
+    write_lora(tmp_path / "loras", "glow", base="pony")
+    folders = [tmp_path / "loras"]
+    catalogue = read_catalogue().only(["tiny-sdxl"], model_readers=[found.reader], lora_folders=folders)
+    assert pickle.loads(pickle.dumps(catalogue)).loras.get("glow").base == "pony"

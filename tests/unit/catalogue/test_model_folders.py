@@ -214,7 +214,8 @@ def test_a_root_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
 
 def test_a_folder_that_two_roots_name_is_read_once(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "models" / "checkpoints", "pony")
-    catalogue = _read(tmp_path, tmp_path / "models")
+    (tmp_path / "link").symlink_to(tmp_path / "models")
+    catalogue = _read(tmp_path, tmp_path / "models", tmp_path / "link")
     assert _found(catalogue) == ["pony"]
     assert _refused(catalogue) == {}
 
