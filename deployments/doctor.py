@@ -87,6 +87,12 @@ def _files(catalogue: Catalogue) -> Iterator[str]:
     for source in sources(catalogue):
         repository = "" if source.files.repository is None else f", repository {source.files.repository}"
         yield f"{source.entry}{repository}: {_size(source)}"
+    models = catalogue.library.look()
+    for model in models.by_id.values():
+        if model.files.file is not None:
+            yield f"Model {model.id!r}: {_file_size(model.files.file)}"
+    for file in models.refused:
+        yield f"Model file {file.name!r} is not served: {file.reason}"
     for upscaler in catalogue.upscalers:
         yield f"Upscaler {upscaler.id!r}: {_file_size(upscaler.file)}"
     loras = catalogue.loras.look()

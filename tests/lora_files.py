@@ -45,7 +45,7 @@ def with_loras(catalogue: Catalogue, folder: Path) -> Catalogue:
         [entry.id for entry in entries]
         for entries in (catalogue.models, catalogue.controlnets, catalogue.annotators, catalogue.upscalers)
     )
-    return catalogue.only(models, controlnets, annotators, upscalers, loras_dir=folder)
+    return catalogue.only(models, controlnets, annotators, upscalers, lora_folders=[folder])
 
 
 class StagesWithoutLoras(RecordingStages):

@@ -1,10 +1,11 @@
 """The catalogue: one YAML file of models, validated when it is read; error messages name the line.
 
-LoRAs may also lie in a folder that is watched while the graph runs.
+Base models and LoRAs may also lie in folders that are watched while the graph runs.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,12 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Entry, LoraEntry, ModelEntry, UpscalerEntry
+from atelier.catalogue.library import ModelLibrary, ModelReader
 from atelier.catalogue.loras import LoraLibrary
 from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelNotFound
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 
@@ -25,16 +29,24 @@ class CatalogueError(Exception):
 
 
 class Catalogue(Entry):
+    #: Entries under `models`, of which the first is the default. `Catalogue.library` has those that were found, too.
     models: tuple[ModelEntry, ...]
     controlnets: tuple[ControlNetEntry, ...] = ()
     annotators: tuple[AnnotatorEntry, ...] = ()
     upscalers: tuple[UpscalerEntry, ...] = ()
-    #: Entries under `loras`. `Catalogue.loras` has the files of the folder, too.
+    #: Entries under `loras`. `Catalogue.loras` has the files of the folders, too.
     lora_entries: tuple[LoraEntry, ...] = Field((), alias="loras")
+    _library: ModelLibrary = PrivateAttr()
     _loras: LoraLibrary = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:  # noqa: ARG002 pydantic passes it
-        self._loras = LoraLibrary(self.lora_entries)
+        self._library = ModelLibrary(self.models)
+        self._loras = LoraLibrary(self.lora_entries, self._library)
+
+    @property
+    def library(self) -> ModelLibrary:
+        """The base models that can be named: `models`, and those that are found while the graph runs."""
+        return self._library
 
     @property
     def loras(self) -> LoraLibrary:
@@ -49,13 +61,16 @@ class Catalogue(Entry):
         upscalers: Iterable[str] = (),
         loras: Iterable[str] | None = (),
         *,
-        loras_dir: Path | None = None,
+        lora_folders: Sequence[Path] = (),
+        model_readers: Sequence[ModelReader] = (),
+        found_upscalers: Sequence[UpscalerEntry] = (),
     ) -> Catalogue:
         """Return a catalogue of only the given ids, in the order given; the first model is the default.
 
         If `controlnets` is None, keep every ControlNet of the given models whose files are in a local folder. If
-        `loras` is None, keep every LoRA of the given models whose file is on this machine. LoRAs in `loras_dir` are
-        added to `Catalogue.loras`.
+        `loras` is None, keep every LoRA of the given models whose file is on this machine. LoRAs in `lora_folders`
+        are added to `Catalogue.loras`, the models of `model_readers` to `Catalogue.library`, and `found_upscalers` to
+        those given, unless their ids are taken.
 
         Raises:
             ModelNotFound: an id is not in the catalogue, or a ControlNet or LoRA belongs to a model that is not
@@ -74,10 +89,11 @@ class Catalogue(Entry):
             models=served,
             controlnets=chosen,
             annotators=tuple(_entry(self.annotators, model_id, "annotator") for model_id in annotators),
-            upscalers=tuple(_entry(self.upscalers, model_id, "upscaler") for model_id in upscalers),
+            upscalers=_with_found((_entry(self.upscalers, one, "upscaler") for one in upscalers), found_upscalers),
             loras=self._chosen_loras(served, loras),
         )
-        catalogue._loras = LoraLibrary(catalogue.lora_entries, served, loras_dir)
+        catalogue._library = ModelLibrary(served, model_readers)
+        catalogue._loras = LoraLibrary(catalogue.lora_entries, catalogue._library, lora_folders)
         return catalogue
 
     def _chosen_loras(self, served: Sequence[ModelEntry], ids: Iterable[str] | None) -> tuple[LoraEntry, ...]:
@@ -96,14 +112,24 @@ class Catalogue(Entry):
     def model(self, model_id: str | None) -> ModelEntry:
         """Return the model with this id or, if no model has it, with this alias; the first model if the id is None.
 
+        A model that is not an entry of `models` is looked for in the library, which may read the disk.
+
         Raises:
             ModelNotFound: no model has this id or alias; the message lists the known ids.
         """
         if model_id is None:
             return self.models[0]
-        if all(entry.id != model_id for entry in self.models):
-            model_id = next((entry.id for entry in self.models if model_id in entry.aliases), model_id)
-        return _entry(self.models, model_id, "model")
+        entry = self._own(model_id)
+        return self._library.get(model_id) if entry is None else entry
+
+    def all_models(self) -> tuple[ModelEntry, ...]:
+        """Return the models that can be named, those of `models` first. Blocks, because it may read the disk."""
+        return tuple(self._library.look().by_id.values())
+
+    def _own(self, model_id: str) -> ModelEntry | None:
+        by_id = (entry for entry in self.models if entry.id == model_id)
+        by_alias = (entry for entry in self.models if model_id in entry.aliases)
+        return next(by_id, None) or next(by_alias, None)
 
     def upscaler(self, model_id: str | None, *, param: str = "model") -> UpscalerEntry | None:
         """Return the upscaler with this id. If the id is None, return the first upscaler, or None if there are none.
@@ -129,6 +155,15 @@ def _entry(entries: Sequence[E], entry_id: str, what: str, *, param: str = "mode
             return entry
     known = ", ".join(entry.id for entry in entries)
     raise ModelNotFound(f"Unknown {what} {entry_id!r}. Known {what}s: {known}.", param=param)
+
+
+def _with_found(chosen: Iterable[UpscalerEntry], found: Iterable[UpscalerEntry]) -> tuple[UpscalerEntry, ...]:
+    by_id = {entry.id: entry for entry in chosen}
+    for entry in found:
+        if entry.id in by_id:
+            logger.warning("the upscaler file %r is not served: the id %r is taken", entry.file.name, entry.id)
+        by_id.setdefault(entry.id, entry)
+    return tuple(by_id.values())
 
 
 def read_catalogue(file: Path = DEFAULT_CATALOGUE, storage: Storage | None = None) -> Catalogue:

@@ -9,7 +9,16 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    model_validator,
+)
 
 from atelier.catalogue.families import FAMILIES, FamilyName, FamilyTraits
 from atelier.catalogue.storage import Storage
@@ -18,6 +27,12 @@ from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
 from atelier.core.params.parsing import MAX_NAME_CHARS
 from atelier.core.sampling import GuidanceScale, NumInferenceSteps
+
+#: The model whose configs and tokenizers go with SDXL checkpoints, at the commit in catalogue.yaml.
+SDXL_REPOSITORY = "stabilityai/stable-diffusion-xl-base-1.0"
+SDXL_REVISION = "462165984030d82259a11f4367a4eed129e94a7b"
+
+PredictionType = Literal["epsilon", "v_prediction"]
 
 
 class Entry(BaseModel):
@@ -40,13 +55,17 @@ def _storage(context: object) -> Storage:
 
 
 class Files(Entry):
-    """Location of a model's files: a local folder, or a repository on the Hugging Face hub."""
+    """Location of a model's files: a local folder, a repository on the Hugging Face hub, or a single file."""
 
     folder: Annotated[Path, BeforeValidator(_beside_the_catalogue)] | None = None
     repository: str | None = None
     revision: str | None = None
     #: Suffix of the weight files to load, such as fp16.
     variant: str | None = None
+    #: Checkpoint in the original layout, in safetensors. Only base models and VAEs have it.
+    file: Annotated[Path, BeforeValidator(_beside_the_catalogue)] | None = None
+    #: Folder or repository with the configs and tokenizers of `file`; None is `SDXL_REPOSITORY`.
+    config: Files | None = None
     _storage: Storage = PrivateAttr(default=Storage())
 
     def model_post_init(self, context: object) -> None:
@@ -54,18 +73,42 @@ class Files(Entry):
 
     @model_validator(mode="after")
     def _is_one_place(self) -> Files:
-        if (self.folder is None) == (self.repository is None):
-            raise ValueError("give either folder or repository")
+        if sum(place is not None for place in (self.folder, self.repository, self.file)) != 1:
+            raise ValueError("give either folder, repository or file")
+        if self.file is not None and self.file.suffix != ".safetensors":
+            raise ValueError(f"file {self.file.name} is not safetensors; a pickle such as .ckpt may run code")
+        if self.config is not None and (self.file is None or self.config.file is not None):
+            raise ValueError("config is a folder or repository, and goes with file")
         return self
 
     @property
     def source(self) -> str:
-        return str(self.folder or self.repository)
+        return str(self.folder or self.repository or self.file)
+
+    @property
+    def configs(self) -> Files:
+        """Location of the configs and tokenizers: these files, or `config` for a single file."""
+        if self.file is None:
+            return self
+        if self.config is not None:
+            return self.config
+        sdxl = {"repository": SDXL_REPOSITORY, "revision": SDXL_REVISION}
+        return Files.model_validate(sdxl, context={"storage": self._storage})
 
     @property
     def storage(self) -> Storage:
         """Where files of the hub lie on this machine, and whether they must be there."""
         return self._storage
+
+
+def _of_several_files(files: Files) -> Files:
+    if files.file is not None:
+        raise ValueError("give folder or repository; only base models and VAEs may be a single file")
+    return files
+
+
+#: Files of a model that is not read from a checkpoint in the original layout.
+SeparateFiles = Annotated[Files, AfterValidator(_of_several_files)]
 
 
 class Sides(Entry):
@@ -84,10 +127,14 @@ class Sides(Entry):
         return Size(width=width, height=height).in_whole_latents()
 
 
+#: A size that is written as text.
+DefaultSize = Annotated[Size, BeforeValidator(_size_from_text)]
+
+
 class Defaults(Entry):
     """Defaults for fields that a request leaves out."""
 
-    size: Annotated[Size, BeforeValidator(_size_from_text)]
+    size: DefaultSize
     num_inference_steps: NumInferenceSteps
     guidance_scale: GuidanceScale
     #: If None, it is that of the family.
@@ -114,6 +161,10 @@ class ModelEntry(Entry):
     files: Files
     #: A VAE that replaces the model's own.
     vae: Files | None = None
+    #: Overrides what the files say that the UNet predicts.
+    prediction_type: PredictionType | None = None
+    #: Overrides whether the files say that training began at pure noise (Lin et al. 2024).
+    zero_terminal_snr: bool | None = None
     sides_px: Sides
     #: Whether replicas load the model before they are ready, or when the first request names it.
     preload: bool = True
@@ -153,7 +204,7 @@ class ControlNetEntry(Entry):
     id: str
     description: str
     licence: str
-    files: Files
+    files: SeparateFiles
     #: Id of the base model that the ControlNet was trained for.
     base: str
     kind: ControlKind
@@ -231,5 +282,5 @@ class AnnotatorEntry(Entry):
     id: str
     description: str
     licence: str
-    files: Files
+    files: SeparateFiles
     kind: Literal["depth"]

@@ -13,12 +13,12 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from atelier.catalogue.beside import mistake, read_fields
 from atelier.catalogue.entries import LoraEntry
-from atelier.catalogue.lora_header import Refused, bounded_json, read_header
+from atelier.catalogue.header import Refused, bounded_json, read_header
+from atelier.catalogue.watched_folder import SUFFIX
 from atelier.core.adapters import LoraWeight
 
-SUFFIX = ".safetensors"
-_MAX_JSON_BYTES = 2**20
 #: How layouts of LoRAs name their tensors: those of peft, diffusers and kohya, and LyCORIS' LoHa and LoKr.
 _LORA = re.compile(r"lora[._](A|B|up|down|mid)\b|lora_linear_layer\b|hada_w|lokr_w")
 _DORA = re.compile(r"dora_scale|lora_magnitude_vector")
@@ -67,9 +67,9 @@ class LoraFile(NamedTuple):
 def read_lora(file: Path, beside: Path | None) -> LoraFile:
     """Read a LoRA's header and the JSON beside it. Raises Refused."""
     header = read_header(file)
-    if any(map(_DORA.search, header.names)):
+    if any(map(_DORA.search, header.shapes)):
         raise Refused("it is a DoRA, which is not supported")
-    if not any(map(_LORA.search, header.names)):
+    if not any(map(_LORA.search, header.shapes)):
         raise Refused("no tensor in it has a name of a LoRA")
     json = _Beside() if beside is None else _read_beside(beside)
     if json.base is None:
@@ -79,31 +79,17 @@ def read_lora(file: Path, beside: Path | None) -> LoraFile:
     try:
         return LoraFile(LoraEntry.model_validate(fields), json.preview)
     except ValidationError as error:
-        raise Refused(_mistake(error)) from error
+        raise Refused(mistake(error)) from error
 
 
 def _read_beside(file: Path) -> _Beside:
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(_MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise Refused(f"{file.name} cannot be read: {error.strerror}") from error
-    if len(text) > _MAX_JSON_BYTES:
-        raise Refused(f"{file.name} is larger than {_MAX_JSON_BYTES} bytes")
-    fields = bounded_json(text, file.name)
-    if not isinstance(fields, dict):
-        raise Refused(f"{file.name} is not a JSON object")
+    fields = read_fields(file)
     # AUTOMATIC1111's name, whose 0 stands for none.
     fields.setdefault("weight", fields.get("preferred weight") or None)
     try:
         return _Beside.model_validate(fields)
     except ValidationError as error:
-        raise Refused(f"{file.name}: {_mistake(error)}") from error
-
-
-def _mistake(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise Refused(f"{file.name}: {mistake(error)}") from error
 
 
 def _check_family(metadata: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The LoRAs of a catalogue: entries of its YAML, and files in a folder that is watched.
+"""The LoRAs of a catalogue: entries of its YAML, and files in folders that are watched.
 
 Router, TextEncoder and Denoiser have a library each and find the same LoRAs by the same ids. No model is loaded here.
 """
@@ -9,7 +9,6 @@ import difflib
 import heapq
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from atelier.catalogue.entries import LoraEntry, ModelEntry
-from atelier.catalogue.lora_files import SUFFIX
-from atelier.catalogue.lora_folder import LoraFolder, RefusedFile, real_path
+from atelier.catalogue.library import ModelLibrary
+from atelier.catalogue.lora_folder import LoraFolder
+from atelier.catalogue.watch import Watch
+from atelier.catalogue.watched_folder import SUFFIX, RefusedFile, real_path
 from atelier.core.errors import LoraNotFound
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the folder.
-_LOOK_INTERVAL_S = 1.0
 #: Bounds of the search for similar ids, which would take 0.3 s for 5000 of them.
 _MAX_COMPARED, _MAX_FOLDED_CHARS = 20, 64
 
@@ -46,7 +45,8 @@ class Loras:
         if lora_id in self.by_id:
             return self.by_id[lora_id]
         stem = lora_id.removesuffix(SUFFIX)
-        reasons = [f"{file.name}: {file.reason}." for file in self.refused if file.name == f"{stem}{SUFFIX}"]
+        files = (file for file in self.refused if file.name.rpartition("/")[2] == f"{stem}{SUFFIX}")
+        reasons = [f"{file.name}: {file.reason}." for file in files]
         close = ", ".join(map(repr, _nearest(stem, self.by_id)))
         hints = [*reasons, *([f"Did you mean {close}?"] if close else []), "GET /v1/loras lists all."]
         raise LoraNotFound(f"{param}: there is no LoRA {lora_id!r}. {' '.join(hints)}", param=param)
@@ -69,79 +69,69 @@ NO_LORAS = Loras({})
 
 
 class LoraLibrary:
-    """Finds LoRAs by their ids; looks at the folder when it is asked, at most once a second. Thread-safe.
+    """Finds LoRAs by their ids; looks at the folders when it is asked, at most once a second. Thread-safe.
 
-    A pickled library looks at the folder anew, in the process where it arrives.
+    A pickled library looks at the folders anew, in the process where it arrives.
     """
 
     def __init__(
         self,
         entries: Sequence[LoraEntry] = (),
-        models: Sequence[ModelEntry] = (),
-        folder: Path | None = None,
+        models: ModelLibrary | None = None,
+        folders: Sequence[Path] = (),
         *,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`entries` go before files of the same id in `folder`; `models` are those that are served."""
+        """`entries` go before files of the same id in `folders`; `models` are those that are served."""
         self._entries = tuple(entries)
-        self._models = tuple(models)
-        self._folder = folder
-        self._files = None if folder is None else LoraFolder(folder)
-        self._now_s = now_s
-        self._lock = threading.Lock()
-        self._looked_s: float | None = None
+        self._models = ModelLibrary() if models is None else models
+        self._folders = tuple(LoraFolder(folder) for folder in folders)
+        self._arguments = self._entries, self._models, tuple(folders)
+        self._watch = Watch(self._look, now_s)
         self._seen: object = None
-        self._loras = NO_LORAS
+        self._latest = NO_LORAS
 
     def __reduce__(self) -> tuple[type[LoraLibrary], tuple[object, ...]]:
-        return LoraLibrary, (self._entries, self._models, self._folder)
+        return LoraLibrary, self._arguments
 
     def look(self) -> Loras:
         """Return the LoRAs that are there; reads files that are new or have changed. Blocks."""
-        # Only the first look is waited for: a slow disk must not hold up every thread of a Router.
-        if self._lock.acquire(blocking=self._seen is None):
-            try:
-                if self._looked_s is None or self._now_s() - self._looked_s >= _LOOK_INTERVAL_S:
-                    self._look()
-            finally:
-                self._lock.release()
-        return self._loras
+        return self._watch.view()
 
     @property
     def latest(self) -> Loras:
         """The LoRAs of the last look, which does not block; none before the first look."""
-        return self._loras
+        return self._latest
 
     def get(self, lora_id: str) -> LoraEntry:
         """Return the LoRA with this id; looks again for one that is not known yet. Blocks. Raises LoraNotFound.
 
         A Router may have seen a file a moment before this process looks.
         """
-        if lora_id not in self.look().by_id:
-            with self._lock:
-                self._look()
-        return self._loras.get(lora_id)
+        loras = self._watch.view()
+        return (loras if lora_id in loras.by_id else self._watch.anew()).get(lora_id)
 
     def file(self, lora_id: str) -> Path:
         """Return the file of the LoRA with this id. Blocks. Raises LoraNotFound."""
         return self.get(lora_id).file
 
-    def _look(self) -> None:
-        self._looked_s = self._now_s()
-        listing = None if self._files is None else self._files.listing()
-        seen = listing, [os.path.isfile(entry.file) for entry in self._entries]
-        if seen == self._seen:
-            return
-        known = set(self._loras.refused)
+    def _look(self, last: Loras | None) -> Loras:
+        listings = [folder.listing() for folder in self._folders]
+        models = frozenset(self._models.look().by_id)
+        seen = listings, models, [os.path.isfile(entry.file) for entry in self._entries]
+        if last is not None and seen == self._seen:
+            return last
         by_id: dict[str, LoraEntry] = {}
         refused = [*self._add_entries(by_id)]
-        if self._files is not None and listing is not None:
-            own = {real_path(entry.file) for entry in self._entries}
-            refused += self._files.add(by_id, listing, skip=own, models={model.id for model in self._models})
+        own = {real_path(entry.file) for entry in self._entries}
+        for folder, listing in zip(self._folders, listings, strict=True):
+            refused += folder.add(by_id, listing, skip=own, models=models)
+        known = set() if last is None else set(last.refused)
         for file in refused:
             if file not in known:
                 logger.warning("the LoRA file %r is not served: %s", file.name, file.reason)
-        self._loras, self._seen = Loras(by_id, tuple(refused)), seen
+        self._seen, self._latest = seen, Loras(by_id, tuple(refused))
+        return self._latest
 
     def _add_entries(self, by_id: dict[str, LoraEntry]) -> Iterator[RefusedFile]:
         for entry in self._entries:

@@ -54,14 +54,17 @@ class Schedules:
     def __init__(self, config: Mapping[str, object]) -> None:
         """`config` is the config of the model's diffusers scheduler.
 
-        Raises ValueError if it clips or thresholds predictions, or if its `prediction_type` is neither epsilon nor
-        v_prediction: the formula of the samplers cannot express these.
+        Raises ValueError if it clips or thresholds predictions, if its `prediction_type` is neither epsilon nor
+        v_prediction, because the formula of the samplers cannot express these, or if steps begin at pure noise
+        without v_prediction: noise predicted from noise says nothing about the image (Lin et al. 2024, §3.2).
         """
         if config.get("clip_sample") or config.get("thresholding"):
             raise ValueError("the scheduler clips its predictions (clip_sample or thresholding); set both to false")
         prediction_type = config.get("prediction_type", "epsilon")
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type {prediction_type!r} is not one of epsilon, v_prediction")
+        if config.get("rescale_betas_zero_snr") and prediction_type == "epsilon":
+            raise ValueError("rescale_betas_zero_snr needs the prediction_type v_prediction")
         self._config = config
         self._predicts_v = prediction_type == "v_prediction"
         #: Returns the `Schedule` of a `Sampling`; equal samplings share one.

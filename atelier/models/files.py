@@ -7,7 +7,7 @@ libraries that load models, so that fetching files needs none of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -99,7 +99,7 @@ def sources(catalogue: Catalogue) -> Iterator[Source]:
     for model in catalogue.models:
         yield _of_model(model)
         if model.vae is not None:
-            yield Source(entry=f"Model {model.id!r}", files=model.vae, parts=(SEPARATE_VAE,))
+            yield source_of(f"Model {model.id!r}", model.vae, vae_part(model))
     for controlnet in catalogue.controlnets:
         yield Source(entry=f"Model {controlnet.id!r}", files=controlnet.files, parts=(CONTROLNET,))
     for annotator in catalogue.annotators:
@@ -109,7 +109,19 @@ def sources(catalogue: Catalogue) -> Iterator[Source]:
 def _of_model(model: ModelEntry) -> Source:
     own_vae = () if model.vae else (VAE,)
     parts = (UNET, SCHEDULER, *TEXT_ENCODERS[model.family], *own_vae)
-    return Source(entry=f"Model {model.id!r}", files=model.files, parts=parts)
+    return source_of(f"Model {model.id!r}", model.files, *parts)
+
+
+def source_of(entry: str, files: Files, *parts: Part) -> Source:
+    """Return the source of the parts; for a single file that of the configs, which lie elsewhere."""
+    if files.file is None:
+        return Source(entry=entry, files=files, parts=parts)
+    return Source(entry=entry, files=files.configs, parts=tuple(replace(part, weights=None) for part in parts))
+
+
+def vae_part(model: ModelEntry) -> Part:
+    """Return the part that the model's VAE is loaded from; configs of a single file are those of a whole model."""
+    return SEPARATE_VAE if model.vae is not None and model.vae.file is None else VAE
 
 
 def absent_upscaler(entry: UpscalerEntry) -> str:
@@ -127,10 +139,22 @@ def absent_lora(entry: LoraEntry) -> str:
     )
 
 
+def absent_checkpoint(model: ModelEntry, file: Path) -> str:
+    """Return the message for a base model or its VAE whose single file is not on this machine."""
+    return f"Model {model.id!r}: the file {file} does not exist. Put it there, or correct `file` in the catalogue."
+
+
 def absent_files(catalogue: Catalogue) -> list[str]:
-    """Return a message for every upscaler and LoRA of the catalogue whose file is not on this machine."""
+    """Return a message for every checkpoint, upscaler and LoRA of the catalogue whose file is not on this machine."""
+    checkpoints = [
+        absent_checkpoint(model, files.file)
+        for model in catalogue.models
+        for files in (model.files, model.vae)
+        if files is not None and files.file is not None and not files.file.is_file()
+    ]
     upscalers = [absent_upscaler(entry) for entry in catalogue.upscalers if not entry.file.is_file()]
-    return upscalers + [absent_lora(entry) for entry in catalogue.lora_entries if not entry.file.is_file()]
+    loras = [absent_lora(entry) for entry in catalogue.lora_entries if not entry.file.is_file()]
+    return checkpoints + upscalers + loras
 
 
 def absent(catalogue: Catalogue) -> list[str]:

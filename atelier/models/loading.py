@@ -21,10 +21,11 @@ from safetensors.torch import load_file
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
+from atelier.models import single_file
 from atelier.models.esrgan import Network, network_from
-from atelier.models.files import FETCH, Source, absent_upscaler
+from atelier.models.files import FETCH, Source, absent_upscaler, source_of, vae_part
 from atelier.models.memory import UNLIMITED, Memory
-from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
+from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, TEXT_ENCODERS, UNET, Part
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
@@ -69,13 +70,16 @@ def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
     from diffusers import UNet2DConditionModel
 
     with _folder(entry.id, entry.files, UNET) as folder:
-        unet = UNet2DConditionModel.from_pretrained(
-            folder,
-            subfolder="unet",
-            variant=entry.files.variant,
-            dtype=placement.dtype,
-            use_safetensors=True,
-        )
+        if entry.files.file is not None:
+            unet = single_file.load_unet(entry.files.file, folder, placement.dtype)
+        else:
+            unet = UNet2DConditionModel.from_pretrained(
+                folder,
+                subfolder="unet",
+                variant=entry.files.variant,
+                dtype=placement.dtype,
+                use_safetensors=True,
+            )
     return unet.to(placement.device).eval()
 
 
@@ -116,11 +120,16 @@ def load_upscaler(entry: UpscalerEntry, placement: Placement) -> Network | None:
 
 
 def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
-    """Load a model's scheduler config into diffusers' Euler scheduler, which takes the configs of others, too."""
+    """Load a model's scheduler config into diffusers' Euler scheduler, which takes the configs of others, too.
+
+    What the entry or its checkpoint say of the prediction goes before the config.
+    """
     from diffusers import EulerDiscreteScheduler
 
     with _folder(entry.id, entry.files, SCHEDULER) as folder:
-        scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+        scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_pretrained(
+            folder, subfolder="scheduler", **single_file.scheduler_settings(entry)
+        )
     return scheduler
 
 
@@ -129,14 +138,17 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     files = entry.vae or entry.files
-    with _folder(entry.id, files, SEPARATE_VAE if entry.vae else VAE) as folder:
-        vae = AutoencoderKL.from_pretrained(
-            folder,
-            subfolder=None if entry.vae else "vae",
-            variant=files.variant,
-            dtype=placement.dtype,
-            use_safetensors=True,
-        )
+    with _folder(entry.id, files, vae_part(entry)) as folder:
+        if files.file is not None:
+            vae = single_file.load_vae(files.file, folder, placement.dtype)
+        else:
+            vae = AutoencoderKL.from_pretrained(
+                folder,
+                subfolder=None if entry.vae else "vae",
+                variant=files.variant,
+                dtype=placement.dtype,
+                use_safetensors=True,
+            )
     return vae.to(placement.device).eval()
 
 
@@ -155,20 +167,25 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
     """Load a model's two text encoders and tokenizers."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+    file = entry.files.file
     with _folder(entry.id, entry.files, *TEXT_ENCODERS["sdxl"]) as folder:
-        encoder, encoder_2 = (
-            kind.from_pretrained(
-                folder,
-                subfolder=subfolder,
-                variant=entry.files.variant,
-                dtype=placement.dtype,
-                use_safetensors=True,
+        if file is not None:
+            encoder = single_file.load_text_encoder(file, folder, placement.dtype)
+            encoder_2 = single_file.load_text_encoder_2(file, folder, placement.dtype)
+        else:
+            encoder, encoder_2 = (
+                kind.from_pretrained(
+                    folder,
+                    subfolder=subfolder,
+                    variant=entry.files.variant,
+                    dtype=placement.dtype,
+                    use_safetensors=True,
+                )
+                for kind, subfolder in (
+                    (CLIPTextModel, "text_encoder"),
+                    (CLIPTextModelWithProjection, "text_encoder_2"),
+                )
             )
-            for kind, subfolder in (
-                (CLIPTextModel, "text_encoder"),
-                (CLIPTextModelWithProjection, "text_encoder_2"),
-            )
-        )
     return TextEncoderModules(
         tokenizers=load_tokenizers(entry),
         encoder=encoder.to(placement.device).eval(),
@@ -195,7 +212,10 @@ def load_text_encoder(entry: ModelEntry, placement: Placement) -> CLIPTextModel:
 def weight_files(model: str, files: Files, parts: Sequence[Part]) -> Iterator[list[Path]]:
     """Yield the files that the weights of parts are read from; what goes wrong meanwhile becomes ModelUnavailable."""
     with _folder(model, files, *parts) as folder:
-        yield [path for part in parts for path in part.weight_files(Path(folder), files.variant)]
+        if files.file is not None:
+            yield [files.file]
+        else:
+            yield [path for part in parts for path in part.weight_files(Path(folder), files.variant)]
 
 
 @contextmanager
@@ -204,7 +224,7 @@ def _folder(model: str, files: Files, *parts: Part) -> Iterator[str]:
 
     Errors of the loading libraries are turned into ModelUnavailable, with advice.
     """
-    source = Source(entry=f"Model {model!r}", files=files, parts=parts)
+    source = source_of(f"Model {model!r}", files, *parts)
     try:
         folder = str(_available(source))
         with _LOADING:
@@ -212,7 +232,7 @@ def _folder(model: str, files: Files, *parts: Part) -> Iterator[str]:
     except (OSError, ValueError, HfHubHTTPError, SafetensorError) as error:
         advice = (
             "Check that the folder holds a diffusers model in safetensors."
-            if files.folder is not None
+            if source.files.folder is not None
             else f"Check the network and HF_TOKEN, or fetch it once by `{FETCH}`."
         )
         raise ModelUnavailable(f"Model {model!r}: cannot load {source.place}. {advice} ({error})") from error

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from safetensors import safe_open
 
+from atelier.catalogue.checkpoint_header import CheckpointPart
 from atelier.catalogue.entries import ControlNetEntry, ModelEntry
+from atelier.models.files import vae_part
 from atelier.models.host import ModuleSource
 from atelier.models.loading import (
     Placement,
@@ -24,7 +26,7 @@ from atelier.models.loading import (
     load_vae,
     weight_files,
 )
-from atelier.models.parts import CONTROLNET, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE
+from atelier.models.parts import CONTROLNET, TEXT_ENCODERS, UNET
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
@@ -54,14 +56,16 @@ def text_encoder_source(entry: ModelEntry, placement: Placement) -> ModuleSource
 def unet_source(entry: ModelEntry, placement: Placement) -> ModuleSource[UNet2DConditionModel]:
     """Return where a model's UNet comes from."""
     load = partial(_load_convolutions, partial(load_unet, entry), placement)
-    return _of_files(entry, partial(weight_files, entry.id, entry.files, [UNET]), load, placement)
+    return _of_files(
+        entry, partial(weight_files, entry.id, entry.files, [UNET]), load, placement, CheckpointPart.UNET
+    )
 
 
 def vae_source(entry: ModelEntry, placement: Placement) -> ModuleSource[AutoencoderKL]:
     """Return where a model's VAE comes from."""
-    files, part = (entry.files, VAE) if entry.vae is None else (entry.vae, SEPARATE_VAE)
+    paths = partial(weight_files, entry.id, entry.vae or entry.files, [vae_part(entry)])
     load = partial(_load_convolutions, partial(load_vae, entry), placement)
-    return _of_files(entry, partial(weight_files, entry.id, files, [part]), load, placement)
+    return _of_files(entry, paths, load, placement, CheckpointPart.VAE)
 
 
 def controlnet_source(entry: ControlNetEntry, placement: Placement) -> ModuleSource[ControlNetModel]:
@@ -72,7 +76,8 @@ def controlnet_source(entry: ControlNetEntry, placement: Placement) -> ModuleSou
 
 def _of_text_encoders(entry: ModelEntry, load: Callable[[], M], placement: Placement) -> ModuleSource[M]:
     parts = [part for part in TEXT_ENCODERS[entry.family] if part.weights is not None]
-    return _of_files(entry, partial(weight_files, entry.id, entry.files, parts), load, placement)
+    paths = partial(weight_files, entry.id, entry.files, parts)
+    return _of_files(entry, paths, load, placement, CheckpointPart.TEXT_ENCODER, CheckpointPart.TEXT_ENCODER_2)
 
 
 def _load_convolutions(load: Callable[[Placement], M], placement: Placement) -> M:
@@ -83,11 +88,18 @@ def _load_convolutions(load: Callable[[Placement], M], placement: Placement) -> 
 
 
 def _of_files(
-    entry: ModelEntry | None, paths: _Paths, load: Callable[[], M], placement: Placement
+    entry: ModelEntry | None,
+    paths: _Paths,
+    load: Callable[[], M],
+    placement: Placement,
+    *in_checkpoint: CheckpointPart,
 ) -> ModuleSource[M]:
+    """Return the source of a module; `in_checkpoint` is what it is in a file that holds a whole model."""
+    prefixes = tuple(part.value for part in in_checkpoint)
+
     def num_bytes() -> int:
         with paths() as files:
-            return sum(map(_num_values, files)) * placement.dtype.itemsize
+            return sum(_num_values(path, prefixes) for path in files) * placement.dtype.itemsize
 
     def stamp() -> object:
         with paths() as files:
@@ -102,10 +114,15 @@ def _of_files(
     )
 
 
-def _num_values(path: Path) -> int:
-    """Return the number of values in a safetensors file, of which only the header is read."""
+def _num_values(path: Path, prefixes: tuple[str, ...]) -> int:
+    """Return the number of values in a safetensors file, of which only the header is read.
+
+    If names begin with one of the prefixes, only those count.
+    """
     with safe_open(path, framework="pt") as opened:
-        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 no mapping
+        names = list(opened.keys())
+        chosen = [name for name in names if name.startswith(prefixes)] or names
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in chosen)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

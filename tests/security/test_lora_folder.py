@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> Path:
 def test_hostile_files_cost_little(folder: Path) -> None:
     tracemalloc.start()
     try:
-        loras = LoraLibrary(folder=folder).look()
+        loras = LoraLibrary(folders=[folder]).look()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -127,7 +127,7 @@ def test_files_broken_at_random_are_served_or_refused(tmp_path: Path) -> None:
                 case 3:
                     mutant[start:start] = mutant[start : start + random.randrange(1, 9)]
             (tmp_path / "loras" / f"{index:03}.{ending}").write_bytes(mutant)
-    loras = LoraLibrary(folder=tmp_path / "loras").look()
+    loras = LoraLibrary(folders=[tmp_path / "loras"]).look()
     assert len(loras.by_id) + len(loras.refused) == 300
     assert loras.refused
     for entry in loras.by_id.values():

@@ -46,20 +46,20 @@ async def list_loras(
     if len(tag) > _MAX_TAGS:
         raise InvalidParameter(f"tag: at most {_MAX_TAGS} tags are read; got {len(tag)}.", param="tag")
     catalogue = pipeline.catalogue
-    base = None if model is None else catalogue.model(model)
 
-    def find() -> Sequence[LoraEntry]:
-        return catalogue.loras.look().find(search, tag, base)
+    def find() -> list[LoraCapabilities]:
+        base = None if model is None else catalogue.model(model)
+        entries = catalogue.loras.look().find(search, tag, base)
+        return lora_capabilities(entries, catalogue.all_models(), request)
 
-    entries = await asyncio.to_thread(find)
-    return LoraList(data=lora_capabilities(entries, catalogue.models, request))
+    return LoraList(data=await asyncio.to_thread(find))
 
 
 @router.get("/v1/loras/{lora_id}", responses=ERRORS)
 async def get_lora(request: Request, lora_id: str, pipeline: UsedPipeline) -> LoraCapabilities:
     """Return one LoRA of this server."""
     entry = await _entry(pipeline.catalogue, lora_id)
-    [lora] = lora_capabilities([entry], pipeline.catalogue.models, request)
+    [lora] = lora_capabilities([entry], await asyncio.to_thread(pipeline.catalogue.all_models), request)
     return lora
 
 
@@ -86,8 +86,9 @@ async def lora_preview(request: Request, lora_id: str, pipeline: UsedPipeline) -
 async def report_loras(request: Request, pipeline: UsedPipeline) -> LoraReport:
     """Return the LoRAs of this server, and the files that are refused, with the reasons."""
     loras = await asyncio.to_thread(pipeline.catalogue.loras.look)
+    models = await asyncio.to_thread(pipeline.catalogue.all_models)
     return LoraReport(
-        loras=lora_capabilities(loras.by_id.values(), pipeline.catalogue.models, request),
+        loras=lora_capabilities(loras.by_id.values(), models, request),
         refused=[RefusedLora(file=file.name, reason=file.reason) for file in loras.refused],
     )
 

@@ -121,6 +121,13 @@ class LoraReport(BaseModel):
     refused: list[RefusedLora]
 
 
+class RefusedModel(BaseModel):
+    """A file in a folder of models that is not served."""
+
+    file: str
+    reason: str
+
+
 class Served(BaseModel):
     """Models, ControlNets, LoRAs and upscalers that this server offers."""
 

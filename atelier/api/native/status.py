@@ -46,10 +46,11 @@ async def capabilities(request: Request, pipeline: UsedPipeline) -> Capabilities
 async def served(catalogue: Catalogue, request: Request | None = None) -> Served:
     """Return the models with their defaults, the ControlNets, LoRAs and upscalers of a catalogue."""
     loras = await asyncio.to_thread(catalogue.loras.look)
+    models = await asyncio.to_thread(catalogue.all_models)
     return Served(
-        models=[_model(entry, Supported.of(entry, catalogue, loras)) for entry in catalogue.models],
+        models=[_model(entry, Supported.of(entry, catalogue, loras)) for entry in models],
         controlnets=[ControlNetCapabilities.model_validate(entry) for entry in catalogue.controlnets],
-        loras=lora_capabilities(loras.by_id.values(), catalogue.models, request),
+        loras=lora_capabilities(loras.by_id.values(), models, request),
         upscalers=[UpscalerCapabilities.model_validate(entry) for entry in catalogue.upscalers],
     )
 

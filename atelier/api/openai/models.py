@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter
 
 from atelier.api.errors import ERRORS, ErrorResponse
@@ -16,19 +18,20 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 @router.get("/models")
 async def list_models(pipeline: UsedPipeline) -> ModelList:
     """The models that this server serves."""
-    return ModelList(data=[_model(entry) for entry in pipeline.catalogue.models])
+    entries = await asyncio.to_thread(pipeline.catalogue.all_models)
+    return ModelList(data=[_model(entry) for entry in entries])
 
 
 @router.get("/models/{model_id:path}", responses=ERRORS)
 async def get_model(model_id: str, pipeline: UsedPipeline) -> Model:
     """Return one model that this server serves."""
-    return _model(pipeline.catalogue.model(model_id))
+    return _model(await asyncio.to_thread(pipeline.catalogue.model, model_id))
 
 
 @router.delete("/models/{model_id:path}", responses=ERRORS, status_code=403)
 async def delete_model(model_id: str, pipeline: UsedPipeline) -> ErrorResponse:
     """Always refused: models belong to the server's catalogue."""
-    pipeline.catalogue.model(model_id)
+    await asyncio.to_thread(pipeline.catalogue.model, model_id)
     raise Forbidden(f"{model_id} is part of this server's catalogue and cannot be deleted by a client.")
 
 

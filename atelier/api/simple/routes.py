@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from atelier.api.body import json_body, json_fields
 from atelier.api.errors import ERRORS
 from atelier.api.native.files import FILES, file_response
+from atelier.api.native.schemas import RefusedModel
 from atelier.api.native.status import served
 from atelier.api.request_log import record_of
 from atelier.api.services import UrlOf, UsedJobs, UsedPipeline, UsedUrls
@@ -96,9 +98,11 @@ async def generate_image(request: Request, pipeline: UsedPipeline) -> SimpleImag
 
 @router.get("/models")
 async def simple_models(request: Request, pipeline: UsedPipeline) -> SimpleModels:
-    """Return the models of this server, with their defaults."""
+    """Return the models of this server with their defaults, and the files that are refused, with the reasons."""
     models = (await served(pipeline.catalogue, request)).models
-    return SimpleModels(default=models[0].id, models=models)
+    found = await asyncio.to_thread(pipeline.catalogue.library.look)
+    refused = [RefusedModel(file=file.name, reason=file.reason) for file in found.refused]
+    return SimpleModels(default=models[0].id, models=models, refused=refused)
 
 
 async def _status(job: Job, service: JobService, url_of: UrlOf) -> SimpleStatus:

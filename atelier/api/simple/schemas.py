@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from atelier.api.native.schemas import ModelCapabilities
+from atelier.api.native.schemas import ModelCapabilities, RefusedModel
 from atelier.core.adapters import MAX_LORAS
 from atelier.core.jobs import JobState
 from atelier.core.params import LoraParams, Params
@@ -108,3 +108,4 @@ class SimpleModels(BaseModel):
     object: Literal["list"] = "list"
     default: str
     models: list[ModelCapabilities]
+    refused: list[RefusedModel]

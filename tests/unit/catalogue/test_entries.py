@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.entries import (
     AnnotatorEntry,
     ControlNetEntry,
@@ -41,18 +42,55 @@ def _controlnet(**fields: Any) -> ControlNetEntry:
     return ControlNetEntry(id="c", description="", licence="MIT", **{**given, **fields})
 
 
+def _annotator(**fields: Any) -> AnnotatorEntry:
+    return AnnotatorEntry(id="a", description="", licence="MIT", kind="depth", **fields)
+
+
 def _defaults(**fields: Any) -> Defaults:
     return Defaults(**{"size": "64x32", "num_inference_steps": 10, "guidance_scale": 4, **fields})
 
 
 @pytest.mark.parametrize("files", [{}, {"folder": Path("a"), "repository": "b"}])
 def test_files_are_in_one_place(files: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="give either folder or repository"):
+    with pytest.raises(ValidationError, match="give either folder, repository or file"):
         Files(**files)
 
 
-def test_the_source_of_files_is_their_folder_or_repository() -> None:
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"folder": Path("a"), "file": Path("b.safetensors")}, "give either folder, repository or file"),
+        ({"file": Path("b.ckpt")}, "file b.ckpt is not safetensors; a pickle such as .ckpt may run code"),
+        ({"folder": Path("a"), "config": Files(folder=Path("c"))}, "config is a folder or repository, and goes"),
+        ({"file": Path("b.safetensors"), "config": Files(file=Path("c.safetensors"))}, "config is a folder or"),
+    ],
+)
+def test_a_single_file_is_safetensors_with_configs_elsewhere(files: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Files(**files)
+
+
+def test_the_configs_of_a_single_file_are_by_default_those_of_sdxl(tmp_path: Path) -> None:
+    sdxl = read_catalogue().model("stabilityai/stable-diffusion-xl-base-1.0").files
+    storage = Storage(models_dir=tmp_path, require_weights=True)
+    files = Files.model_validate({"file": "a.safetensors"}, context={"storage": storage, "folder": tmp_path})
+    assert files.file == tmp_path / "a.safetensors"
+    assert (files.configs.repository, files.configs.revision) == (sdxl.repository, sdxl.revision)
+    assert files.configs.storage == storage
+    config = Files(folder=Path("/configs"))
+    assert Files(file=Path("a.safetensors"), config=config).configs == config
+    assert sdxl.configs is sdxl
+
+
+@pytest.mark.parametrize("make", [_controlnet, _annotator])
+def test_only_base_models_are_single_files(make: Any) -> None:
+    with pytest.raises(ValidationError, match="only base models and VAEs may be a single file"):
+        make(files=Files(file=Path("a.safetensors")))
+
+
+def test_the_source_of_files_is_their_place() -> None:
     assert Files(folder=Path("/a/b")).source == "/a/b"
+    assert Files(file=Path("/a/b.safetensors")).source == "/a/b.safetensors"
     assert Files(repository="me/model", revision="main", variant="fp16").source == "me/model"
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from atelier.catalogue.header import Refused
 from atelier.catalogue.lora_files import read_lora
-from atelier.catalogue.lora_header import Refused
 from tests.lora_files import write_lora
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from atelier.catalogue.catalogue import DEFAULT_CATALOGUE, Catalogue, CatalogueError, read_catalogue
 from atelier.catalogue.entries import LoraEntry, ModelEntry
+from atelier.catalogue.library import ModelLibrary
 from atelier.catalogue.loras import LoraLibrary, Loras
 from atelier.core.errors import LoraNotFound, ModelNotFound
 from tests.lora_files import write_lora
@@ -44,7 +45,7 @@ def models() -> tuple[ModelEntry, ...]:
 def _library(
     folder: Path, models: Sequence[ModelEntry], entries: Sequence[LoraEntry] = (), clock: _Clock | None = None
 ) -> LoraLibrary:
-    return LoraLibrary(entries, models, folder, now_s=clock or _Clock())
+    return LoraLibrary(entries, ModelLibrary(models), [folder], now_s=clock or _Clock())
 
 
 def _ids(loras: Loras) -> list[str]:
@@ -262,6 +263,39 @@ def test_the_json_names_the_preview(tmp_path: Path, models: tuple[ModelEntry, ..
     (tmp_path / "shown.webp").write_text("x")
     clock.now_s = 1
     assert library.look().by_id["neon"].preview == tmp_path / "shown.webp"
+
+
+def test_subfolders_are_looked_into_but_not_through_links(tmp_path: Path, models: tuple[ModelEntry, ...]) -> None:
+    write_lora(tmp_path / "outside", "far")
+    folder = tmp_path / "loras"
+    for depth, name in enumerate(("a", "b", "c", "d", "e", "f")):
+        write_lora(folder.joinpath(*"12345"[:depth]), name, preview=f"{name}.webp")
+        folder.joinpath(*"12345"[:depth], f"{name}.webp").write_text("x")
+    write_lora(folder / ".hidden", "hidden")
+    (folder / "linked").symlink_to(tmp_path / "outside")
+    loras = _library(folder, models).look()
+    assert sorted(_ids(loras)) == ["a", "b", "c", "d", "e"]
+    assert loras.by_id["c"].preview == folder / "1" / "2" / "c.webp"
+    assert loras.refused == ()
+
+
+def test_a_subfolder_that_cannot_be_read_is_reported(
+    tmp_path: Path, models: tuple[ModelEntry, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may read every folder, so the operating system's error is raised here."""
+    write_lora(tmp_path, "neon")
+    write_lora(tmp_path / "private", "secret")
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if folder.name == "private":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    loras = _library(tmp_path, models).look()
+    assert _ids(loras) == ["neon"]
+    assert _reasons(loras) == {"private/": "the folder cannot be read"}
 
 
 def test_entries_of_the_catalogue_go_before_files_of_their_id(tmp_path: Path, models: tuple[ModelEntry, ...]) -> None:
@@ -487,7 +521,7 @@ def test_chosen_loras_are_those_of_the_catalogue(tmp_path: Path) -> None:
 
 
 def test_a_catalogue_takes_its_folder_along(tmp_path: Path) -> None:
-    catalogue = read_catalogue().only(["tiny-sdxl"], loras_dir=tmp_path)
+    catalogue = read_catalogue().only(["tiny-sdxl"], lora_folders=[tmp_path])
     sent = pickle.dumps(catalogue)
     write_lora(tmp_path, "neon")
     write_lora(tmp_path, "far", base=_SDXL)

@@ -80,11 +80,12 @@ def _source() -> str:
     return re.sub(r'"\s*f?"', "", source)
 
 
-def test_reasons_why_a_lora_is_refused_are_those_of_the_code() -> None:
-    page = (_DOCS / "loras.md").read_text().partition("## What is refused")[2].partition("## Errors")[0]
+@pytest.mark.parametrize(("name", "num_parts"), [("loras.md", 12), ("models.md", 10)])
+def test_reasons_why_a_file_is_refused_are_those_of_the_code(name: str, num_parts: int) -> None:
+    page = (_DOCS / name).read_text().partition("## What is refused")[2].partition("## Errors")[0]
     cells = re.findall(r"^\| (`.+?) \|", page, flags=re.MULTILINE)
     parts = [part.strip() for reason in re.findall(r"`([^`]+)`", " ".join(cells)) for part in reason.split("…")]
-    assert len(parts) > 12
+    assert len(parts) > num_parts
     code = _source()
     assert [part for part in parts if part.strip(".:") not in code] == []
 

@@ -92,6 +92,19 @@ def test_latents_are_those_of_the_scheduler(
             assert (ours - theirs).norm() < _ROUNDING * ours.norm(), sampling
 
 
+@pytest.mark.parametrize(("sampler", "schedule"), EVERY)
+def test_latents_from_zero_snr_are_those_of_the_scheduler(
+    sampler: SamplerName, schedule: ScheduleName | None
+) -> None:
+    config = {**_config("v_prediction"), "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    for num_inference_steps in (1, 2, 3, 8):
+        sampling = Sampling(num_inference_steps=num_inference_steps, sampler=sampler, schedule=schedule)
+        ours, theirs = _both(config, sampling, is_v=True)
+        # Euler's schedulers subtract float32 latents of the order σ = 4096 from each other.
+        bound = 4096 * 2**-22 if sampler in ("euler", "euler_a") else _ROUNDING
+        assert (ours - theirs).norm() < bound * ours.norm(), sampling
+
+
 def _both(config: Mapping[str, object], sampling: Sampling, *, is_v: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Final latents of the formula and of the scheduler, from the same noise."""
     made, scheduler = Schedules(config).of(sampling), _scheduler_of(config, sampling)

@@ -12,6 +12,7 @@ from tests.unit.engine.diffusers_schedulers import SDXL
     [
         ({"clip_sample": True}, "clips its predictions"),
         ({"thresholding": True}, "clips its predictions"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr needs the prediction_type v_prediction"),
         ({"prediction_type": "sample"}, "'sample' is not one of epsilon, v_prediction"),
     ],
 )
@@ -25,6 +26,23 @@ def test_scheduler_that_the_formula_cannot_express_is_rejected(setting: dict[str
 def test_schedule_has_a_row_per_evaluation_of_the_unet(sampler: SamplerName, strength: float) -> None:
     sampling = Sampling(num_inference_steps=8, sampler=sampler, strength=strength)
     assert len(Schedules(SDXL).of(sampling).steps) == sampling.num_evaluations
+
+
+def test_zero_terminal_snr_begins_at_the_noise_of_diffusers() -> None:
+    """diffusers bounds σ by keeping 2⁻²⁴ of the image; with DDIM's α² + σ² = 1 nothing is left of it."""
+    schedules = Schedules(
+        {
+            **SDXL,
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        }
+    )
+    euler, ddim = (schedules.of(Sampling(num_inference_steps=5, sampler=sampler)) for sampler in ("euler", "ddim"))
+    assert euler.steps[0, [TIMESTEP, ALPHA]].tolist() == [999, 1]
+    assert euler.steps[0, SIGMA] == pytest.approx((2**24 - 1) ** 0.5)
+    assert euler.init_noise_sigma == euler.steps[0, SIGMA]
+    assert ddim.steps[0, [TIMESTEP, ALPHA, SIGMA]].tolist() == [999, 0, 1]
 
 
 def test_strength_leaves_out_the_first_steps() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import Files, ModelEntry
+from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Conditioning, Text
 from atelier.core.denoising import DenoiseRequest, Pass, RequestId
 from atelier.core.geometry import Size
@@ -28,23 +26,21 @@ from tests.unit.engine.diffusers_schedulers import EVERY, SCHEDULES_OF, new_sche
 _BOUND = 5e-4
 
 
-@pytest.fixture(scope="module", params=["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)])
-def entry(
-    request: pytest.FixtureRequest, small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
-) -> ModelEntry:
-    """The small model, with `prediction_type` set to epsilon or v_prediction."""
-    entry = small_catalogue.model(None)
-    assert entry.files.folder is not None
-    folder: Path = tmp_path_factory.mktemp("model")
-    for part in entry.files.folder.iterdir():
-        if part.name != "scheduler":
-            (folder / part.name).symlink_to(part)
-    config = json.loads((entry.files.folder / "scheduler" / "scheduler_config.json").read_text())
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps({**config, "prediction_type": request.param})
-    )
-    return entry.model_copy(update={"files": Files(folder=folder)})
+#: Fields of an entry, by what its UNet predicts.
+_PREDICTIONS: dict[str, dict[str, object]] = {
+    "epsilon": {"prediction_type": "epsilon"},
+    "v_prediction": {"prediction_type": "v_prediction"},
+    "zero_terminal_snr": {"prediction_type": "v_prediction", "zero_terminal_snr": True},
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "epsilon" else pytest.param(name, marks=pytest.mark.slow) for name in _PREDICTIONS],
+)
+def entry(request: pytest.FixtureRequest, small_catalogue: Catalogue) -> ModelEntry:
+    """The small model, with each kind of prediction."""
+    return small_catalogue.model(None).model_copy(update=_PREDICTIONS[request.param])
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import yaml
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
 from atelier.catalogue.storage import Storage
 from tests.hub import COMMIT, Hub, hub
+from tests.single_file import write_single_file
 from tests.small_models import CPU
 
 pytestmark = pytest.mark.slow  # programs that import huggingface_hub
@@ -138,6 +139,38 @@ def test_what_is_there_is_not_fetched_again(catalogue: Path, tmp_path: Path, ser
     status, output, errors = _fetch(config, models_dir, server, HF_HUB_OFFLINE="1")
     assert (status, errors, len(server.sent)) == (0, "", sent)
     assert [line.rpartition(" ")[2] for line in output.splitlines()] == ["there"] * 3
+
+
+def test_only_the_configs_that_go_with_a_single_file_are_fetched(
+    catalogue: Path, small_catalogue: Catalogue, tmp_path: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from atelier.models import loading
+
+    files = f"files: {{repository: me/small, revision: {COMMIT}, variant: fp16}}"
+    single = f"files: {{file: one.safetensors, config: {{repository: me/small, revision: {COMMIT}}}}}"
+    text = catalogue.read_text().replace(files, single).replace("    vae: {repository: me/vae}\n", "")
+    catalogue.write_text(text)
+    config, models_dir = _config(catalogue, controlnets=[]), tmp_path / "models"
+    status, _, errors = _fetch(config, models_dir, server)
+    place = catalogue.parent / "one.safetensors"
+    assert (status, errors.splitlines()) == (
+        1,
+        [f"Model 'small': the file {place} does not exist. Put it there, or correct `file` in the catalogue."],
+    )
+    assert _fetched(models_dir, "me/small") == {
+        *(name for name in _NEEDED if not name.endswith(".safetensors")),
+        "vae/config.json",
+    }
+    folder = small_catalogue.model(None).files.folder
+    assert folder is not None
+    write_single_file(folder, place)
+    assert _fetch(config, models_dir, server)[0] == 0
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = read_catalogue(catalogue, Storage(models_dir=models_dir, require_weights=True)).model("small")
+    assert loading.load_unet(model, CPU).config.sample_size == 8
+    assert loading.load_vae(model, CPU).config.scaling_factor == 0.8
+    assert len(loading.load_text_encoder_modules(model, CPU).tokenizers) == 2
+    assert loading.load_scheduler(model).config.beta_schedule == "scaled_linear"
 
 
 def test_several_at_once_share_the_work(catalogue: Path, tmp_path: Path, server: Hub) -> None:

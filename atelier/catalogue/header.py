@@ -1,4 +1,4 @@
-"""The header of a safetensors file: the names of its tensors and its metadata, read within bounds.
+"""The header of a safetensors file: names and shapes of its tensors and its metadata, read within bounds.
 
 The file is read, not mapped into memory: a mapped file that is cut off meanwhile ends the process that reads it.
 """
@@ -27,7 +27,8 @@ class Refused(Exception):
 class Header:
     """What a safetensors file says of itself."""
 
-    names: frozenset[str]
+    #: Shapes of the tensors by their names.
+    shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
 
 
@@ -46,7 +47,7 @@ def read_header(file: Path) -> Header:
         raise Refused(f"{_METADATA} in its header must hold texts only")
     if max(map(_end, header.values()), default=0) != num_data_bytes:
         raise Refused("it is incomplete, or still being copied")
-    return Header(frozenset(header), metadata)
+    return Header({name: _shape(tensor) for name, tensor in header.items()}, metadata)
 
 
 def bounded_json(text: bytes | str, what: str) -> object:
@@ -75,6 +76,13 @@ def _read(opened: BinaryIO) -> tuple[bytes, int]:
 def _end(tensor: object) -> int:
     """Return where a tensor's data ends, in bytes after the header."""
     match tensor:
-        case {"dtype": str(), "shape": [*_], "data_offsets": [int(start), int(end)]} if 0 <= start <= end:
+        case {"dtype": str(), "data_offsets": [int(start), int(end)]} if 0 <= start <= end:
             return end
+    raise Refused("its header does not describe tensors")
+
+
+def _shape(tensor: object) -> tuple[int, ...]:
+    match tensor:
+        case {"shape": [*sides]} if all(type(side) is int and side >= 0 for side in sides):
+            return tuple(sides)
     raise Refused("its header does not describe tensors")

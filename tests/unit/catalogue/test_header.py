@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atelier.catalogue.lora_header import MAX_HEADER_BYTES, Refused, bounded_json, read_header
+from atelier.catalogue.header import MAX_HEADER_BYTES, Refused, bounded_json, read_header
 from tests.lora_files import write_lora
 
 _TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -23,9 +23,9 @@ def _raw(folder: Path, header: bytes, num_data_bytes: int = 8) -> Path:
     return file
 
 
-def test_a_header_has_the_names_of_the_tensors_and_the_metadata(tmp_path: Path) -> None:
+def test_a_header_has_the_shapes_of_the_tensors_and_the_metadata(tmp_path: Path) -> None:
     header = read_header(write_lora(tmp_path, "x", names=["a.lora_A", "a.lora_B"], metadata={"format": "pt"}))
-    assert header.names == {"a.lora_A", "a.lora_B"}
+    assert header.shapes == {"a.lora_A": (2,), "a.lora_B": (2,)}
     assert header.metadata == {"format": "pt"}
     assert read_header(write_lora(tmp_path, "y")).metadata == {}
 
@@ -51,14 +51,14 @@ def test_a_file_that_is_still_being_copied_is_refused(tmp_path: Path, num_missin
 
 
 def test_bytes_after_the_tensors_are_refused(tmp_path: Path) -> None:
-    assert read_header(_file(tmp_path, {"a": _TENSOR})).names == {"a"}
+    assert set(read_header(_file(tmp_path, {"a": _TENSOR})).shapes) == {"a"}
     with pytest.raises(Refused, match="incomplete"):
         read_header(_file(tmp_path, {"a": _TENSOR}, num_data_bytes=9))
 
 
 def test_a_long_header_is_not_read(tmp_path: Path) -> None:
     padded = json.dumps({"a": _TENSOR}).encode().ljust(MAX_HEADER_BYTES)
-    assert read_header(_raw(tmp_path, padded)).names == {"a"}
+    assert set(read_header(_raw(tmp_path, padded)).shapes) == {"a"}
     with pytest.raises(Refused, match=r"its header has 4194305 bytes; at most 4194304 are read"):
         read_header(_raw(tmp_path, padded + b" "))
 
@@ -78,6 +78,9 @@ def test_a_long_header_is_not_read(tmp_path: Path) -> None:
         ({"a": {}}, "its header does not describe tensors"),
         ({"a": {**_TENSOR, "dtype": 1}}, "its header does not describe tensors"),
         ({"a": {**_TENSOR, "shape": 2}}, "its header does not describe tensors"),
+        ({"a": {**_TENSOR, "shape": [2.0]}}, "its header does not describe tensors"),
+        ({"a": {**_TENSOR, "shape": [-2]}}, "its header does not describe tensors"),
+        ({"a": {**_TENSOR, "shape": [True]}}, "its header does not describe tensors"),
         ({"a": {**_TENSOR, "data_offsets": [0]}}, "its header does not describe tensors"),
         ({"a": {**_TENSOR, "data_offsets": [-1, 8]}}, "its header does not describe tensors"),
         ({"a": {**_TENSOR, "data_offsets": [9, 8]}}, "its header does not describe tensors"),
