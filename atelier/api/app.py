@@ -68,7 +68,6 @@ def _build_routes() -> FastAPI:
         batches.router,
         cache.router,
         data.router,
-        # Before OpenAI's routes, whose model ids may have any path.
         model_memory.router,
         models.router,
         loras.router,

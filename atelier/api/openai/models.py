@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from atelier.api.errors import ERRORS, ErrorResponse
 from atelier.api.openai.schemas import Model, ModelList
 from atelier.api.services import UsedPipeline
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.errors import Forbidden
+
+
+class _ModelId(PathConvertor):
+    """Any path but those of the routes that load and unload models."""
+
+    regex = r".*(?<!/load)(?<!/unload)"
+
+
+register_url_convertor("model", _ModelId())
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -22,13 +32,13 @@ async def list_models(pipeline: UsedPipeline) -> ModelList:
     return ModelList(data=[_model(entry) for entry in entries])
 
 
-@router.get("/models/{model_id:path}", responses=ERRORS)
+@router.get("/models/{model_id:model}", responses=ERRORS)
 async def get_model(model_id: str, pipeline: UsedPipeline) -> Model:
     """Return one model that this server serves."""
     return _model(await asyncio.to_thread(pipeline.catalogue.model, model_id))
 
 
-@router.delete("/models/{model_id:path}", responses=ERRORS, status_code=403)
+@router.delete("/models/{model_id:model}", responses=ERRORS, status_code=403)
 async def delete_model(model_id: str, pipeline: UsedPipeline) -> ErrorResponse:
     """Always refused: models belong to the server's catalogue."""
     await asyncio.to_thread(pipeline.catalogue.model, model_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from typing import Any, get_args
@@ -32,6 +32,7 @@ from atelier.core.denoising import DenoiseEvent, Heartbeat, StepEvent
 from atelier.core.errors import AtelierError, NotSupported, QueueFull, ReplicaDied, ReplicaLeaving, ReplicaLost
 from atelier.core.origin import Origin
 from atelier.core.snapshot import Snapshot
+from atelier.core.status import Holders
 from atelier.pipeline.stages import ModelStage, Stages
 from deployments import leaving
 from deployments.annotator import Annotator
@@ -56,6 +57,9 @@ _DEPLOYMENTS: dict[str, type] = {
     "denoise": Denoiser,
     "upscale": Upscaler,
 }
+
+
+_FOR_ALL = ("origin", "load_model", "unload_model", "metrics_text", "check_ready", "status")
 
 
 class _Method:
@@ -110,7 +114,7 @@ def _parameters(method: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(method).parameters)
 
 
-@pytest.mark.parametrize("name", [*_DEPLOYMENTS, "origin", "metrics_text", "check_ready", "status"])
+@pytest.mark.parametrize("name", [*_DEPLOYMENTS, *_FOR_ALL])
 def test_handles_and_deployments_have_the_signatures_of_the_protocol(name: str) -> None:
     expected = _parameters(getattr(Stages, name))
     assert _parameters(getattr(HandleStages, name)) == expected
@@ -120,7 +124,7 @@ def test_handles_and_deployments_have_the_signatures_of_the_protocol(name: str) 
 
 def test_every_method_of_the_protocol_is_checked() -> None:
     methods = {name for name, _ in inspect.getmembers(Stages, inspect.isfunction) if not name.startswith("_")}
-    assert methods == {*_DEPLOYMENTS, "origin", "metrics_text", "check_ready", "status"}
+    assert methods == {*_DEPLOYMENTS, *_FOR_ALL}
 
 
 @pytest.mark.parametrize("stage", get_args(ModelStage))
@@ -132,6 +136,16 @@ async def test_each_stage_is_asked_for_its_own_origin(handles: GraphHandles, sta
 
     handles = replace(handles, **{stage: _Handle(answer)})
     assert await _stages(handles).origin(stage) == asked
+
+
+class _Held:
+    """A response of Serve's `broadcast`: whether each replica of a deployment has a model."""
+
+    def __init__(self, held: Sequence[bool]) -> None:
+        self._held = list(held)
+
+    async def results_async(self) -> list[bool]:
+        return self._held
 
 
 class _Broadcast:
@@ -171,6 +185,35 @@ async def test_metrics_tell_whether_every_denoiser_answered(
     assert ("a_total 1.0" in text) == (not answers.is_silent)
     await asyncio.sleep(0)
     assert answers.is_cancelled == answers.is_silent
+
+
+async def test_models_are_loaded_and_unloaded_in_all_replicas_that_can_hold_them(handles: GraphHandles) -> None:
+    calls: list[tuple[str, str, str]] = []
+
+    def holder(deployment: str, *held: bool) -> _Handle:
+        def broadcast(method: str, model: str) -> _Held:
+            calls.append((deployment, method, model))
+            return _Held(held)
+
+        handle = _Handle(_answer)
+        handle.broadcast = broadcast  # type: ignore[attr-defined]
+        return handle
+
+    stages = _stages(
+        replace(
+            handles,
+            text_encoder=holder("text_encoder", True),
+            denoiser=holder("denoiser", True, False),
+            autoencoder=holder("autoencoder", False),
+        )
+    )
+    assert await stages.load_model("a") == Holders(num_holders=2, num_replicas=4)
+    assert await stages.unload_model("b") == Holders(num_holders=2, num_replicas=4)
+    deployments = ("text_encoder", "denoiser", "autoencoder")
+    assert calls == [
+        *((name, "load_model", "a") for name in deployments),
+        *((name, "unload_model", "b") for name in deployments),
+    ]
 
 
 @pytest.mark.parametrize(
