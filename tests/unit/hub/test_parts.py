@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.models.parts import TEXT_ENCODERS, UNET, Part
+from atelier.hub.parts import TEXT_ENCODERS, UNET, Part
 
 
 def _write_in_shards(catalogue: Catalogue, part: Part, folder: Path, variant: str | None) -> list[str]:
