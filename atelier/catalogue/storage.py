@@ -9,8 +9,8 @@ from pathlib import Path
 MODELS_DIR_VARIABLE = "ATELIER_MODELS_DIR"
 MODELS_DIR_DESCRIPTION = (
     "Folder of models, the same path on every node: the hub's cache is its `hub`, converted upscalers lie in its "
-    "`upscalers`, LoRAs in its `loras`, and its `installed` lists what was [downloaded](hub.md). By default the hub's "
-    "own cache, see HF_HOME, and `upscalers`, `loras` and `installed` in `~/.cache/atelier`."
+    "`upscalers`, LoRAs in its `loras`, and its `installed` lists what was [downloaded](hub.md). By default the "
+    "hub's own cache, see HF_HOME, and `upscalers`, `loras` and `installed` in `~/.cache/atelier`."
 )
 
 

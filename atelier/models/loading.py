@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
+from atelier.hub.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
 from atelier.models.esrgan import Network, network_from
 from atelier.models.files import FETCH, Source, absent_upscaler
-from atelier.hub.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
