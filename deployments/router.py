@@ -25,7 +25,7 @@ from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
-from deployments.storage import open_blobs, open_jobs
+from deployments.storage import open_blobs, open_hub, open_jobs
 from deployments.tracing import stay_in_serves_trace
 
 #: Path of a stored file below the route prefix. Handle calls return the path alone, without a server's address.
@@ -59,6 +59,7 @@ class Router(JobOperations):
         self._blobs = await open_blobs(settings)
         stores = await open_jobs(settings)
         jobs = stores.jobs
+        self._hub = open_hub(catalogue)
         self._limits = limits = RouterLimits()
         self._metrics = RouterMetrics()
         readiness = Readiness(serve.get_replica_context().app_name)
@@ -106,6 +107,7 @@ class Router(JobOperations):
             returns_request_id=False,
             observe=self._record,
             host=self._host,
+            model_hub=self._hub,
         )
 
     def _record(self, record: RequestRecord) -> None:

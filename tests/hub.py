@@ -26,8 +26,8 @@ _PIECE_BYTES = 2**16
 class Faults:
     """What goes wrong with large files."""
 
-    #: Number of bytes after which the next connection breaks.
-    cut_after: int | None = None
+    #: Numbers of bytes after which connections break that have more to send, one after the other.
+    cuts_after: list[int] = field(default_factory=list)
     #: Number of bytes after which connections wait for `released`.
     hold_after: int | None = None
     released: threading.Event = field(default_factory=threading.Event)
@@ -165,8 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         if is_large and faults.are_bytes_wrong and not start:
             content = bytes([content[0] ^ 1]) + content[1:]
         end = len(content)
-        if is_large and faults.cut_after is not None:
-            end, faults.cut_after = min(start + faults.cut_after, end), None
+        if is_large and faults.cuts_after and start + faults.cuts_after[0] < end:
+            end = start + faults.cuts_after.pop(0)
         hold = len(content) if faults.hold_after is None or not is_large else start + faults.hold_after
         for first in range(start, end, _PIECE_BYTES):
             if first >= hold:

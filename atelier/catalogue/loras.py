@@ -96,6 +96,11 @@ class LoraLibrary:
     def __reduce__(self) -> tuple[type[LoraLibrary], tuple[object, ...]]:
         return LoraLibrary, (self._entries, self._models, self._folder)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that is watched, if there is one."""
+        return self._folder
+
     def look(self) -> Loras:
         """Return the LoRAs that are there; reads files that are new or have changed. Blocks."""
         # Only the first look is waited for: a slow disk must not hold up every thread of a Router.

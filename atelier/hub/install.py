@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import scan_cache_dir
@@ -95,7 +96,10 @@ def uninstall(
     if used.isdisjoint({(installed.repository, installed.revision), (installed.repository, None)}):
         # Nothing is in the cache if its folder was deleted.
         with suppress(CacheNotFound):
-            scan_cache_dir(cache).delete_revisions(installed.revision).execute()
+            found = scan_cache_dir(cache)
+            # Copies of a repository have the same commits.
+            own = frozenset(one for one in found.repos if one.repo_id == installed.repository)
+            replace(found, repos=own).delete_revisions(installed.revision).execute()
 
 
 def _check_model(repository: Repository, choice: Choice, folder: Path) -> None:

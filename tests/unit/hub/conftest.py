@@ -20,7 +20,7 @@ CARDS: dict[str, dict[str, object]] = {
         "likes": 3,
     },
     "me/neon": {
-        "tags": ["lora", "base_model:adapter:me/tiny-sdxl", "license:other"],
+        "tags": ["lora", "base_model:me/tiny-sdxl", "base_model:adapter:me/tiny-sdxl", "license:other"],
         "cardData": {
             "license": "other",
             "license_name": "neon-licence",
@@ -29,7 +29,7 @@ CARDS: dict[str, dict[str, object]] = {
         },
         "downloads": 40,
     },
-    "me/styles": {"tags": ["lora", "base_model:adapter:me/tiny-sdxl"], "downloads": 30},
+    "me/styles": {"tags": ["lora", "base_model:me/tiny-sdxl", "base_model:adapter:me/tiny-sdxl"], "downloads": 30},
     "me/pickles": {"tags": ["lora", "license:mit"], "downloads": 20},
     "me/canny": {"tags": ["controlnet", "license:mit"], "downloads": 10},
     "other/gated-neon": {"tags": ["lora", "license:mit"], "gated": "auto", "downloads": 5},

@@ -58,6 +58,7 @@ async def test_the_most_downloaded_come_first_and_no_more_than_asked_for(own_hub
         ("", "model", None, {"me/tiny-sdxl"}),
         ("", "controlnet", None, {"me/canny"}),
         ("neon", "model", None, set()),
+        ("", None, "me/tiny-sdxl", {"me/neon", "me/styles"}),
     ],
 )
 async def test_a_search_is_narrowed(
