@@ -18,12 +18,13 @@ from typing import TypeVar
 
 from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from pydantic import TypeAdapter, ValidationError
 
 from atelier.catalogue.installed import Installed, list_installed
 from atelier.catalogue.storage import Storage
 from atelier.core.errors import HubUnavailable, LicenceNotAccepted, NotFound, UnsupportedValue
 from atelier.core.jobs import Progress
-from atelier.core.params.download import DownloadParams, RepositoryKind
+from atelier.core.params.download import DownloadParams, RepositoryId, RepositoryKind
 from atelier.hub.choice import Choice, chosen
 from atelier.hub.download import Meter, check_space, download
 from atelier.hub.failures import hub_errors
@@ -37,6 +38,8 @@ _NUM_ASKING, _NUM_DOWNLOADING = 8, 4
 TIMEOUT_S = 10.0
 #: Seconds between two looks at how far a download is.
 _REPORT_S = 0.5
+
+_REPOSITORY_ID = TypeAdapter[str](RepositoryId)
 
 T = TypeVar("T")
 
@@ -79,12 +82,14 @@ class Hub:
     ) -> list[Offer]:
         """Return the most downloaded repositories that fit.
 
-        `words` are in the id, and `base` is the id of the model that it was made from. Those without safetensors are
-        returned with the reason why they cannot be installed.
+        `words` are in the id, and `base` is the id of the model that it was made from. A repository whose whole id is
+        sent comes first. Those without safetensors are returned with the reason why they cannot be installed.
         """
         tags = [*([TAGS[kind]] if kind else []), *([f"{BASE_TAG}{base}"] if base else [])]
         async with self._limited():
             found = await self._asked(lambda: self._ids(words, tags, limit))
+            if not tags and _is_id(words):
+                found = list(dict.fromkeys([words, *found]))[:limit]
             repositories = await asyncio.gather(*(self._asked(partial(self._listed, one)) for one in found))
             installed = {one.repository for one in await self.installed()}
         return [_offer(one, one.id in installed) for one in repositories if one is not None]
@@ -199,6 +204,14 @@ class Hub:
                 yield
         except TimeoutError as error:
             raise HubUnavailable(f"The model hub does not answer within {self._timeout_s:g} s.") from error
+
+
+def _is_id(words: str) -> bool:
+    try:
+        _REPOSITORY_ID.validate_python(words)
+    except ValidationError:
+        return False
+    return True
 
 
 def _accepted(repository: Repository, params: DownloadParams) -> Choice:

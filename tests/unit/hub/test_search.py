@@ -51,6 +51,14 @@ async def test_the_most_downloaded_come_first_and_no_more_than_asked_for(own_hub
     assert [offer.repository.id for offer in found] == ["me/tiny-sdxl", "me/neon", "me/styles"]
 
 
+async def test_a_repository_whose_id_is_sent_comes_first(own_hub: Hub, server: Server) -> None:
+    server.cards = {**server.cards, "me/neon-more": {"downloads": 99}}
+    (server.root / "me/neon-more").mkdir(exist_ok=True)
+    found = await own_hub.search("me/neon", limit=2)
+    (server.root / "me/neon-more").rmdir()
+    assert [offer.repository.id for offer in found] == ["me/neon", "me/neon-more"]
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "base", "ids"),
     [
