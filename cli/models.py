@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from cli import options
-from cli.answers import Capabilities, DownloadResult, HubModel, Offered
+from cli.answers import Capabilities, DownloadResult, HubModel, Installed, Offered
 from cli.bar import size
 from cli.failures import Failure
 from cli.running import done, with_server
@@ -83,11 +83,7 @@ def download(
 def installed(server: options.ServerAddress = options.DEFAULT_SERVER) -> None:
     """List what was downloaded from the model hub."""
     found = with_server(server, lambda connected, _: connected.installed())
-    rows = [
-        (one.id, one.kind, size(one.num_bytes), one.licence, one.revision[:8], _day(one.installed_at))
-        for one in found
-    ]
-    print_table(_INSTALLED_HEADINGS, rows)
+    print_table(_INSTALLED_HEADINGS, map(_installed_row, found))
 
 
 @app.command()
@@ -124,8 +120,9 @@ def _row(found: HubModel) -> tuple[str, ...]:
     return found.name, found.kind or "", num_bytes, str(found.downloads), found.licence, note
 
 
-def _day(at: float) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(at))
+def _installed_row(one: Installed) -> tuple[str, ...]:
+    day = time.strftime("%Y-%m-%d", time.localtime(one.installed_at))
+    return one.id, one.kind, size(one.num_bytes), one.licence, one.revision[:8], day
 
 
 def _kinds(offered: Capabilities) -> Iterator[tuple[str, Offered]]:

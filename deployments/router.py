@@ -17,7 +17,7 @@ from atelier.pipeline.record import RequestRecord, log_request
 from deployments.calls import detached_context
 from deployments.errors import send_errors_as_fields
 from deployments.handles import GraphHandles
-from deployments.job_operations import JobOperations
+from deployments.hub_operations import HubOperations
 from deployments.limits import RouterLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import RouterMetrics
@@ -33,7 +33,7 @@ _FILE_PATH = "/v1/images/files/{name}"
 
 
 @serve.ingress()
-class Router(JobOperations):
+class Router(HubOperations):
     """The graph's ingress: the HTTP application, and the operations for other Ray applications."""
 
     # Serve awaits the constructor.
@@ -59,7 +59,6 @@ class Router(JobOperations):
         self._blobs = await open_blobs(settings)
         stores = await open_jobs(settings)
         jobs = stores.jobs
-        self._hub = open_hub(catalogue)
         self._limits = limits = RouterLimits()
         self._metrics = RouterMetrics()
         readiness = Readiness(serve.get_replica_context().app_name)
@@ -78,6 +77,7 @@ class Router(JobOperations):
             Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name)),
             self._record,
             jobs,
+            open_hub(catalogue),
         )
         self._app = self._new_app()
 

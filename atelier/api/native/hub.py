@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,6 +16,7 @@ from atelier.api.native.hub_schemas import HubModel, HubModelFile, HubModelList,
 from atelier.api.native.job_answers import job_response
 from atelier.api.native.job_schemas import InstalledModel, JobResponse
 from atelier.api.services import UsedHub, UsedJobs, UsedPipeline, UsedUrls
+from atelier.catalogue.installed import Installed
 from atelier.core.params import DownloadParams, RepositoryId, RepositoryKind, parse
 from atelier.core.params.parsing import MAX_NAME_CHARS
 from atelier.hub.hub import Hub, Offer
@@ -38,7 +40,7 @@ async def search_hub(
     limit: Annotated[int, Query(ge=1, le=_MAX_FOUND, description="Largest number of repositories.")] = 10,
 ) -> HubModelList:
     """Search the model hub, the most downloaded repositories first."""
-    return HubModelList(data=[_described(offer) for offer in await hub.search(q, kind, base, limit=limit)])
+    return found_models(await hub.search(q, kind, base, limit=limit))
 
 
 @router.post(
@@ -72,7 +74,7 @@ async def download_model(
 @router.get("/v1/hub/installed", responses=_HUB_ERRORS, response_model_exclude_none=True)
 async def list_installed_models(hub: UsedHub) -> InstalledList:
     """Return the models and LoRAs that were downloaded from the model hub."""
-    return InstalledList(data=[InstalledModel.model_validate(one.model_dump()) for one in await hub.installed()])
+    return installed_models(await hub.installed())
 
 
 @router.delete("/v1/hub/installed/{id:path}", responses=_HUB_ERRORS)
@@ -91,6 +93,16 @@ async def download_draft(hub: Hub, params: DownloadParams, idempotency_key: str 
         idempotency_key=idempotency_key,
         fingerprint=hashlib.sha256(sent.encode()).hexdigest(),
     )
+
+
+def found_models(offers: Iterable[Offer]) -> HubModelList:
+    """Convert repositories that were found to their response model."""
+    return HubModelList(data=[_described(offer) for offer in offers])
+
+
+def installed_models(installed: Iterable[Installed]) -> InstalledList:
+    """Convert what was downloaded to its response model."""
+    return InstalledList(data=[InstalledModel.model_validate(one.model_dump()) for one in installed])
 
 
 def _described(offer: Offer) -> HubModel:
