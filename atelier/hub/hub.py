@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TypeVar
 
@@ -163,13 +164,10 @@ class Hub:
         if words:
             params["search"] = words
         url, headers = f"{self._endpoint}/api/models", build_hf_headers()
-        with hub_errors():
+        with hub_errors(), self._as_hub():
             response = get_session().get(url, params=params, headers=headers, timeout=self._timeout_s)
             hf_raise_for_status(response)
-        try:
             return [str(one["id"]) for one in response.json()]
-        except (ValueError, TypeError, KeyError) as error:
-            raise HubUnavailable(f"{self._endpoint} does not answer as a model hub does.") from error
 
     def _listed(self, repository: str) -> Repository | None:
         """Return a repository of a search, or None if it is gone since."""
@@ -179,7 +177,7 @@ class Hub:
             return None
 
     def _repository(self, repository: str, revision: str | None) -> Repository:
-        with hub_errors(repository, revision or ""):
+        with hub_errors(repository, revision or ""), self._as_hub():
             info = self._api.model_info(repository, revision=revision, files_metadata=True, timeout=self._timeout_s)
         return repository_of(info, self._endpoint)
 
@@ -192,6 +190,14 @@ class Hub:
         check_space(self._source(repository), choice)
         file = choice.files[0].name if choice.kind == "lora" else None
         return params.model_copy(update={"revision": repository.revision, "kind": choice.kind, "file": file})
+
+    @contextmanager
+    def _as_hub(self) -> Iterator[None]:
+        """Raise HubUnavailable if an answer is not that of a model hub."""
+        try:
+            yield
+        except (JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise HubUnavailable(f"{self._endpoint} does not answer as a model hub does.") from error
 
     async def _asked(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._asking, call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
@@ -109,6 +110,23 @@ async def test_a_hub_that_does_not_answer_is_unavailable_after_the_time_limit(st
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(HubUnavailable, match=r"within 0.2 s"):
             await Hub(storage, storage.loras_dir, endpoint=address, timeout_s=0.2).search(limit=3)
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", "{}", '{"id": 7}', '[{"name": "x"}]', "[7]"])
+async def test_a_server_that_is_no_hub_is_unavailable(storage: Storage, body: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        own_hub = Hub(storage, storage.loras_dir, endpoint=f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}")
+        with pytest.raises(HubUnavailable):
+            await own_hub.plan(DownloadParams(repository="me/neon"))
+        if body not in ("[]", "{}"):
+            with pytest.raises(HubUnavailable, match="does not answer as a model hub does"):
+                await own_hub.search(limit=3)
 
 
 async def test_offline_mode_is_named(own_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
