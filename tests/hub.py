@@ -75,10 +75,12 @@ def hub(root: Path, commits: Mapping[str, str] | None = None) -> Iterator[Hub]:
     with Hub(root, commits or {}) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server
-        server.faults.released.set()
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.faults.released.set()
+            server.shutdown()
+            thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
