@@ -30,6 +30,8 @@ class Faults:
     cuts_after: list[int] = field(default_factory=list)
     #: Number of bytes after which connections wait for `released`.
     hold_after: int | None = None
+    #: Seconds between two pieces of 64 KiB, until `released`.
+    pause_s: float = 0.0
     released: threading.Event = field(default_factory=threading.Event)
     #: Set when a connection waits.
     held: threading.Event = field(default_factory=threading.Event)
@@ -174,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
             if first >= hold:
                 faults.held.set()
                 faults.released.wait()
+            if is_large and faults.pause_s:
+                faults.released.wait(faults.pause_s)
             piece = content[first : min(first + _PIECE_BYTES, end)]
             try:
                 self.wfile.write(piece)

@@ -127,6 +127,8 @@ def _receive(source: Source, file: HubFile, stop: threading.Event) -> None:
     partial, num_failures = source.partial(file), 0
     partial.touch()
     while (start := size_of(partial)) < file.num_bytes:
+        if stop.is_set():
+            raise Stopped
         try:
             _receive_once(source, file, stop)
         except httpx2.TransportError:

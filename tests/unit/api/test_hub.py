@@ -162,13 +162,12 @@ async def test_a_download_in_progress_shows_its_bytes(
 async def test_a_cancelled_download_stops_and_installs_nothing(
     http: httpx2.AsyncClient, server: JobServer, model_hub: ModelHub
 ) -> None:
-    model_hub.faults.hold_after = 65_536
-    job = (await http.post("/v1/hub/download", json=_NEON)).json()
+    model_hub.faults.pause_s = 0.1
+    fields = {"repository": "me/tiny-sdxl", "accept_licence": "apache-2.0"}
+    job = (await http.post("/v1/hub/download", json=fields)).json()
     async with server.working():
         async for _ in _arriving(server, job):
             await http.delete(job["status_url"])
-            model_hub.faults.hold_after = None
-            model_hub.faults.released.set()
     assert (await http.get(job["status_url"])).json()["state"] == "cancelled"
     assert (await http.get("/v1/hub/installed")).json()["data"] == []
 
