@@ -36,6 +36,54 @@ class JobResult(BaseModel):
     size: str
 
 
+class Installed(BaseModel):
+    """A model or LoRA that was downloaded from the model hub."""
+
+    id: str
+    kind: str
+    revision: str
+    licence: str
+    num_bytes: int
+    installed_at: float
+
+
+class DownloadResult(BaseModel):
+    """What a download has made."""
+
+    installed: Installed
+
+
+class InstalledList(BaseModel):
+    """What was downloaded."""
+
+    data: list[Installed]
+
+
+class Removed(BaseModel):
+    """What was removed."""
+
+    id: str
+
+
+class HubModel(BaseModel):
+    """A repository of the model hub."""
+
+    name: str
+    kind: str | None
+    licence: str
+    licence_link: str
+    downloads: int
+    is_installed: bool
+    reason: str | None
+    num_bytes: int | None
+
+
+class HubModelList(BaseModel):
+    """Repositories of the model hub, the most downloaded first."""
+
+    data: list[HubModel]
+
+
 class Job(BaseModel):
     """A job."""
 
@@ -50,7 +98,7 @@ class Job(BaseModel):
     position: int | None = None
     eta_s: float | None = None
     progress: Progress | None = None
-    result: JobResult | None = None
+    result: JobResult | DownloadResult | None = None
     error: JobError | None = None
 
 

@@ -36,18 +36,29 @@ class Bar:
 
     def run(self, progress: Progress | None) -> None:
         """Show a running job; `progress` is None while nothing is known."""
-        if progress is None or not progress.step:
+        if progress is None or not (progress.step or progress.transfer):
             self._bar.reset(self._task, total=None, description="running", figures="")
             return
-        steps, gone = f"{progress.step}/{progress.total} steps", f"{duration(progress.elapsed_s)} gone"
-        figures = [steps, gone, *_left(progress.eta_s)]
-        self._bar.update(
-            self._task,
-            total=progress.total,
-            completed=progress.step,
-            description="running",
-            figures=", ".join(figures),
+        transfer = progress.transfer
+        done, total = (
+            (progress.step, progress.total) if transfer is None else (transfer.done_bytes, transfer.total_bytes)
         )
+        figures = [reached(progress), f"{duration(progress.elapsed_s)} gone", *_left(progress.eta_s)]
+        self._bar.update(self._task, total=total, completed=done, description="running", figures=", ".join(figures))
+
+
+def reached(progress: Progress) -> str:
+    """Return the number of steps, or of bytes with their speed, that are done."""
+    transfer = progress.transfer
+    if transfer is None:
+        return f"{progress.step}/{progress.total} steps"
+    speed = "" if transfer.bytes_per_s is None else f" at {size(transfer.bytes_per_s)}/s"
+    return f"{size(transfer.done_bytes)} of {size(transfer.total_bytes)}{speed}"
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes in MB or GB."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
 
 
 def duration(seconds: float) -> str:

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from cli import options
-from cli.answers import Job
-from cli.bar import duration
+from cli.answers import Job, JobResult
+from cli.bar import duration, reached
 from cli.destination import Destination
 from cli.failures import Failure
 from cli.running import watch_job, with_server
@@ -60,7 +60,7 @@ def watch(
 def show(job_id: options.JobId, server: options.ServerAddress = options.DEFAULT_SERVER) -> None:
     """Print what is known of a job."""
     job = with_server(server, lambda connected, _: connected.job(job_id))
-    urls = [] if job.result is None else [image.url for image in job.result.data]
+    urls = [image.url for image in job.result.data] if isinstance(job.result, JobResult) else []
     print_facts(
         {
             "id": job.id,
@@ -99,7 +99,7 @@ def _progress(job: Job) -> str:
     left = [] if job.eta_s is None else [f"{duration(job.eta_s)} left"]
     if job.position is not None:
         return ", ".join([f"{job.position} before it", *left])
-    return "" if job.progress is None else ", ".join([f"{job.progress.step}/{job.progress.total} steps", *left])
+    return "" if job.progress is None else ", ".join([reached(job.progress), *left])
 
 
 def _time(at: float | None) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TypeVar
 
 import typer
 from rich.console import Console
 
-from cli.answers import Job
+from cli.answers import Job, JobResult
 from cli.bar import Bar
 from cli.destination import Destination
 from cli.failures import Failure, Lost
@@ -43,18 +43,22 @@ async def run_job(
     destination: Destination,
 ) -> None:
     """Hand in a job, watch and save it. Cancels it if this is cancelled."""
-    handing_in = asyncio.create_task(hand_in(server, operation, fields))
+    await save(server, await done(server, console, hand_in(server, operation, fields)), destination)
+
+
+async def done(server: Server, console: Console, handed_in: Coroutine[None, None, Job]) -> Job:
+    """Watch a job that is being handed in until it has succeeded. Cancels it if this is cancelled."""
+    handing_in = asyncio.create_task(handed_in)
     try:
         with Bar(console) as bar:
             job = await asyncio.shield(handing_in)
-            ended = await _watched(server, job.id, bar)
+            return await _watched(server, job.id, bar)
     except asyncio.CancelledError:
         # The job may have been made although its answer is still on its way.
         job = await handing_in
         await server.cancel(job.id)
         console.print(f"Cancelled {job.id}.")
         raise
-    await save(server, ended, destination)
 
 
 async def hand_in(server: Server, operation: str, fields: Mapping[str, object]) -> Job:
@@ -75,8 +79,9 @@ async def watch_job(server: Server, console: Console, job_id: str, destination: 
 
 
 async def save(server: Server, job: Job, destination: Destination) -> None:
-    """Save the images of a job, and print their paths."""
-    assert job.result is not None, "a job that has succeeded has a result"
+    """Save the images of a job, and print their paths. Raises Failure if it makes none."""
+    if not isinstance(job.result, JobResult):
+        raise Failure(f"{job.id} makes no images.")
     try:
         for image in job.result.data:
             data = await server.file(job.id, image.name)

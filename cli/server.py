@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
+from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from cli.answers import Capabilities, Job, JobList
+from cli.answers import Capabilities, HubModel, HubModelList, Installed, InstalledList, Job, JobList, Removed
 from cli.failures import Failure, Lost, Unreachable
 from cli.patience import Patience
 
@@ -62,6 +63,31 @@ class Server:
     async def capabilities(self) -> Capabilities:
         return await self._asked(Capabilities, self._http.build_request("GET", "/"))
 
+    async def search_hub(
+        self, words: str, *, kind: str | None = None, base: str | None = None, limit: int
+    ) -> Sequence[HubModel]:
+        """Return repositories of the model hub, the most downloaded first."""
+        narrowed = {name: value for name, value in (("kind", kind), ("base", base)) if value is not None}
+        params = {"q": words, "limit": str(limit), **narrowed}
+        return (
+            await self._asked(HubModelList, self._http.build_request("GET", "/v1/hub/search", params=params))
+        ).data
+
+    async def download(self, fields: Mapping[str, object], key: str) -> Job:
+        """Hand in a download. The same `key` returns the job that was made with it before."""
+        headers = {"idempotency-key": key}
+        return await self._asked(
+            Job, self._http.build_request("POST", "/v1/hub/download", json=fields, headers=headers)
+        )
+
+    async def installed(self) -> Sequence[Installed]:
+        """Return what was downloaded from the model hub."""
+        return (await self._asked(InstalledList, self._http.build_request("GET", "/v1/hub/installed"))).data
+
+    async def remove(self, entry_id: str) -> None:
+        """Remove what was downloaded, with its files."""
+        await self._asked(Removed, self._http.build_request("DELETE", f"/v1/hub/installed/{quote(entry_id)}"))
+
     async def status(self, path: str) -> int:
         """Return the status of an address, which is asked once."""
         with self._failures():
@@ -106,7 +132,8 @@ class Server:
             return
         await response.aread()
         message = _message(response)
-        raise Lost(message) if response.status_code in _PASSING else Failure(message)
+        may_pass = response.status_code in _PASSING and response.headers.get("x-should-retry") != "false"
+        raise Lost(message) if may_pass else Failure(message)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from atelier.pipeline.record import RequestRecord, log_request
 from deployments.calls import detached_context
 from deployments.errors import send_errors_as_fields
 from deployments.handles import GraphHandles
-from deployments.job_operations import JobOperations
+from deployments.hub_operations import HubOperations
 from deployments.limits import RouterLimits, changed
 from deployments.logs import log_to_serve
 from deployments.metrics import RouterMetrics
@@ -25,7 +25,7 @@ from deployments.options import RouterOptions
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
-from deployments.storage import open_blobs, open_jobs
+from deployments.storage import open_blobs, open_hub, open_jobs
 from deployments.tracing import stay_in_serves_trace
 
 #: Path of a stored file below the route prefix. Handle calls return the path alone, without a server's address.
@@ -33,7 +33,7 @@ _FILE_PATH = "/v1/images/files/{name}"
 
 
 @serve.ingress()
-class Router(JobOperations):
+class Router(HubOperations):
     """The graph's ingress: the HTTP application, and the operations for other Ray applications."""
 
     # Serve awaits the constructor.
@@ -77,6 +77,7 @@ class Router(JobOperations):
             Delivery(self._blobs, lambda name: _FILE_PATH.format(name=name)),
             self._record,
             jobs,
+            open_hub(catalogue),
         )
         self._app = self._new_app()
 
@@ -106,6 +107,7 @@ class Router(JobOperations):
             returns_request_id=False,
             observe=self._record,
             host=self._host,
+            model_hub=self._hub,
         )
 
     def _record(self, record: RequestRecord) -> None:

@@ -1,12 +1,18 @@
-"""The stores that Routers and Workers share: those of images behind URLs, of jobs, and of cached results."""
+"""The stores that Routers and Workers share: images behind URLs, jobs, cached results, and downloaded models."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import Files
 from atelier.catalogue.loras import LoraLibrary
+from atelier.catalogue.storage import Storage
 from atelier.core.errors import JobsUnavailable
+from atelier.hub.hub import Hub
 from atelier.jobs.receivers import Receivers
 from atelier.jobs.service import JobService
 from atelier.jobs.signatures import secret_of
@@ -77,6 +83,23 @@ async def open_jobs(settings: Settings) -> JobStores:
         cached_files=cached_files,
         cache_ttl=settings.cache_ttl,
     )
+
+
+def open_hub(catalogue: Catalogue) -> Hub:
+    """Return the model hub, for the folders that the catalogue's graph uses; opens no connection."""
+    storage = Storage.from_environment(os.environ, require_weights=True)
+    loras_dir = catalogue.loras.folder or storage.loras_dir
+    return Hub(storage, loras_dir, in_use={(files.source, files.revision) for files in _all_files(catalogue)})
+
+
+def _all_files(catalogue: Catalogue) -> Iterator[Files]:
+    """Yield the places of all files that the catalogue names, but for single files."""
+    for model in catalogue.models:
+        yield model.files
+        if model.vae is not None:
+            yield model.vae
+    yield from (entry.files for entry in catalogue.controlnets)
+    yield from (entry.files for entry in catalogue.annotators)
 
 
 def webhook_key(settings: Settings) -> bytes | None:

@@ -28,7 +28,7 @@ from deployments.metrics import RouterMetrics
 from deployments.readiness import Readiness
 from deployments.settings import Settings
 from deployments.stages import HandleStages
-from deployments.storage import open_jobs, webhook_key
+from deployments.storage import open_hub, open_jobs, webhook_key
 
 #: Seconds between two deletions of old jobs.
 _PURGE_PERIOD_S = 600.0
@@ -53,7 +53,7 @@ class Worker:
         self._stages = stages
         self._pipeline = Pipeline(stages, catalogue, limits.of_pipeline, cache=self._cache)
         self._metrics = RouterMetrics()
-        perform = Performer(self._pipeline, self._service.files, self._record).perform
+        perform = Performer(self._pipeline, self._service.files, self._record, open_hub(catalogue)).perform
         claims = Claims(stores.database, WorkerId(context.replica_id.unique_id), lease_s=LEASE_S)
         self._worker = JobWorker(claims, self._service.changes, perform, max_running=limits.max_running)
         beside = (

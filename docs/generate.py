@@ -28,6 +28,7 @@ from atelier.core.errors import AtelierError
 from atelier.core.params import (
     AnnotateParams,
     ControlParams,
+    DownloadParams,
     GenerateParams,
     HiresStep,
     InspectParams,
@@ -113,6 +114,7 @@ def parameters_page() -> str:
             ("Upscaling to a data URL", "`POST /enhance-media`.", field_table(EnhanceParams)),
             ("Control maps", "`POST /v1/images/annotate`, and `annotate` by handle.", field_table(AnnotateParams)),
             ("Metadata", "`POST /v1/images/inspect`, and `inspect` by handle.", field_table(InspectParams)),
+            ("Downloads", "`POST /v1/hub/download`, and `download` by handle.", field_table(DownloadParams)),
             ("Samplers", "The values of `sampler`.", _sampler_table()),
             ("Control kinds", "The values of `kind`.", _control_kind_table()),
         ],

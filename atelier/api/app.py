@@ -22,6 +22,7 @@ from atelier.api.native import (
     cache,
     data,
     files,
+    hub,
     job_watching,
     jobs,
     loras,
@@ -41,6 +42,7 @@ from atelier.api.services import ProvideServices, Services
 from atelier.api.simple import routes as simple
 from atelier.core.jobs import Job, Json
 from atelier.core.params.delivery import ResponseFormat
+from atelier.hub.hub import Hub
 from atelier.jobs.counts import JobCounts
 from atelier.jobs.service import JobService
 from atelier.pipeline.pipeline import Pipeline
@@ -71,6 +73,7 @@ def _build_routes() -> FastAPI:
         model_memory.router,
         models.router,
         loras.router,
+        hub.router,
         status.router,
         simple.router,
         system.router,
@@ -107,8 +110,9 @@ def build_app(
     returns_request_id: bool = True,
     observe: Observe = log_request,
     host: Host | None = None,
+    model_hub: Hub | None = None,
 ) -> ASGIApp:
-    """Build the application that serves `pipeline`, `blobs` and, if there is one, `job_service`.
+    """Build the application that serves `pipeline`, `blobs` and, if there are any, `job_service` and `model_hub`.
 
     It rejects bodies of more than `max_body_bytes`. Images are returned in `default_response_format` to clients that
     name none; if it is None, as OpenAI does it. URLs in answers begin with `public_url` or, if that is None, with
@@ -125,6 +129,7 @@ def build_app(
         public_url,
         host or Host(),
         None if job_service is None else JobCounts(job_service.jobs),
+        model_hub,
     )
     origins = [*allowed_origins, *([] if public_url is None else [origin_of(public_url)])]
     # Outermost first. Wrapped around FastAPI, not added to it, so that its 500 responses have a request id, too.

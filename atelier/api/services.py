@@ -19,6 +19,7 @@ from atelier.api.request_log import record_of
 from atelier.core.errors import NotSupported
 from atelier.core.params import GenerateParams
 from atelier.core.params.delivery import ResponseFormat
+from atelier.hub.hub import Hub
 from atelier.jobs.counts import JobCounts
 from atelier.jobs.service import JobService
 from atelier.pipeline.delivery import Delivery
@@ -57,6 +58,8 @@ class Services:
     host: Host = field(default_factory=Host)
     #: None if this application takes no jobs.
     job_counts: JobCounts | None = None
+    #: None if this application downloads no models.
+    hub: Hub | None = None
 
 
 class ProvideServices:
@@ -96,6 +99,13 @@ async def _host(request: HTTPConnection) -> Host:
 
 async def _job_counts(request: HTTPConnection) -> JobCounts | None:
     return _services(request).job_counts
+
+
+async def _hub(request: HTTPConnection) -> Hub:
+    hub = _services(request).hub
+    if hub is None:
+        raise NotSupported("This server does not use the model hub.")
+    return hub
 
 
 async def _urls(request: HTTPConnection) -> UrlOf:
@@ -153,6 +163,7 @@ async def _call(request: HTTPConnection, idempotency_key: GivenKey) -> Call:
 UsedJobs = Annotated[JobService, Depends(_jobs)]
 UsedHost = Annotated[Host, Depends(_host)]
 UsedJobCounts = Annotated[JobCounts | None, Depends(_job_counts)]
+UsedHub = Annotated[Hub, Depends(_hub)]
 UsedUrls = Annotated[UrlOf, Depends(_urls)]
 UsedPipeline = Annotated[Pipeline, Depends(_pipeline)]
 UsedBlobs = Annotated[BlobStore, Depends(_blobs)]

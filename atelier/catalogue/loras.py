@@ -99,6 +99,11 @@ class LoraLibrary:
         return self._watch.view()
 
     @property
+    def folder(self) -> Path | None:
+        """The first folder, into which downloads go; None if there is none."""
+        return next(iter(self._arguments[2]), None)
+
+    @property
     def latest(self) -> Loras:
         """The LoRAs of the last look, which does not block; none before the first look."""
         return self._latest

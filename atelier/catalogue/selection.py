@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from atelier.catalogue.catalogue import DEFAULT_CATALOGUE, Catalogue, read_catalogue
 from atelier.catalogue.checkpoint_folder import CheckpointFolder, UnsupportedFolder
 from atelier.catalogue.entries import SDXL_REPOSITORY
+from atelier.catalogue.installed import read_installed
 from atelier.catalogue.library import ModelReader
 from atelier.catalogue.model_folders import Kind, find_model_folders
 from atelier.catalogue.storage import Storage
@@ -85,7 +87,11 @@ class Selection(BaseModel):
             self.upscalers,
             self.loras,
             lora_folders=[loras_dir, *folders["loras"]],
-            model_readers=[*_readers(folders, storage), *(folder.refused for folder in upscalers)],
+            model_readers=[
+                *_readers(folders, storage),
+                partial(read_installed, storage.installed_dir, storage),
+                *(folder.refused for folder in upscalers),
+            ],
             found_upscalers=[entry for folder in upscalers for entry in folder.entries()],
         )
 

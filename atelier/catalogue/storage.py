@@ -9,8 +9,8 @@ from pathlib import Path
 MODELS_DIR_VARIABLE = "ATELIER_MODELS_DIR"
 MODELS_DIR_DESCRIPTION = (
     "Folder of models, the same path on every node: the hub's cache is its `hub`, converted upscalers lie in its "
-    "`upscalers`, LoRAs in its `loras`. By default the hub's own cache, see HF_HOME, and `upscalers` and `loras` in "
-    "`~/.cache/atelier`."
+    "`upscalers`, LoRAs in its `loras`, and its `installed` lists what was [downloaded](hub.md). By default the "
+    "hub's own cache, see HF_HOME, and `upscalers`, `loras` and `installed` in `~/.cache/atelier`."
 )
 
 
@@ -45,6 +45,11 @@ class Storage:
     def loras_dir(self) -> Path:
         """The folder that is watched for LoRAs if a graph names no other."""
         return self._own_folder / "loras"
+
+    @property
+    def installed_dir(self) -> Path:
+        """The folder with an entry for each model that was downloaded by a client's request."""
+        return self._own_folder / "installed"
 
     @property
     def _own_folder(self) -> Path:

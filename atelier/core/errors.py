@@ -9,6 +9,7 @@
     │   ├── TooMuchWork          400   too_much_work
     │   ├── AdapterInvalid       400   adapter_invalid, a LoRA's file cannot be used
     │   ├── Forbidden            403   forbidden
+    │   │   └── LicenceNotAccepted 403 licence_not_accepted, names the licence and its link
     │   ├── NotFound             404   not_found
     │   ├── ModelNotFound        404   model_not_found
     │   ├── LoraNotFound         404   lora_not_found
@@ -27,6 +28,10 @@
     │   └── ReplicaLeaving       503, inside the server only
     ├── StoreUnavailable         503 server_error, images behind URLs
     ├── JobsUnavailable          503 server_error, the database of jobs
+    ├── HubUnavailable           502 server_error, the model hub
+    │   ├── HubOffline           503   hub_offline
+    │   └── HubFileCorrupt       502   hub_file_corrupt
+    ├── StorageFull              507 server_error, the disk of models
     ├── DeadlineExceeded         504 server_error
     └── ModelUnavailable         503 model_unavailable, raised while starting: a model's files cannot be read
 
@@ -102,6 +107,12 @@ class Forbidden(InvalidRequest):
 
     status = 403
     code = "forbidden"
+
+
+class LicenceNotAccepted(Forbidden):
+    """The model's licence must be accepted before it is downloaded."""
+
+    code = "licence_not_accepted"
 
 
 class NotFound(InvalidRequest):
@@ -237,6 +248,37 @@ class JobsUnavailable(AtelierError):
     is_retryable = True
     #: A database that restarts or fails over needs some seconds.
     retry_after_s = 5
+
+
+class HubUnavailable(AtelierError):
+    """The model hub cannot be reached or does not answer as it should; try again."""
+
+    status = 502
+    code = "hub_unavailable"
+    is_retryable = True
+    retry_after_s = 5
+
+
+class HubOffline(HubUnavailable):
+    """This server does not use the model hub, because HF_HUB_OFFLINE is set."""
+
+    status = 503
+    code = "hub_offline"
+    is_retryable = False
+
+
+class HubFileCorrupt(HubUnavailable):
+    """A file of the model hub is not the one that its metadata describe."""
+
+    code = "hub_file_corrupt"
+    is_retryable = False
+
+
+class StorageFull(AtelierError):
+    """There is too little free space for the model."""
+
+    status = 507
+    code = "storage_full"
 
 
 class DeadlineExceeded(AtelierError):

@@ -30,8 +30,10 @@ WorkerId = NewType("WorkerId", str)
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 #: The states in which a job stays.
 FINAL: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
-#: What a job does, by the name of the Router's method.
-Operation = Literal["generate", "edit", "variation", "upscale", "annotate"]
+#: What a job does that makes images, by the name of the Router's method.
+ImageOperation = Literal["generate", "edit", "variation", "upscale", "annotate"]
+#: What a job does.
+Operation = Literal[ImageOperation, "download"]
 #: An object that can be written as JSON.
 Json = Mapping[str, object]
 
@@ -79,20 +81,40 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How far a download is."""
+
+    #: Number of bytes that are on this machine, those of earlier attempts included.
+    done_bytes: int
+    total_bytes: int
+    #: Average speed of this attempt; None before the first byte.
+    bytes_per_s: float | None = None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the last byte has arrived, at the speed so far; None while that is unknown."""
+        return (self.total_bytes - self.done_bytes) / self.bytes_per_s if self.bytes_per_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a running job is."""
 
-    #: Number of steps that are done, over all passes.
+    #: Number of steps that are done, over all passes; of a download, the number of files.
     step: int
     total: int
     #: Seconds since its work began.
     elapsed_s: float
     #: Names of the files of the latest previews, one per image.
     previews: tuple[str, ...] = ()
+    #: Bytes of a download.
+    transfer: Transfer | None = None
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the last step is done, at the speed so far; None before the first one."""
+        """Seconds until the last step or byte is done, at the speed so far; None before the first one."""
+        if self.transfer is not None:
+            return self.transfer.eta_s
         return self.elapsed_s / self.step * (self.total - self.step) if self.step else None
 
 

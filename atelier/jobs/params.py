@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from atelier.core.errors import NotFound
 from atelier.core.jobs import Json, Operation
-from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams, parse
+from atelier.core.params import AnnotateParams, DownloadParams, GenerateParams, Params, UpscaleParams, parse
 from atelier.imaging.formats import format_of
 from atelier.stores.blobs import BlobStore
 
-#: The params of each operation, as the pipeline takes them.
+#: The params of each operation, as the pipeline or the hub takes them.
 _KINDS: Mapping[Operation, type[Params]] = {
     "generate": GenerateParams,
     "edit": GenerateParams,
     "variation": GenerateParams,
     "upscale": UpscaleParams,
     "annotate": AnnotateParams,
+    "download": DownloadParams,
 }
 #: Key of an object that stands for an input image.
 _BLOB = "blob"

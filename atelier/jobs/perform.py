@@ -1,4 +1,4 @@
-"""A job from its params to its stored files: the pipeline does the work, as it does for a direct request."""
+"""A job from its params to its outcome: the pipeline does the work, as it does for a direct request, or the hub."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from contextlib import aclosing, contextmanager
 from dataclasses import asdict, replace
 
 from atelier.core.denoising import RequestId
-from atelier.core.errors import AtelierError, ReplicaLost
+from atelier.core.errors import AtelierError, NotSupported, ReplicaLost
 from atelier.core.jobs import Job, Json, Progress
-from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
+from atelier.core.params import AnnotateParams, DownloadParams, GenerateParams, UpscaleParams
+from atelier.hub.hub import Hub
 from atelier.imaging.inputs import image_size
 from atelier.jobs.params import loaded
 from atelier.pipeline.events import Planned, Preview, Step
@@ -26,16 +27,17 @@ Report = Callable[[Progress], None]
 class Performer:
     """Does the work of jobs and stores their files."""
 
-    def __init__(self, pipeline: Pipeline, blobs: BlobStore, observe: Observe) -> None:
-        """`observe` receives the record of every attempt when it has ended."""
+    def __init__(self, pipeline: Pipeline, blobs: BlobStore, observe: Observe, hub: Hub | None = None) -> None:
+        """`observe` receives the record of every attempt when it has ended. Without a `hub` nothing is downloaded."""
         self._pipeline = pipeline
         self._blobs = blobs
         self._observe = observe
+        self._hub = hub
 
     async def perform(self, job: Job, report: Report) -> Json:
         """Work on a job and return its outcome, in which files are named as `blobs` has them.
 
-        Raises the errors of the pipeline, NotFound if an input image is gone, and StoreUnavailable.
+        Raises the errors of the pipeline and of the hub, NotFound if an input image is gone, and StoreUnavailable.
         """
         with self._recorded(job) as record:
             params = await loaded(job.operation, job.params, self._blobs)
@@ -47,6 +49,8 @@ class Performer:
                     return await self._upscaled(upscaled, params)
                 case AnnotateParams():
                     return await self._drawn(await self._pipeline.annotate(record, params))
+                case DownloadParams():
+                    return await self._downloaded(params, report)
             raise TypeError(f"no operation takes {type(params).__name__}")
 
     async def _generate(
@@ -111,6 +115,12 @@ class Performer:
             "size": str(image_size(drawn.data, param="image")),
             "kind": drawn.kind,
         }
+
+    async def _downloaded(self, params: DownloadParams, report: Report) -> Json:
+        if self._hub is None:
+            raise NotSupported("This server downloads no models.")
+        installed = await self._hub.download(params, report)
+        return {"installed": installed.model_dump(mode="json", exclude={"model"}, exclude_none=True)}
 
     @contextmanager
     def _recorded(self, job: Job) -> Iterator[RequestRecord]:

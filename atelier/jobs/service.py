@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from atelier.core.errors import AtelierError, JobsUnavailable, NotFound, NotSupported, QueueFull
 from atelier.core.jobs import Job, JobEvent, Json, NewJob, Operation, Progress
-from atelier.core.params import AnnotateParams, GenerateParams, Params, UpscaleParams
+from atelier.core.params import AnnotateParams, DownloadParams, GenerateParams, Params, UpscaleParams
 from atelier.core.webhooks import NewWebhook
 from atelier.jobs.feed import Feed
 from atelier.jobs.params import blobs_in, stored
@@ -209,6 +209,9 @@ async def _planned(pipeline: Pipeline, draft: Draft) -> tuple[NewJob, Params]:
             return replace(new, work=work), params.model_copy(update={"model": upscaler})
         case AnnotateParams() as params:
             return replace(new, work=float((await pipeline.plan_annotate(params)).num_pixels)), params
+        case DownloadParams() as params:
+            # The hub has planned it. Its bytes do not count as work, which is measured in pixels.
+            return new, params
     raise TypeError(f"no operation takes {type(draft.params).__name__}")
 
 

@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, LoraEntry, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
-from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
+from atelier.hub.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
 
 FETCH = "python -m atelier.models.fetch CONFIG"
 _CONVERT = "python -m atelier.models.convert_upscaler"

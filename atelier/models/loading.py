@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
+from atelier.hub.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, TEXT_ENCODERS, UNET, Part
 from atelier.models import single_file
 from atelier.models.esrgan import Network, network_from
 from atelier.models.files import FETCH, Source, absent_upscaler, source_of, vae_part
 from atelier.models.memory import UNLIMITED, Memory
-from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, TEXT_ENCODERS, UNET, Part
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from atelier.catalogue.checkpoint_header import CheckpointPart
 from atelier.catalogue.entries import ControlNetEntry, ModelEntry
+from atelier.hub.parts import CONTROLNET, TEXT_ENCODERS, UNET
 from atelier.models.files import vae_part
 from atelier.models.host import ModuleSource
 from atelier.models.loading import (
@@ -26,7 +27,6 @@ from atelier.models.loading import (
     load_vae,
     weight_files,
 )
-from atelier.models.parts import CONTROLNET, TEXT_ENCODERS, UNET
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from atelier.core.jobs import Job, JobError, Progress
+from atelier.core.jobs import Job, JobError, Progress, Transfer
 from atelier.stores.tables import job_events, jobs
 from atelier.stores.webhooks import make_due
 
@@ -26,7 +26,14 @@ def job_of(row: RowMapping) -> Job:
 
 def progress_of(fields: dict[str, Any] | None) -> Progress | None:
     """Return the progress in a row of the table."""
-    return None if fields is None else Progress(**{**fields, "previews": tuple(fields.get("previews", ()))})
+    if fields is None:
+        return None
+    transfer = fields.get("transfer")
+    converted = {
+        "previews": tuple(fields.get("previews", ())),
+        "transfer": None if transfer is None else Transfer(**transfer),
+    }
+    return Progress(**{**fields, **converted})
 
 
 async def change_state(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.deploy import deploy, status
 from deployments.progress import failure, is_running
+from tests.hub import Hub, hub
 from tests.integration.steps import Steps
 
 _CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
+_LORA = Path(__file__).parents[2] / "zoo/weights/tiny-neon/tiny-neon.safetensors"
 _WAIT_S = 240
 WEBHOOK_SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
@@ -71,12 +75,26 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     # Webhooks to this machine.
     os.environ["ATELIER_WEBHOOK_SECRET"] = WEBHOOK_SECRET
     os.environ["ATELIER_WEBHOOK_HOSTS"] = '["127.0.0.1"]'
-    ray.init(include_dashboard=False, log_to_driver=False)
-    graph = Graph(free_port(), tmp_path_factory.mktemp("loras"))
-    graph.deploy()
-    yield graph
-    serve.shutdown()
-    ray.shutdown()
+    os.environ["ATELIER_MODELS_DIR"] = str(tmp_path_factory.mktemp("models"))
+    with _model_hub(tmp_path_factory.mktemp("published")) as model_hub:
+        os.environ |= model_hub.environment
+        ray.init(include_dashboard=False, log_to_driver=False)
+        graph = Graph(free_port(), tmp_path_factory.mktemp("loras"))
+        graph.deploy()
+        yield graph
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def _model_hub(root: Path) -> Iterator[Hub]:
+    """A model hub with the LoRA that the pages download: it is one of the zoo's."""
+    name = "nerijs/pixel-art-xl"
+    (root / name).mkdir(parents=True)
+    shutil.copy(_LORA, root / name / "pixel-art-xl.safetensors")
+    with hub(root) as running:
+        running.cards[name] = {"tags": ["lora"], "cardData": {"license": "creativeml-openrail-m"}}
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parents[2]
 _PYPROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
 _OWN = ("atelier", "cli", "deployments", "zoo")
 _ROUTER_COLUMN = {
-    f"atelier.{room}" for room in ("api", "catalogue", "imaging", "jobs", "pipeline", "prompts", "stores")
+    f"atelier.{room}" for room in ("api", "catalogue", "hub", "imaging", "jobs", "pipeline", "prompts", "stores")
 }
 _MODEL_COLUMN = {f"atelier.{room}" for room in ("control", "engine", "families", "models")}
 

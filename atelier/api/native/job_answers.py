@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from atelier.api.native.job_schemas import (
+    DownloadResult,
     JobControlMap,
     JobFile,
     JobProgress,
     JobResponse,
     JobResult,
+    JobTransfer,
     JobWebhook,
 )
 from atelier.api.services import JOB_FILE_ROUTE, UrlOf
@@ -65,17 +67,20 @@ def _described(job: Job, outlook: Outlook, webhook: Webhook | None, url_of: UrlO
 
 def job_progress(job_id: JobId, progress: Progress, url_of: UrlOf) -> JobProgress:
     """Convert the progress of a job to its response model."""
-    eta_s = progress.eta_s
+    eta_s, transfer = progress.eta_s, progress.transfer
     return JobProgress(
         step=progress.step,
         total=progress.total,
         elapsed_s=round(progress.elapsed_s, 3),
         eta_s=None if eta_s is None else round(eta_s, 3),
         previews=[url_of(JOB_FILE_ROUTE, job_id=job_id, name=name) for name in progress.previews],
+        transfer=None if transfer is None else JobTransfer.model_validate(transfer, from_attributes=True),
     )
 
 
-def _result(job: Job, result: Json, url_of: UrlOf) -> JobResult:
+def _result(job: Job, result: Json, url_of: UrlOf) -> JobResult | DownloadResult:
+    if job.operation == "download":
+        return DownloadResult.model_validate(result)
     fields: dict[str, Any] = dict(result)
     images, maps = fields.pop("images"), fields.pop("control_maps", [])
 

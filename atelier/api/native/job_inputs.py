@@ -18,13 +18,13 @@ from atelier.api.openai.translate import (
 )
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.errors import AtelierError, InvalidParameter
-from atelier.core.jobs import Json, Operation
+from atelier.core.jobs import ImageOperation, Json
 from atelier.core.params import AnnotateParams, Params, UpscaleParams, parse
 from atelier.jobs.service import Draft
 
 
 def read_input(
-    operation: Operation, fields: Mapping[str, object], catalogue: Catalogue
+    operation: ImageOperation, fields: Mapping[str, object], catalogue: Catalogue
 ) -> tuple[Params, Mapping[str, str]]:
     """Return the params of an operation, and the client's names of its images by ours where they differ.
 

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from atelier.core.control import ControlKind
-from atelier.core.jobs import JobError, JobState, Operation
-from atelier.core.params import OutputFormat, Params
+from atelier.core.jobs import ImageOperation, JobError, JobState, Operation
+from atelier.core.params import InstalledKind, OutputFormat, Params
 from atelier.core.priority import Priority
 from atelier.core.webhooks import WebhookState
 from atelier.jobs.receivers import MAX_URL_CHARS
@@ -22,7 +22,7 @@ MAX_PREVIEWS = 3
 class JobRequest(Params):
     """POST /v1/jobs"""
 
-    operation: Operation = Field(description="What to do; each takes the fields of its route under /v1/images.")
+    operation: ImageOperation = Field(description="What to do; each takes the fields of its route under /v1/images.")
     input: dict[str, object] = Field(
         description="The fields of the operation, with images in base64. `priority` and `deadline_s` are the job's.",
         examples=[{"prompt": "a red circle, white background"}],
@@ -42,14 +42,23 @@ class JobRequest(Params):
     )
 
 
+class JobTransfer(BaseModel):
+    """How far a download is, in bytes."""
+
+    done_bytes: int = Field(description="Number of bytes that have arrived, those of earlier attempts included.")
+    total_bytes: int
+    bytes_per_s: float | None = Field(None, description="Average speed of this attempt.")
+
+
 class JobProgress(BaseModel):
     """How far a running job is."""
 
-    step: int = Field(description="Number of steps that are done.")
+    step: int = Field(description="Number of steps that are done; of a download, the number of files.")
     total: int
     elapsed_s: float
-    eta_s: float | None = Field(None, description="Seconds until the last step, at the speed so far.")
+    eta_s: float | None = Field(None, description="Seconds until the last step or byte, at the speed so far.")
     previews: list[str] = Field([], description="Addresses of the latest previews, one per image.")
+    transfer: JobTransfer | None = Field(None, description="The bytes of a download.")
 
 
 class JobFile(BaseModel):
@@ -89,6 +98,25 @@ class JobResult(BaseModel):
     cached: bool | None = Field(None, description="Whether the images were made for an equal request before.")
 
 
+class InstalledModel(BaseModel):
+    """A model or LoRA that was downloaded from the model hub."""
+
+    id: str = Field(description="Id by which requests name it.")
+    kind: InstalledKind
+    repository: str
+    revision: str = Field(description="Commit of the repository.")
+    file: str | None = Field(None, description="The LoRA's file in the repository.")
+    licence: str
+    num_bytes: int = Field(description="Size of the downloaded files.")
+    installed_at: float = Field(description="Unix time in seconds.")
+
+
+class DownloadResult(BaseModel):
+    """What a download has made."""
+
+    installed: InstalledModel
+
+
 class JobWebhook(BaseModel):
     """The delivery of a job to the client's URL."""
 
@@ -114,7 +142,7 @@ class JobResponse(BaseModel):
     position: int | None = Field(None, description="Number of queued jobs that are due before it.")
     eta_s: float | None = Field(None, description="Seconds until it is expected to end.")
     progress: JobProgress | None = None
-    result: JobResult | None = None
+    result: JobResult | DownloadResult | None = None
     error: JobError | None = None
     batch: str | None = Field(None, description="Id of the batch that it belongs to.")
     webhook: JobWebhook | None = None

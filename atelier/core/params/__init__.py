@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from atelier.core.params.controls import AnnotateParams, ControlParams
 from atelier.core.params.delivery import OUTPUT_FORMATS, OutputFormat, ResponseFormat
+from atelier.core.params.download import DownloadParams, InstalledKind, RepositoryId, RepositoryKind
 from atelier.core.params.generate import GenerateParams
 from atelier.core.params.loras import LoraParams
 from atelier.core.params.parsing import Params, parse
@@ -19,13 +20,17 @@ __all__ = [
     "OUTPUT_FORMATS",
     "AnnotateParams",
     "ControlParams",
+    "DownloadParams",
     "GenerateParams",
     "HiresStep",
     "ImageBytes",
     "InspectParams",
+    "InstalledKind",
     "LoraParams",
     "OutputFormat",
     "Params",
+    "RepositoryId",
+    "RepositoryKind",
     "ResponseFormat",
     "UpscaleParams",
     "UpscaleStep",

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from atelier.api.app import build_app
 from atelier.core.jobs import WorkerId
+from atelier.hub.hub import Hub
 from atelier.jobs.perform import Performer
 from atelier.jobs.service import JobService
 from atelier.jobs.worker import Worker
@@ -36,17 +37,18 @@ class JobServer:
     database: Database
     files: BlobStore
     records: list[RequestRecord] = field(default_factory=list)
+    hub: Hub | None = None
 
     def __post_init__(self) -> None:
         self.changes = Changes(self.database)
         self.service = JobService(Jobs(self.database), self.changes, self.files, max_queued=MAX_QUEUED)
 
     def app(self, blobs: BlobStore) -> ASGIApp:
-        return build_app(self.pipeline, blobs, self.service, max_body_bytes=_MAX_BODY_BYTES)
+        return build_app(self.pipeline, blobs, self.service, max_body_bytes=_MAX_BODY_BYTES, model_hub=self.hub)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        perform = Performer(self.pipeline, self.files, self.records.append).perform
+        perform = Performer(self.pipeline, self.files, self.records.append, self.hub).perform
         claims = Claims(self.database, WorkerId("one"), lease_s=15.0)
         task = asyncio.create_task(Worker(claims, self.changes, perform, max_running=4).run())
         try:

@@ -51,6 +51,7 @@ def test_bodies_are_named_after_their_classes(document: dict[str, Any]) -> None:
         ("/generate", "application/json"): "SimpleParams",
         ("/generate-image", "application/json"): "SimpleImageParams",
         ("/api/cache/clear", "application/json"): "ClearCacheParams",
+        ("/v1/hub/download", "application/json"): "DownloadParams",
     }
     one, grid, listed = names.pop(("/v1/jobs", "application/json"))["anyOf"]
     assert (one, grid) == tuple({"$ref": f"#/components/schemas/{name}"} for name in ("JobRequest", "GridRequest"))

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from atelier.catalogue.installed import Installed, write_installed
 from atelier.catalogue.selection import Selection
 from atelier.core.errors import ModelNotFound
+from tests.hub import COMMIT
 from tests.lora_files import write_lora
 
 
@@ -46,3 +48,21 @@ def test_a_selection_may_name_another_folder_of_loras(tmp_path: Path, monkeypatc
 def test_an_unknown_lora_is_named() -> None:
     with pytest.raises(ModelNotFound, match="Unknown LoRA 'nope'"):
         Selection(loras=("nope",)).read({})
+
+
+def test_downloaded_models_are_served_without_a_restart(tmp_path: Path) -> None:
+    catalogue = Selection().read({"ATELIER_MODELS_DIR": str(tmp_path)})
+    entry = catalogue.models[0].model_copy(update={"id": "me/small", "aliases": ()})
+    installed = Installed(
+        id="me/small",
+        kind="model",
+        repository="me/small",
+        revision=COMMIT,
+        licence="mit",
+        num_bytes=7,
+        installed_at=1.5,
+        model=entry,
+    )
+    write_installed(tmp_path / "installed", installed)
+    assert catalogue.model("me/small").files == entry.files
+    assert [one.id for one in catalogue.all_models()] == ["tiny-sdxl", "me/small"]

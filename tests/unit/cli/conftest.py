@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from atelier.api.app import build_app
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.jobs import WorkerId
+from atelier.hub.hub import Hub
 from atelier.jobs.perform import Performer
 from atelier.jobs.service import JobService
 from atelier.jobs.worker import Worker
@@ -94,14 +95,19 @@ def zoo_server(
 
 @contextmanager
 def serving(
-    stages: SteppedStages, pipeline: Pipeline, folder: Path, *, takes_jobs: bool = True
+    stages: SteppedStages,
+    pipeline: Pipeline,
+    folder: Path,
+    *,
+    takes_jobs: bool = True,
+    model_hub: Hub | None = None,
 ) -> Iterator[RunningServer]:
     """Serve a pipeline in another thread."""
     started = SimpleQueue[tuple[Breaking, asyncio.AbstractEventLoop, asyncio.Event]]()
     listener = socket.create_server(("127.0.0.1", 0))
 
     async def serve() -> None:
-        async with _application(pipeline, folder, takes_jobs) as application:
+        async with _application(pipeline, folder, takes_jobs, model_hub) as application:
             breaking, stop = Breaking(application), asyncio.Event()
             config = uvicorn.Config(breaking, lifespan="off", log_level=logging.CRITICAL, timeout_graceful_shutdown=1)
             running = uvicorn.Server(config)
@@ -124,19 +130,21 @@ def serving(
 
 
 @asynccontextmanager
-async def _application(pipeline: Pipeline, folder: Path, takes_jobs: bool) -> AsyncIterator[ASGIApp]:
+async def _application(
+    pipeline: Pipeline, folder: Path, takes_jobs: bool, model_hub: Hub | None
+) -> AsyncIterator[ASGIApp]:
     database = Database(f"sqlite:///{folder / 'jobs.db'}")
     await database.migrate()
     changes, files = Changes(database), BlobStore((folder / "jobs").as_uri(), ttl=timedelta(hours=1))
     blobs = BlobStore((folder / "images").as_uri(), ttl=timedelta(hours=1))
-    perform = Performer(pipeline, files, lambda _: None).perform
+    perform = Performer(pipeline, files, lambda _: None, model_hub).perform
     claims = Claims(database, WorkerId("one"), lease_s=15.0)
     tasks = [
         asyncio.create_task(changes.watch()),
         asyncio.create_task(Worker(claims, changes, perform, max_running=1).run()),
     ]
     service = JobService(Jobs(database), changes, files) if takes_jobs else None
-    yield build_app(pipeline, blobs, service, max_body_bytes=_MAX_BODY_BYTES)
+    yield build_app(pipeline, blobs, service, max_body_bytes=_MAX_BODY_BYTES, model_hub=model_hub)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,8 +157,9 @@ class Atelier:
     def __init__(self, address: str) -> None:
         self._environment = {"ATELIER_SERVER": address, "COLUMNS": "200"}
 
-    def __call__(self, *arguments: str) -> Result:
-        return CliRunner().invoke(app, arguments, env=self._environment)
+    def __call__(self, *arguments: str, answer: str | None = None) -> Result:
+        """Run a command; `answer` is what the user types."""
+        return CliRunner().invoke(app, arguments, env=self._environment, input=answer)
 
 
 @pytest.fixture

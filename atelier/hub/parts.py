@@ -25,19 +25,28 @@ class Part:
 
     def patterns(self, variant: str | None) -> list[str]:
         """Return patterns of the part's files, relative to the repository."""
-        names = [*self.needed, *self.optional]
-        if self.weights is not None:
-            shard = "-?????-of-?????"
-            stems = [self.weights, f"{self.weights}{shard}"]
-            if variant is not None:
-                # Libraries have written the variant of a shard before and after its number.
-                stems = [f"{self.weights}.{variant}", f"{self.weights}.{variant}{shard}", f"{stems[1]}.{variant}"]
-            names += [_index(self.weights, variant), *(f"{stem}.safetensors" for stem in stems)]
-        return [self._path(name) for name in names]
+        index = [] if self.weights is None else [self._path(_index(self.weights, variant))]
+        optional = map(self._path, self.optional)
+        return [*self.needed_names(), *optional, *index, *self.weight_patterns(variant)]
+
+    def needed_names(self) -> list[str]:
+        """Return the names of files that must be there besides the weights, relative to the repository."""
+        return [self._path(name) for name in self.needed]
+
+    def weight_patterns(self, variant: str | None) -> list[str]:
+        """Return patterns of the weight files, first that of a single one; empty for a module without weights."""
+        if self.weights is None:
+            return []
+        shard = "-?????-of-?????"
+        stems = [self.weights, f"{self.weights}{shard}"]
+        if variant is not None:
+            # Libraries have written the variant of a shard before and after its number.
+            stems = [f"{self.weights}.{variant}", f"{self.weights}.{variant}{shard}", f"{stems[1]}.{variant}"]
+        return [self._path(f"{stem}.safetensors") for stem in stems]
 
     def missing(self, folder: Path, variant: str | None) -> str | None:
         """Return the name of a file that is needed but not in a copy of the repository, or None."""
-        names = [self._path(name) for name in self.needed]
+        names = self.needed_names()
         if self.weights is not None:
             names += self._weights(folder, variant)
         return next((name for name in names if not (folder / name).is_file()), None)

@@ -10,8 +10,8 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.hub.parts import TEXT_ENCODER, UNET, Part
 from atelier.models.files import sources
-from atelier.models.parts import TEXT_ENCODER, UNET, Part
 
 
 def _write_in_shards(catalogue: Catalogue, part: Part, folder: Path, variant: str | None) -> list[str]:
