@@ -67,7 +67,7 @@ async def test_a_generation_has_one_line_with_what_was_made_and_how_long_it_took
     ("method", "path", "body", "endpoint", "status", "code"),
     [
         ("GET", "/v1/models", None, "GET /v1/models", 200, None),
-        ("GET", "/v1/models/nope", None, "GET /v1/models/{model_id:path}", 404, "model_not_found"),
+        ("GET", "/v1/models/nope", None, "GET /v1/models/{model_id:model}", 404, "model_not_found"),
         ("GET", "/nowhere", None, "no such address", 404, None),
         ("POST", _PATH, {"prompt": "x", "n": 0}, f"POST {_PATH}", 400, "invalid_value"),
         ("POST", _PATH, {"prompt": "x" * MAX_BODY_BYTES}, "no such address", 413, None),
