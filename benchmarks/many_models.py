@@ -25,12 +25,13 @@ from random import Random
 import numpy as np
 import psutil
 import torch
+from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.catalogue import Catalogue, read_catalogue
 from atelier.catalogue.entries import Files, ModelEntry
 from atelier.core.denoising import RequestId
 from atelier.core.params import GenerateParams
-from atelier.families.family import LoadedAdapters
+from atelier.families.unet.adapters.reading import read_adapter
 from atelier.local.stages import local_stages
 from atelier.models.loading import Placement, load_unet
 from atelier.models.memory import Memory
@@ -115,24 +116,28 @@ def _write_models(folder: Path) -> Catalogue:
     models = [entry]
     for names in styles:
         unet = load_unet(entry, _CPU)
-        adapters = LoadedAdapters(loras.file, lambda _, unet=unet: {"unet": unet}, _CPU)  # type: ignore[arg-type,misc]
         for name in names:
-            for layer, change in adapters.get(entry.id, name).result().unet.items():
-                weight = unet.get_submodule(layer).weight
-                delta = torch.einsum("or,ri->oi", change.up.flatten(1), change.down.flatten(1))
-                weight.data += delta.reshape(weight.shape)
+            _merge(unet, loras.file(name), name)
         models.append(_written(entry, "+".join(names), unet, folder))
     return Catalogue(models=tuple(models))
 
 
-def _written(entry: ModelEntry, name: str, unet: torch.nn.Module, folder: Path) -> ModelEntry:
+@torch.no_grad()
+def _merge(unet: UNet2DConditionModel, file: Path, name: str) -> None:
+    """Add a LoRA to the weights of a UNet."""
+    for layer, change in read_adapter(file, name=name, modules={"unet": unet}).unet.items():
+        weight = unet.get_submodule(layer).get_parameter("weight")
+        weight += (change.up.flatten(1) @ change.down.flatten(1)).reshape(weight.shape)
+
+
+def _written(entry: ModelEntry, name: str, unet: UNet2DConditionModel, folder: Path) -> ModelEntry:
     assert entry.files.folder is not None
     own = folder / name
     own.mkdir()
     for part in entry.files.folder.iterdir():
         if part.name != "unet":
             (own / part.name).symlink_to(part)
-    unet.half().save_pretrained(own / "unet", safe_serialization=True)  # type: ignore[operator]
+    unet.half().save_pretrained(own / "unet", safe_serialization=True)
     return entry.model_copy(update={"id": name, "files": Files(folder=own), "aliases": ()})
 
 

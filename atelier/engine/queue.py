@@ -32,14 +32,6 @@ from atelier.engine.turns import Turns
 _STICKINESS = 10
 
 
-def _model_of(key: Hashable) -> Hashable:
-    return key
-
-
-def _is_there(model: Hashable) -> float:  # noqa: ARG001
-    return 0.0
-
-
 class Lane(NamedTuple):
     """Running requests that take their steps together."""
 
@@ -113,10 +105,10 @@ class Queue(Generic[I]):
         *,
         max_waiting: int,
         max_cost: float,
-        model_of: Callable[[Hashable], Hashable] = _model_of,
-        bring_s: Callable[[Hashable], float] = _is_there,
+        model_of: Callable[[Hashable], Hashable] = lambda key: key,
+        bring_s: Callable[[Hashable], float] = lambda _: 0.0,
     ) -> None:
-        """Set the bounds, as `set_limits` does.
+        """`max_waiting` and `max_cost` are the bounds that `set_limits` changes.
 
         `model_of` returns the model that requests with a key need, `bring_s` in how many seconds it can be there.
         """
@@ -125,7 +117,8 @@ class Queue(Generic[I]):
         self._waiting: dict[RequestId, _Waiting[I]] = {}
         self._running: dict[RequestId, _Running[I]] = {}
         self._turns = Turns[Lane]()
-        self.set_limits(max_waiting=max_waiting, max_cost=max_cost)
+        self._max_waiting, self._max_cost = max_waiting, max_cost
+        self._is_settled = True
 
     @property
     def num_waiting(self) -> int:
@@ -146,8 +139,10 @@ class Queue(Generic[I]):
 
         A request that costs more than `max_cost` runs while nothing else does.
         """
+        limits = self._max_waiting, self._max_cost
         self._max_waiting, self._max_cost = max_waiting, max_cost
-        self.changed()
+        if limits != (max_waiting, max_cost):
+            self.changed()
 
     def changed(self) -> None:
         """Look at all requests again at the next `admit`: one has become ready."""

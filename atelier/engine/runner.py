@@ -87,7 +87,7 @@ class Runner:
         transport: Transport,
         side_by_side: SideBySide | None = None,
     ) -> None:
-        """Load the entry's UNet, of which only what it is needed for from now on stays in use.
+        """Load the entry's UNet, and derive from it what is kept while its weights are elsewhere.
 
         `side_by_side` has the threads that split calls run in; without it no call is split.
 

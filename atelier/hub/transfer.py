@@ -27,7 +27,7 @@ from atelier.hub.repository import HubFile
 
 #: Seconds after which a wait for the lock looks whether it is to be stopped.
 _LOCK_S = 0.5
-#: Number of broken connections in a row without a new byte after which the hub is given up, and the pause between.
+#: Maximum number of connections in a row that break without bringing a byte; seconds between two of them.
 _MAX_FAILURES, _PAUSE_S = 5, 1.0
 
 

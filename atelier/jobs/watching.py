@@ -76,7 +76,7 @@ async def watch_all(
     JobsUnavailable.
     """
     async with feed.mailbox(lambda _, of: of == owner) as mailbox:
-        # The feed may tell the events of the last seconds, too.
+        # The mailbox may receive events of the last seconds that are read from the database here as well.
         told, latest = set[tuple[JobId, int]](), time.time() - jobs.late_s
         async with aclosing(_before(jobs, since)) as events_before:
             async for event in events_before:

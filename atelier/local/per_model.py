@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from atelier.catalogue.entries import ModelEntry
@@ -45,14 +46,14 @@ class PerModel(Generic[T]):
         """Make the objects of those models that are to be preloaded, and block until they are there."""
         for entry in entries:
             if entry.preload:
-                self._thread.run(lambda entry=entry: self._once(entry))  # type: ignore[misc]  # mypy takes no default
+                self._thread.run(partial(self._once, entry))
 
     async def get(self, model: str) -> T:
         """Return the object of a model. Raises ModelNotFound, and what making it raises."""
         if model in self._made:
             return self._made[model]
         entry = self._find(model)
-        return await self._thread.run_async(lambda: self._once(entry))
+        return await self._thread.run_async(partial(self._once, entry))
 
     async def bring(self, model: str) -> None:
         """Bring a model into memory. Raises what `get` raises."""

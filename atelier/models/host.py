@@ -48,7 +48,8 @@ class ModuleSource(Generic[M]):
     stamp: Callable[[], object] = lambda: None
     #: Whether it stays on the device once it is there.
     is_kept: bool = False
-    #: Whether no other module may be on the device with it.
+    #: Whether it is a part of a base model, and whether no other model's part may be on the device with it.
+    is_model: bool = False
     is_exclusive: bool = False
 
 
@@ -77,8 +78,8 @@ class HostedModule(Generic[M]):
 
     def __init__(self, host: ModelHost, name: str, source: ModuleSource[M]) -> None:
         self.name = name
+        self.source = source
         self._host = host
-        self._source = source
         self._loading = threading.Lock()
         self._module: M | None = None
         self._weights: Weights | None = None
@@ -123,11 +124,7 @@ class HostedModule(Generic[M]):
     @property
     def num_bytes(self) -> int:
         """Number of bytes on the device. Raises ModelUnavailable if the module's files cannot be read."""
-        return self._source.num_bytes() if self._weights is None else self._weights.num_bytes
-
-    @property
-    def source(self) -> ModuleSource[M]:
-        return self._source
+        return self.source.num_bytes() if self._weights is None else self._weights.num_bytes
 
     @torch.inference_mode(False)
     def take(self) -> list[torch.Tensor]:
@@ -146,20 +143,18 @@ class HostedModule(Generic[M]):
             on_device = self._host.on_device(self, in_host, is_copy=copy is not None)
             assert self._weights is not None
             self._weights.put(on_device)
-        except BaseException as error:
+        except BaseException:
             self._host.give_up(self)
-            if isinstance(error, ValueError):
-                raise ModelUnavailable(f"Model {self.name!r}: its files have changed; restart the server.") from error
             raise
         self._bring_s = time.perf_counter() - start_s
 
     def _load(self) -> Tensors:
-        """Read the module's files; return its tensors in host memory. Raises ValueError if the files have changed."""
-        stamp, module = self._source.stamp(), self._source.load()
+        """Read the module's tensors into host memory. Raises ModelUnavailable if its files have changed."""
+        stamp, module = self.source.stamp(), self.source.load()
         if self._module is None:
             self._module, self._weights, self._stamp = module, Weights(module), stamp
         elif stamp != self._stamp:
-            raise ValueError("the files have changed")
+            raise ModelUnavailable(f"Model {self.name!r}: its files have changed; restart the server.")
         return [tensor.data for tensor in tensors_of(module)]
 
 
@@ -172,17 +167,19 @@ class ModelHost:
         # Threads share these, and use them only under `_changed`.
         self._ledger = Ledger(placement.memory.device_bytes)
         self._copies: LRUCache[str, Tensors] = LRUCache(placement.memory.host_bytes, getsizeof=_size)
-        self._hosted: dict[str, HostedModule[torch.nn.Module]] = {}
+        #: Take the tensors out of the modules.
+        self._takers: dict[str, Callable[[], Tensors]] = {}
         #: Number of uses, by the thread that began them.
         self._users: Counter[int] = Counter()
         self._num_brought = self._num_loaded = 0
         self._reservations = itertools.count()
 
     def add(self, name: str, source: ModuleSource[M]) -> HostedModule[M]:
-        """Add a module, which is loaded at its first lease. Names are unique."""
+        """Add a module, which is loaded at its first lease, in place of one of this name that is not in use."""
         hosted = HostedModule(self, name, source)
+        self.unload(name)
         with self._changed:
-            self._hosted[name] = hosted  # type: ignore[assignment]  # leases give the type that is added
+            self._takers[name] = hosted.take
         return hosted
 
     @contextmanager
@@ -217,7 +214,7 @@ class ModelHost:
         """Return what is on the device and in host memory now."""
         with self._changed:
             return HostStatus(
-                resident=tuple(name for name in self._ledger.names if name in self._hosted),
+                resident=tuple(name for name in self._ledger.names if name in self._takers),
                 device_bytes=self._ledger.num_bytes,
                 peak_device_bytes=self._ledger.peak_bytes,
                 host_bytes=int(self._copies.currsize),
@@ -243,8 +240,14 @@ class ModelHost:
             # On the CPU a copy becomes the module's tensors. Taken out first, it makes no room for those that leave.
             copy = self._copies.pop(name, None) if self._device == "cpu" else self._copies.get(name)
             num_bytes = hosted.num_bytes
-            self._make_room(name, num_bytes, is_exclusive=source.is_exclusive)
-            self._ledger.hold(name, num_bytes, can_leave=not source.is_kept, is_exclusive=source.is_exclusive)
+            self._make_room(name, num_bytes, is_model=source.is_model, is_exclusive=source.is_exclusive)
+            self._ledger.hold(
+                name,
+                num_bytes,
+                can_leave=not source.is_kept,
+                is_model=source.is_model,
+                is_exclusive=source.is_exclusive,
+            )
             self._begin_use(name)
             return False, copy
 
@@ -283,11 +286,11 @@ class ModelHost:
         self._ledger.end_use(name)
         self._users[threading.get_ident()] -= 1
 
-    def _make_room(self, name: str, num_bytes: int, *, is_exclusive: bool = False) -> None:
+    def _make_room(self, name: str, num_bytes: int, *, is_model: bool = False, is_exclusive: bool = False) -> None:
         """Let modules leave until so many bytes fit; wait for others to be no longer in use."""
 
         def leavers() -> list[str] | None:
-            return self._ledger.leavers(num_bytes, is_exclusive=is_exclusive)
+            return self._ledger.leavers(num_bytes, is_model=is_model, is_exclusive=is_exclusive)
 
         # What this thread itself uses is not given back while it waits.
         fits = leavers() is not None
@@ -302,7 +305,7 @@ class ModelHost:
             self._evict(leaver)
 
     def _evict(self, name: str) -> None:
-        tensors = self._hosted[name].take()
+        tensors = self._takers[name]()
         self._ledger.drop(name)
         if self._device == "cpu" and _size(tensors) <= self._copies.maxsize:
             self._copies[name] = tensors

@@ -15,7 +15,8 @@ class _Holding:
     num_bytes: int
     #: Whether it may leave while nobody uses it.
     can_leave: bool
-    #: Whether no other module may be on the device with it.
+    #: Whether it is a part of a base model, which an exclusive one excludes, and whether it is exclusive.
+    is_model: bool
     is_exclusive: bool
 
 
@@ -43,9 +44,17 @@ class Ledger:
         """Names of all holders, the least recently used one first."""
         return list(self._holdings)
 
-    def hold(self, name: str, num_bytes: int, *, can_leave: bool = True, is_exclusive: bool = False) -> None:
+    def hold(
+        self,
+        name: str,
+        num_bytes: int,
+        *,
+        can_leave: bool = True,
+        is_model: bool = False,
+        is_exclusive: bool = False,
+    ) -> None:
         """Record that `name` holds bytes from now on, whether they fit or not."""
-        self._holdings[name] = _Holding(num_bytes, can_leave, is_exclusive)
+        self._holdings[name] = _Holding(num_bytes, can_leave, is_model, is_exclusive)
         self.peak_bytes = max(self.peak_bytes, self.num_bytes)
 
     def drop(self, name: str) -> None:
@@ -65,12 +74,17 @@ class Ledger:
         """Return whether a holder is in use."""
         return self._uses[name] > 0
 
-    def leavers(self, num_bytes: int, *, is_exclusive: bool = False) -> list[str] | None:
+    def leavers(self, num_bytes: int, *, is_model: bool = False, is_exclusive: bool = False) -> list[str] | None:
         """Return who must leave so that so many more bytes fit, the least recently used first; None if they cannot.
 
-        `is_exclusive` says that all others must leave.
+        A part of a base model (`is_model`) and an exclusive one exclude each other. ControlNets and activations stay
+        beside both.
         """
-        leaving = [name for name, holding in self._holdings.items() if is_exclusive or holding.is_exclusive]
+        leaving = [
+            name
+            for name, holding in self._holdings.items()
+            if is_model and holding.is_model and (is_exclusive or holding.is_exclusive)
+        ]
         staying = [name for name in self._holdings if name not in leaving]
         excess = num_bytes + sum(self._holdings[name].num_bytes for name in staying) - self.max_bytes
         for name in staying:

@@ -56,15 +56,6 @@ class Placement:
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.dtype_name]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextEncoderModules:
-    """SDXL's two text encoders, CLIP ViT-L and OpenCLIP ViT-bigG, each with its tokenizer."""
-
-    tokenizers: tuple[CLIPTokenizer, ...]
-    encoder: CLIPTextModel
-    encoder_2: CLIPTextModelWithProjection
-
-
 def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
     """Load a model's UNet."""
     from diffusers import UNet2DConditionModel
@@ -163,8 +154,8 @@ def load_tokenizers(entry: ModelEntry) -> tuple[CLIPTokenizer, ...]:
         )
 
 
-def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEncoderModules:
-    """Load a model's two text encoders and tokenizers."""
+def load_text_encoders(entry: ModelEntry, placement: Placement) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """Load SDXL's two text encoders, CLIP ViT-L and OpenCLIP ViT-bigG."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     file = entry.files.file
@@ -186,11 +177,7 @@ def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEn
                     (CLIPTextModelWithProjection, "text_encoder_2"),
                 )
             )
-    return TextEncoderModules(
-        tokenizers=load_tokenizers(entry),
-        encoder=encoder.to(placement.device).eval(),
-        encoder_2=encoder_2.to(placement.device).eval(),
-    )
+    return encoder.to(placement.device).eval(), encoder_2.to(placement.device).eval()
 
 
 def load_text_encoder(entry: ModelEntry, placement: Placement) -> CLIPTextModel:

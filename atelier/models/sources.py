@@ -22,7 +22,7 @@ from atelier.models.loading import (
     Placement,
     load_controlnet,
     load_text_encoder,
-    load_text_encoder_modules,
+    load_text_encoders,
     load_unet,
     load_vae,
     weight_files,
@@ -40,12 +40,7 @@ _Paths = Callable[[], AbstractContextManager[list[Path]]]
 def text_encoders_source(entry: ModelEntry, placement: Placement) -> ModuleSource[torch.nn.ModuleList]:
     """Return where a model's two text encoders come from; they are one module, because they are used together."""
     on_cpu = replace(placement, device="cpu")
-
-    def load() -> torch.nn.ModuleList:
-        modules = load_text_encoder_modules(entry, on_cpu)
-        return torch.nn.ModuleList([modules.encoder, modules.encoder_2])
-
-    return _of_text_encoders(entry, load, placement)
+    return _of_text_encoders(entry, lambda: torch.nn.ModuleList(load_text_encoders(entry, on_cpu)), placement)
 
 
 def text_encoder_source(entry: ModelEntry, placement: Placement) -> ModuleSource[CLIPTextModel]:
@@ -110,6 +105,7 @@ def _of_files(
         num_bytes=num_bytes,
         stamp=stamp,
         is_kept=entry is not None and entry.keep,
+        is_model=entry is not None,
         is_exclusive=entry is not None and entry.exclusive,
     )
 

@@ -147,7 +147,7 @@ async def test_more_states_than_a_page_come_each_once(host: str, server: JobServ
     async with _watching(f"ws://{host}/ws?since={jobs[0].created_at}") as watching:
         told = [json.loads(await watching.recv())["job_id"] for _ in jobs]
         await server.service.cancel(jobs[0].id)
-        assert json.loads(await watching.recv())["state"] == "cancelled", "nothing is told twice"
+        assert json.loads(await watching.recv())["state"] == "cancelled", "a state was sent twice"
     assert sorted(told) == sorted(job.id for job in jobs)
 
 

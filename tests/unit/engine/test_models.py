@@ -149,3 +149,54 @@ def test_batches_are_no_larger_than_memory_allows(models: Catalogue, request_: D
     engine.close()
     assert max(report.num_rows for report in reports) == 4
     assert host.status().peak_device_bytes <= budget_bytes
+
+
+def test_an_exclusive_model_is_alone_in_memory_and_draws_the_same(
+    models: Catalogue, request_: DenoiseRequest
+) -> None:
+    first, *others = models.models
+    entries = (first.model_copy(update={"exclusive": True}), *others)
+    engine, host = _engine(Catalogue(models=entries), math.inf)
+    requests = _requests(models, request_, "exact")
+    together = run_together(engine, requests)
+    [latents] = run_together(engine, requests[:1])
+    assert host.status().resident == ("small-sdxl/unet",)
+    engine.close()
+    assert np.array_equal(latents, together[0])
+    assert np.array_equal(latents, _alone(models, requests[0]))
+
+
+def test_a_model_that_the_engine_does_not_support_is_refused_each_time(
+    models: Catalogue, request_: DenoiseRequest
+) -> None:
+    first, *_ = models.models
+    wrong = first.model_copy(update={"id": "wrong", "family": "sd15", "preload": False})
+    engine, host = _engine(Catalogue(models=(first, wrong)), math.inf)
+    [request, *_] = _requests(models, request_, "fast")
+    of_wrong = replace(request, pass_=replace(request.pass_, model="wrong"))
+    for _ in range(2):
+        ended: queue.Queue[Event] = queue.Queue()
+        engine.submit(of_wrong, ended.put)
+        error = ended.get(timeout=WAIT_S)
+        assert isinstance(error, ModelUnavailable)
+        assert "Model 'wrong': its addition_embed_type is 'text_time'" in error.message
+    assert host.status().device_bytes <= 2 * _unet_bytes(models)
+    engine.close()
+
+
+def test_a_model_whose_files_come_later_is_loaded_at_the_next_request(
+    models: Catalogue, request_: DenoiseRequest, tmp_path: Path
+) -> None:
+    first, *_ = models.models
+    assert first.files.folder is not None
+    late = first.model_copy(update={"id": "late", "files": Files(folder=tmp_path / "late"), "preload": False})
+    engine, _ = _engine(Catalogue(models=(first, late)), math.inf)
+    [request, *_] = _requests(models, request_, "exact")
+    of_late = replace(request, pass_=replace(request.pass_, model="late"))
+    failed: queue.Queue[Event] = queue.Queue()
+    engine.submit(of_late, failed.put)
+    assert isinstance(failed.get(timeout=WAIT_S), ModelUnavailable)
+    shutil.copytree(first.files.folder, tmp_path / "late")
+    [latents] = run_together(engine, [of_late])
+    engine.close()
+    assert np.array_equal(latents, _alone(models, request))

@@ -209,3 +209,10 @@ def test_a_lane_whose_model_is_not_in_memory_waits_for_ten_times_the_switch() ->
         bring_s["x" if lane.key == "y" else "y"] = 0.11
     # Each lane catches up with the other, then gets ahead of it by 1.1 seconds.
     assert "".join(map(str, taken)) == "yyxxxxyy"
+
+
+def test_requests_that_wait_are_admitted_when_the_limits_are_raised() -> None:
+    queue = _queue(_Item("a"), _Item("b"), max_cost=1)
+    assert _names(queue.admit()) == ("a", "")
+    queue.set_limits(max_waiting=100, max_cost=2)
+    assert _names(queue.admit()) == ("b", "")

@@ -169,7 +169,7 @@ def test_only_the_configs_that_go_with_a_single_file_are_fetched(
     model = read_catalogue(catalogue, Storage(models_dir=models_dir, require_weights=True)).model("small")
     assert loading.load_unet(model, CPU).config.sample_size == 8
     assert loading.load_vae(model, CPU).config.scaling_factor == 0.8
-    assert len(loading.load_text_encoder_modules(model, CPU).tokenizers) == 2
+    assert len(loading.load_text_encoders(model, CPU)) == len(loading.load_tokenizers(model)) == 2
     assert loading.load_scheduler(model).config.beta_schedule == "scaled_linear"
 
 
@@ -195,7 +195,7 @@ def test_a_fetched_model_is_loaded_offline(
     model = served.model("small")
     assert loading.load_unet(model, CPU).config.sample_size == 8
     assert loading.load_vae(model, CPU).config.scaling_factor == 0.8
-    assert len(loading.load_text_encoder_modules(model, CPU).tokenizers) == 2
+    assert len(loading.load_text_encoders(model, CPU)) == len(loading.load_tokenizers(model)) == 2
     assert loading.load_scheduler(model).config.beta_schedule == "scaled_linear"
     assert loading.load_controlnet(served.controlnets[0], CPU).config.conditioning_channels == 3
     loading.load_depth_estimator(served.annotators[0], CPU)

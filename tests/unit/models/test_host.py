@@ -155,6 +155,25 @@ def test_a_module_that_cannot_be_loaded_takes_no_room(disk: _Disk) -> None:
     assert host.status().device_bytes == 0
 
 
+def test_a_module_that_loads_but_is_refused_can_be_added_again(disk: _Disk) -> None:
+    host = _host(1)
+    [refused] = _added(host, disk, "a")
+    with pytest.raises(ValueError, match="not of this family"), refused.lease():
+        raise ValueError("not of this family")
+    [again] = _added(host, disk, "a")
+    assert torch.equal(_run(again), disk.source("a").load()(torch.ones(1, _SIDE)))
+    assert host.status().device_bytes == _BYTES
+
+
+def test_an_exclusive_model_has_room_for_its_activations(disk: _Disk) -> None:
+    host = ModelHost(Placement("cpu", "float32"))
+    [other] = _added(host, disk, "a")
+    alone = host.add("b", replace(disk.source("b"), is_model=True, is_exclusive=True))
+    _run(other)
+    with alone.lease(), host.reserve(_BYTES):
+        assert host.status().resident == ("a", "b")
+
+
 def test_a_lease_waits_until_others_have_ended(disk: _Disk) -> None:
     host = _host(1)
     first, second = _added(host, disk, "ab")

@@ -54,16 +54,25 @@ def test_who_is_kept_never_leaves() -> None:
     assert ledger.leavers(8) is None
 
 
-def test_an_exclusive_holder_leaves_for_anybody_and_all_leave_for_it() -> None:
+def test_an_exclusive_model_leaves_for_other_models_and_they_leave_for_it() -> None:
     ledger = Ledger(math.inf)
-    ledger.hold("alone", 3, is_exclusive=True)
-    assert ledger.leavers(1) == ["alone"]
+    ledger.hold("alone", 3, is_model=True, is_exclusive=True)
+    assert ledger.leavers(1, is_model=True) == ["alone"]
     ledger.drop("alone")
-    ledger.hold("a", 1)
-    ledger.hold("b", 1)
-    assert ledger.leavers(1, is_exclusive=True) == ["a", "b"]
+    ledger.hold("a", 1, is_model=True)
+    ledger.hold("b", 1, is_model=True)
+    assert ledger.leavers(1, is_model=True, is_exclusive=True) == ["a", "b"]
     ledger.use("a")
-    assert ledger.leavers(1, is_exclusive=True) is None
+    assert ledger.leavers(1, is_model=True, is_exclusive=True) is None
+
+
+def test_controlnets_and_activations_stay_beside_an_exclusive_model_in_use() -> None:
+    ledger = Ledger(10)
+    ledger.hold("controlnet", 3)
+    assert ledger.leavers(3, is_model=True, is_exclusive=True) == []
+    ledger.hold("alone", 3, is_model=True, is_exclusive=True)
+    ledger.use("alone")
+    assert ledger.leavers(4) == []
 
 
 def test_the_peak_is_the_most_that_was_held_at_once(ledger: Ledger) -> None:

@@ -18,7 +18,8 @@ from atelier.models.loading import (
     Placement,
     load_controlnet,
     load_depth_estimator,
-    load_text_encoder_modules,
+    load_text_encoders,
+    load_tokenizers,
     load_unet,
     load_upscaler,
     load_vae,
@@ -28,7 +29,7 @@ from tests.small_models import CPU
 
 Load = Callable[[ModelEntry, Placement], object]
 
-_LOADERS: tuple[Load, ...] = (load_unet, load_vae, load_text_encoder_modules)
+_LOADERS: tuple[Load, ...] = (load_unet, load_vae, load_text_encoders)
 
 
 def _with_files(catalogue: Catalogue, files: Files) -> ModelEntry:
@@ -97,8 +98,8 @@ def test_required_files_are_not_downloaded(small_catalogue: Catalogue, tmp_path:
     [
         ("unet", load_unet, "unet/diffusion_pytorch_model.safetensors"),
         ("vae", load_vae, "vae/diffusion_pytorch_model.safetensors"),
-        ("text_encoder_2", load_text_encoder_modules, "text_encoder_2/model.safetensors"),
-        ("tokenizer", load_text_encoder_modules, "tokenizer/tokenizer_config.json"),
+        ("text_encoder_2", load_text_encoders, "text_encoder_2/model.safetensors"),
+        ("tokenizer", lambda entry, _: load_tokenizers(entry), "tokenizer/tokenizer_config.json"),
     ],
 )
 def test_missing_file_of_a_required_repository_is_named(
@@ -135,8 +136,8 @@ def test_required_upscaler_without_its_file_is_an_error(tmp_path: Path) -> None:
     [
         ("unet", load_unet),
         ("vae", load_vae),
-        ("text_encoder", load_text_encoder_modules),
-        ("text_encoder_2", load_text_encoder_modules),
+        ("text_encoder", load_text_encoders),
+        ("text_encoder_2", load_text_encoders),
     ],
 )
 def test_pickled_part_of_a_model_is_rejected(

@@ -17,7 +17,8 @@ from atelier.core.errors import ModelUnavailable
 from atelier.models.loading import (
     Placement,
     load_scheduler,
-    load_text_encoder_modules,
+    load_text_encoders,
+    load_tokenizers,
     load_unet,
     load_vae,
 )
@@ -29,16 +30,16 @@ Load = Callable[[ModelEntry, Placement], object]
 _PARTS: tuple[tuple[str, Load, str], ...] = (
     (UNET, load_unet, "UNet"),
     (VAE, load_vae, "VAE"),
-    (TEXT_ENCODER, load_text_encoder_modules, "first text encoder"),
-    (TEXT_ENCODER_2, load_text_encoder_modules, "second text encoder"),
+    (TEXT_ENCODER, load_text_encoders, "first text encoder"),
+    (TEXT_ENCODER_2, load_text_encoders, "second text encoder"),
 )
 #: A tensor of each part, in the original's names.
 _TENSORS: tuple[tuple[str, Load, str], ...] = (
     (f"{UNET}middle_block.1.norm.weight", load_unet, "mid_block.attentions.0.norm.weight"),
     (f"{UNET}label_emb.0.0.weight", load_unet, "label_emb.0.0.weight"),
     (f"{VAE}decoder.mid.attn_1.q.weight", load_vae, "decoder.mid_block.attentions.0.to_q.weight"),
-    (f"{TEXT_ENCODER}text_model.final_layer_norm.bias", load_text_encoder_modules, "final_layer_norm.bias"),
-    (f"{TEXT_ENCODER_2}ln_final.bias", load_text_encoder_modules, "text_model.final_layer_norm.bias"),
+    (f"{TEXT_ENCODER}text_model.final_layer_norm.bias", load_text_encoders, "final_layer_norm.bias"),
+    (f"{TEXT_ENCODER_2}ln_final.bias", load_text_encoders, "text_model.final_layer_norm.bias"),
 )
 
 
@@ -72,12 +73,10 @@ def test_modules_have_the_weights_of_the_folder(small_catalogue: Catalogue, whol
     separate, place = small_catalogue.model(None), Placement("cpu", dtype)  # type: ignore[arg-type]
     assert _same(load_unet(whole, place), load_unet(separate, place))
     assert _same(load_vae(whole, place), load_vae(separate, place))
-    ours, theirs = (load_text_encoder_modules(entry, place) for entry in (whole, separate))
-    assert _same(ours.encoder, theirs.encoder)
-    assert _same(ours.encoder_2, theirs.encoder_2)
-    assert [one("a red circle").input_ids for one in ours.tokenizers] == [
-        one("a red circle").input_ids for one in theirs.tokenizers
-    ]
+    for ours, theirs in zip(load_text_encoders(whole, place), load_text_encoders(separate, place), strict=True):
+        assert _same(ours, theirs)
+    for own, other in zip(load_tokenizers(whole), load_tokenizers(separate), strict=True):
+        assert own("a red circle").input_ids == other("a red circle").input_ids
 
 
 def test_nothing_is_asked_of_the_network(whole: ModelEntry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +84,7 @@ def test_nothing_is_asked_of_the_network(whole: ModelEntry, monkeypatch: pytest.
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    for load in (load_unet, load_vae, load_text_encoder_modules):
+    for load in (load_unet, load_vae, load_text_encoders):
         load(whole, CPU)
     load_scheduler(whole)
 
@@ -101,8 +100,7 @@ def test_loaded_weights_outlive_their_file(small_catalogue: Catalogue, whole: Mo
 
 
 def test_modules_are_in_evaluation_mode(whole: ModelEntry) -> None:
-    encoders = load_text_encoder_modules(whole, CPU)
-    for module in (load_unet(whole, CPU), load_vae(whole, CPU), encoders.encoder, encoders.encoder_2):
+    for module in (load_unet(whole, CPU), load_vae(whole, CPU), *load_text_encoders(whole, CPU)):
         assert not module.training
 
 
@@ -134,9 +132,7 @@ def test_a_tensor_of_another_shape_is_an_error(
         load(_entry(small_catalogue, file), CPU)
 
 
-@pytest.mark.parametrize(
-    "load", [load_unet, load_vae, load_text_encoder_modules, lambda entry, _: load_scheduler(entry)]
-)
+@pytest.mark.parametrize("load", [load_unet, load_vae, load_text_encoders, lambda entry, _: load_scheduler(entry)])
 @pytest.mark.parametrize("damage", ["cut", "garbage", "absent"])
 def test_a_damaged_file_is_named(
     small_catalogue: Catalogue, whole: ModelEntry, tmp_path: Path, load: Load, damage: str

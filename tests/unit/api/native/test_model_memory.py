@@ -35,3 +35,9 @@ async def test_unknown_models_are_not_found(http: httpx2.AsyncClient) -> None:
         answer = await http.post(f"/v1/models/a/b/{action}")
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "model_not_found"
+
+
+async def test_other_methods_are_refused_with_the_one_that_is_allowed(http: httpx2.AsyncClient) -> None:
+    for action in ("load", "unload"):
+        answer = await http.get(f"/v1/models/small-sdxl/{action}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from atelier.catalogue.catalogue import Catalogue
 from atelier.families.unet.adapters.keys import Part
 from atelier.families.unet.adapters.reading import read_adapter
-from atelier.models.loading import load_scheduler, load_text_encoder_modules, load_unet, load_vae
+from atelier.models.loading import load_scheduler, load_text_encoders, load_tokenizers, load_unet, load_vae
 from tests.small_models import CPU
 from tests.unit.families.adapters.deltas import assert_equal, peft_deltas, random_tensors
 
@@ -129,13 +129,14 @@ def test_diffusers_reads_the_same_file_alike(tmp_path: Path, modules: Modules, s
     names |= {kohya: (down, up) for kohya, _, _, down, up in _TEXT if "self_attn" in kohya}
     save_file(_file(names, 1.5), tmp_path / "x.safetensors")
     entry = small_catalogue.model(None)
-    encoders = load_text_encoder_modules(entry, CPU)
+    encoder, encoder_2 = load_text_encoders(entry, CPU)
+    tokenizer, tokenizer_2 = load_tokenizers(entry)
     pipeline = StableDiffusionXLPipeline(
         vae=load_vae(entry, CPU),
-        text_encoder=encoders.encoder,
-        text_encoder_2=encoders.encoder_2,
-        tokenizer=encoders.tokenizers[0],
-        tokenizer_2=encoders.tokenizers[1],
+        text_encoder=encoder,
+        text_encoder_2=encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
         unet=load_unet(entry, CPU),
         scheduler=load_scheduler(entry),
     )
