@@ -137,7 +137,7 @@ async def test_there_is_a_curl_line_for_every_address(address: str) -> None:
         if "501" not in operation["responses"] or {"200", "202"} & operation["responses"].keys() or method == "delete"
     ]
     assert [one for one in served if not any(_calls(line, *one) for line in _curls())] == []
-    assert len(served) == 43
+    assert len(served) == 45
 
 
 def _curls() -> list[str]:
