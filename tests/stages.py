@@ -51,9 +51,10 @@ class RecordingStages:
         self.given_status: GraphStatus | None = None
         #: Set when a denoising request arrives, and when one ends or its stream is closed early.
         self.denoising, self.ended = asyncio.Event(), asyncio.Event()
-        #: Denoising requests wait while this event is cleared.
-        self.may_denoise = asyncio.Event()
+        #: Denoising requests wait while the first event is cleared, and decodes while the second is.
+        self.may_denoise, self.may_decode = asyncio.Event(), asyncio.Event()
         self.may_denoise.set()
+        self.may_decode.set()
 
     @property
     def names(self) -> list[str]:
@@ -95,6 +96,7 @@ class RecordingStages:
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         self._record("decode_latents", model, latents)
+        await self.may_decode.wait()
         return await self._stages.decode_latents(model, latents)
 
     async def upscale(
