@@ -6,11 +6,24 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from zoo import control_report, depth_estimator, lora_report, loras, report, tiny_controlnets, tiny_sdxl, upscaler
+from zoo import (
+    control_report,
+    depth_estimator,
+    lightning,
+    lora_report,
+    loras,
+    pony,
+    report,
+    tiny_controlnets,
+    tiny_sdxl,
+    upscaler,
+)
 from zoo.lora_recipes import RECIPES as LORAS
 
 RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sdxl": tiny_sdxl.make,
+    "tiny-sdxl-lightning": lightning.make,
+    "tiny-pony": pony.make,
     "tiny-canny": partial(tiny_controlnets.make, "canny"),
     "tiny-depth": partial(tiny_controlnets.make, "depth"),
     "tiny-depth-anything": depth_estimator.make,
@@ -29,7 +42,8 @@ def main() -> None:
     if not arguments.report_only:
         for name in arguments.models or RECIPES:
             RECIPES[name]()
-    report.write()
+    for model in (report.TINY_SDXL, report.TINY_LIGHTNING, report.TINY_PONY):
+        report.write(model)
     control_report.write()
     lora_report.write()
 

@@ -1,4 +1,4 @@
-"""Scores of tiny-sdxl on held-out captions and unseen images, written to zoo/README.md with a contact sheet."""
+"""Scores of the base models on held-out captions and unseen images, written to zoo/README.md with contact sheets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from zoo import lightning, pony, tiny_sdxl
 from zoo.captions import canonical
 from zoo.judge import ThingVerdict, Verdict, judge
-from zoo.scenes import Description, random_description
-from zoo.tiny_sdxl import FOLDER
+from zoo.scenes import RGB, Description, Palette, random_description
 from zoo.training import DEVICE
 from zoo.vae import reconstruction_psnr_db
 
@@ -24,9 +24,40 @@ NUM_CAPTIONS = 200
 NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 5.0
 
 _README = Path(__file__).parent / "README.md"
-_SHEET = Path(__file__).parent / "contact_sheet.png"
 _BATCH = 8
 _SHEET_COLUMNS, _SHEET_ROWS = 6, 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A base model, and how its images are drawn and judged."""
+
+    folder: Path
+    #: Name of the table in zoo/README.md, and of the contact sheet.
+    table: str
+    sheet: str
+    palette: Palette
+    num_inference_steps: int = NUM_INFERENCE_STEPS
+    guidance_scale: float = GUIDANCE_SCALE
+    negative_prompt: str | None = None
+
+
+TINY_SDXL = Scored(folder=tiny_sdxl.FOLDER, table="scores", sheet="contact_sheet.png", palette=RGB)
+TINY_LIGHTNING = Scored(
+    folder=lightning.FOLDER,
+    table="lightning",
+    sheet="lightning_sheet.png",
+    num_inference_steps=lightning.NUM_INFERENCE_STEPS,
+    guidance_scale=0,
+    palette=RGB,
+)
+TINY_PONY = Scored(
+    folder=pony.FOLDER,
+    table="pony",
+    sheet="pony_sheet.png",
+    negative_prompt=pony.NEGATIVE_PROMPT,
+    palette=pony.PALETTE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +80,30 @@ def held_out_descriptions(count: int) -> list[Description]:
     return found
 
 
-def load_pipeline() -> StableDiffusionXLPipeline:
-    """Load the committed tiny-sdxl into diffusers' pipeline, in float32."""
+def load_pipeline(model: Scored = TINY_SDXL) -> StableDiffusionXLPipeline:
+    """Load a committed model into diffusers' pipeline, in float32."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(
-        FOLDER, dtype=torch.float32, use_safetensors=True, add_watermarker=False
+        model.folder, dtype=torch.float32, use_safetensors=True, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(DEVICE)
 
 
-def judge_captions(pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description]) -> list[Judged]:
+def judge_captions(
+    pipeline: StableDiffusionXLPipeline, descriptions: Sequence[Description], model: Scored = TINY_SDXL
+) -> list[Judged]:
     """Generate an image from each description's canonical caption, with its index as the seed, and judge it."""
     judged = []
     for start in tqdm(range(0, len(descriptions), _BATCH), desc="draw and judge"):
         batch = descriptions[start : start + _BATCH]
         images = pipeline(
             [canonical(description) for description in batch],
-            num_inference_steps=NUM_INFERENCE_STEPS,
-            guidance_scale=GUIDANCE_SCALE,
+            negative_prompt=None if model.negative_prompt is None else [model.negative_prompt] * len(batch),
+            num_inference_steps=model.num_inference_steps,
+            guidance_scale=model.guidance_scale,
             generator=[torch.Generator("cpu").manual_seed(start + index) for index in range(len(batch))],
         ).images
-        judged += [Judged(d, p, judge(p, d)) for d, p in zip(batch, images, strict=True)]
+        judged += [Judged(d, p, judge(p, d, model.palette)) for d, p in zip(batch, images, strict=True)]
     return judged
 
 
@@ -94,18 +128,18 @@ def _share(outcomes: Iterable[bool]) -> float:
     return sum(known) / len(known)
 
 
-def write() -> None:
-    """Score the committed tiny-sdxl, then write the table `scores` of zoo/README.md and contact_sheet.png."""
-    pipeline = load_pipeline()
-    judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS))
-    psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0)
+def write(model: Scored) -> None:
+    """Score a committed model, then write its table of zoo/README.md and its contact sheet."""
+    pipeline = load_pipeline(model)
+    judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS), model)
+    psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0, palette=model.palette)
     rows = [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
     rows += [
         f"| VAE, mean over {len(psnr_db)} images of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
         f"| VAE, worst | {min(psnr_db):.1f} dB |",
     ]
-    write_table("scores", "\n".join(["| measure | score |", "| --- | --- |", *rows]))
-    _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_SHEET, optimize=True)
+    write_table(model.table, "\n".join(["| measure | score |", "| --- | --- |", *rows]))
+    _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_README.parent / model.sheet, optimize=True)
 
 
 def write_table(name: str, table: str) -> None:

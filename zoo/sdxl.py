@@ -28,15 +28,15 @@ _TEXT_WIDTH = 64
 _DROP_TO_ZEROS, _DROP_TO_EMPTY = 0.07, 0.03
 
 
-def new_scheduler() -> EulerDiscreteScheduler:
-    """Create a scheduler with the noise schedule of SDXL base."""
+def new_scheduler(*, timestep_spacing: str = "leading") -> EulerDiscreteScheduler:
+    """Create a scheduler with the noise schedule of SDXL base; the spacing is one that diffusers names."""
     return EulerDiscreteScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         steps_offset=1,
-        timestep_spacing="leading",
+        timestep_spacing=timestep_spacing,
     )
 
 
