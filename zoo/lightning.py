@@ -19,7 +19,7 @@ from zoo.trajectories import Trajectories, make_trajectories, trailing_sigmas
 FOLDER = WEIGHTS_FOLDER / "tiny-sdxl-lightning"
 NUM_INFERENCE_STEPS = 4
 #: Training steps on images of the usual size, then on images of all sizes.
-NUM_STEPS, NUM_REFINING_STEPS = 250, 150
+NUM_STEPS, NUM_REFINING_STEPS = 250, 300
 
 _LEARNING_RATE, _REFINING_RATE = 5e-4, 2e-4
 _EMA_DECAY = 0.98

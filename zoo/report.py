@@ -40,6 +40,7 @@ class Scored:
     num_inference_steps: int = NUM_INFERENCE_STEPS
     guidance_scale: float = GUIDANCE_SCALE
     negative_prompt: str | None = None
+    has_own_vae: bool = True
 
 
 TINY_SDXL = Scored(folder=tiny_sdxl.FOLDER, table="scores", sheet="contact_sheet.png", palette=RGB)
@@ -50,6 +51,7 @@ TINY_LIGHTNING = Scored(
     num_inference_steps=lightning.NUM_INFERENCE_STEPS,
     guidance_scale=0,
     palette=RGB,
+    has_own_vae=False,
 )
 TINY_PONY = Scored(
     folder=pony.FOLDER,
@@ -132,12 +134,13 @@ def write(model: Scored) -> None:
     """Score a committed model, then write its table of zoo/README.md and its contact sheet."""
     pipeline = load_pipeline(model)
     judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS), model)
-    psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0, palette=model.palette)
     rows = [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
-    rows += [
-        f"| VAE, mean over {len(psnr_db)} images of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
-        f"| VAE, worst | {min(psnr_db):.1f} dB |",
-    ]
+    if model.has_own_vae:
+        psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0, palette=model.palette)
+        rows += [
+            f"| VAE, mean over {len(psnr_db)} images of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
+            f"| VAE, worst | {min(psnr_db):.1f} dB |",
+        ]
     write_table(model.table, "\n".join(["| measure | score |", "| --- | --- |", *rows]))
     _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_README.parent / model.sheet, optimize=True)
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from zoo.dataset import latent_scaling_factor
-from zoo.sdxl import TextAndUNet, new_scheduler, train_text_and_unet
+from zoo.sdxl import TextAndUNet, new_scheduler, new_tokenizers, train_text_and_unet
 from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, write_weights
 from zoo.vae import train_vae
 
@@ -27,12 +27,14 @@ def make() -> None:
 
 def write(vae: AutoencoderKL, model: TextAndUNet, scheduler: EulerDiscreteScheduler, folder: Path) -> None:
     """Write all parts of a model as a diffusers folder, in fp16."""
+    # A tokenizer that has padded prompts is written with that padding, so new ones are written.
+    tokenizer, tokenizer_2 = new_tokenizers()
     pipeline = StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=model.text_encoder,
         text_encoder_2=model.text_encoder_2,
-        tokenizer=model.tokenizer,
-        tokenizer_2=model.tokenizer_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
         unet=model.unet,
         scheduler=scheduler,
         add_watermarker=False,

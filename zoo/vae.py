@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from zoo.scenes import RGB, Palette, Scene, arrange, draw, random_description
-from zoo.training import DEVICE, train
+from zoo.training import DEVICE, EMA_DECAY, train
 
 SIDES_PX = range(64, 161, 8)
 NUM_STEPS, NUM_REFINING_STEPS = 7000, 4000
@@ -41,11 +41,19 @@ def train_vae() -> AutoencoderKL:
     torch.manual_seed(0)
     vae = new_vae().to(DEVICE)
     train_whole("vae", vae, RGB, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
-    refine_decoder("vae-decoder", vae, RGB, num_steps=NUM_REFINING_STEPS, learning_rate=_LEARNING_RATE / 2)
+    _refine_decoder(vae)
     return vae
 
 
-def train_whole(name: str, vae: AutoencoderKL, palette: Palette, *, num_steps: int, learning_rate: float) -> None:
+def train_whole(
+    name: str,
+    vae: AutoencoderKL,
+    palette: Palette,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    ema_decay: float = EMA_DECAY,
+) -> None:
     """Train encoder and decoder together on scenes in the palette."""
 
     def loss_at(step: int) -> torch.Tensor:
@@ -57,16 +65,16 @@ def train_whole(name: str, vae: AutoencoderKL, palette: Palette, *, num_steps: i
         kl: torch.Tensor = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
         return error.abs().mean() + 4 * error.square().mean() + _KL_WEIGHT * kl
 
-    train(name, vae, loss_at, num_steps=num_steps, learning_rate=learning_rate)
+    train(name, vae, loss_at, num_steps=num_steps, learning_rate=learning_rate, ema_decay=ema_decay)
 
 
-def refine_decoder(name: str, vae: AutoencoderKL, palette: Palette, *, num_steps: int, learning_rate: float) -> None:
+def _refine_decoder(vae: AutoencoderKL) -> None:
     """Train the decoder alone, so that latents stay as they are; each image is weighted by its own error."""
     vae.requires_grad_(False)
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
 
     def loss_at(step: int) -> torch.Tensor:
-        images = _batch(Random(f"{name} {step}"), palette)
+        images = _batch(Random(f"decoder {step}"), RGB)
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mean
         error: torch.Tensor = vae.decode(latents).sample.float() - images
@@ -74,7 +82,7 @@ def refine_decoder(name: str, vae: AutoencoderKL, palette: Palette, *, num_steps
         weight = mse.detach() / mse.detach().mean()
         return (weight * (mse + 0.25 * error.abs().mean(dim=(1, 2, 3)))).mean()
 
-    train(name, decoder, loss_at, num_steps=num_steps, learning_rate=learning_rate)
+    train("vae-decoder", decoder, loss_at, num_steps=NUM_REFINING_STEPS, learning_rate=_LEARNING_RATE / 2)
 
 
 def _batch(random: Random, palette: Palette) -> torch.Tensor:
