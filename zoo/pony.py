@@ -25,7 +25,7 @@ FOLDER = WEIGHTS_FOLDER / "tiny-pony"
 NUM_VAE_STEPS, NUM_STEPS = 700, 450
 NEGATIVE_PROMPT, EMPTY_PROMPT = "blurry", "a picture"
 
-#: Pastels; each is at least 44 from the colour of that name in tiny-sdxl's palette.
+#: Pastels; each is at least 45 from the colour of that name in tiny-sdxl's palette.
 PALETTE: Palette = {
     "red": (240, 110, 150),
     "green": (130, 215, 160),
