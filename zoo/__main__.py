@@ -9,8 +9,10 @@ from functools import partial
 from zoo import (
     control_report,
     depth_estimator,
+    lightning,
     lora_report,
     loras,
+    pony,
     report,
     tiny_controlnets,
     tiny_sd15,
@@ -22,6 +24,8 @@ from zoo.lora_recipes import RECIPES as LORAS
 RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sdxl": tiny_sdxl.make,
     "tiny-sd15": tiny_sd15.make,
+    "tiny-sdxl-lightning": lightning.make,
+    "tiny-pony": pony.make,
     "tiny-canny": partial(tiny_controlnets.make, "canny"),
     "tiny-depth": partial(tiny_controlnets.make, "depth"),
     "tiny-depth-anything": depth_estimator.make,
@@ -40,7 +44,8 @@ def main() -> None:
     if not arguments.report_only:
         for name in arguments.models or RECIPES:
             RECIPES[name]()
-    report.write()
+    for model in report.BASE_MODELS:
+        report.write(model)
     control_report.write()
     lora_report.write()
 

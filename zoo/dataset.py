@@ -6,7 +6,7 @@ crop (Podell et al. 2023, §2.2) has a meaning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tqdm import tqdm
 
-from zoo.scenes import Description, arrange, draw, random_description
+from zoo.scenes import RGB, Description, Palette, Scene, arrange, draw, random_description
 from zoo.training import DEVICE
 from zoo.vae import to_tensor
 
@@ -55,12 +55,16 @@ class Bucket:
 
 @torch.no_grad()
 def make_buckets(
-    vae: AutoencoderKL, sizes: Mapping[tuple[int, int], int] = BUCKETS, *, has_crops: bool = True
+    vae: AutoencoderKL,
+    sizes: Mapping[tuple[int, int], int] = BUCKETS,
+    render: Callable[[Scene], Image.Image] = draw,
+    *,
+    has_crops: bool = True,
 ) -> list[Bucket]:
     """Draw and encode the images of every bucket, none of them from a held-out description.
 
-    `sizes` are numbers of images by (width, height) in pixels. Without `has_crops`, all images are whole scenes, for
-    a model that is not told of crops.
+    `sizes` are numbers of images by (width, height) in pixels. Equal `sizes` give equal scenes, however drawn.
+    Without `has_crops`, all images are whole scenes, for a model that is not told of crops.
     """
     bar = tqdm(total=sum(sizes.values()), desc="encode images", mininterval=10)
     buckets = []
@@ -71,7 +75,7 @@ def make_buckets(
             images = []
             for _ in range(min(_ENCODE_BATCH, count - start)):
                 description = random_training_description(random)
-                image, ids = _draw_with_time_ids(description, random, width, height, has_crops=has_crops)
+                image, ids = _draw_with_time_ids(description, random, width, height, render, has_crops=has_crops)
                 descriptions.append(description)
                 images.append(to_tensor(image))
                 time_ids.append(ids)
@@ -90,13 +94,13 @@ def make_buckets(
 
 
 @torch.no_grad()
-def latent_scaling_factor(vae: AutoencoderKL) -> float:
+def latent_scaling_factor(vae: AutoencoderKL, palette: Palette = RGB) -> float:
     """Compute the factor that scales the latents of 1000 images to unit variance."""
     random = Random("scaling factor")
     latents = []
     for _ in range(40):
         scenes = [arrange(random_training_description(random), random, width=128, height=128) for _ in range(25)]
-        images = torch.cat([to_tensor(draw(scene)) for scene in scenes]).to(DEVICE)
+        images = torch.cat([to_tensor(draw(scene, palette)) for scene in scenes]).to(DEVICE)
         latents.append(vae.encode(images).latent_dist.mean)
     return round(1 / torch.cat(latents).std().item(), 4)
 
@@ -110,20 +114,26 @@ def random_training_description(random: Random) -> Description:
 
 
 def _draw_with_time_ids(
-    description: Description, random: Random, width: int, height: int, *, has_crops: bool
+    description: Description,
+    random: Random,
+    width: int,
+    height: int,
+    render: Callable[[Scene], Image.Image],
+    *,
+    has_crops: bool,
 ) -> tuple[Image.Image, tuple[int, ...]]:
     """Return an image and its time ids: (orig_h, orig_w, crop_top, crop_left, target_h, target_w) in pixels."""
     kind = random.random() if has_crops else 1.0
     if kind < _CROPPED:
         full_width, full_height = width + random.randrange(8, 49), height + random.randrange(8, 49)
         left, top = random.randrange(full_width - width), random.randrange(full_height - height)
-        image = draw(arrange(description, random, width=full_width, height=full_height))
+        image = render(arrange(description, random, width=full_width, height=full_height))
         image = image.crop((left, top, left + width, top + height))
         return image, (full_height, full_width, top, left, height, width)
     if kind < _CROPPED + _ENLARGED:
         small_width, small_height = width // 2, height // 2
-        small = draw(arrange(description, random, width=small_width, height=small_height))
+        small = render(arrange(description, random, width=small_width, height=small_height))
         image = small.resize((width, height), Image.Resampling.BICUBIC)
         return image, (small_height, small_width, 0, 0, height, width)
-    image = draw(arrange(description, random, width=width, height=height))
+    image = render(arrange(description, random, width=width, height=height))
     return image, (height, width, 0, 0, height, width)

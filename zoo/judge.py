@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from zoo.scenes import ANCHORS, COLOURS, RGB, SHAPES, Colour, Description, Place, Shape, Thing, silhouette
+from zoo.scenes import ANCHORS, COLOURS, RGB, SHAPES, Colour, Description, Palette, Place, Shape, Thing, silhouette
 
 Mask = npt.NDArray[np.bool_]  # [height, width]
+RgbArray = npt.NDArray[np.float32]  # [..., 3], 0 … 255
 
 #: Minimum area of an object's mask, as a fraction of the image; a smaller one counts as a missing object.
 _MIN_AREA = 0.005
@@ -27,7 +28,8 @@ _GRID, _REACH = 48, 1.5
 _ROTATIONS_DEG = (-18, -12, -6, 0, 6, 12, 18)
 #: Offsets from the mask's centroid that are tried as centres, in radii. Hidden or cropped parts move the centroid.
 _SHIFTS = (-0.3, -0.15, 0.0, 0.15, 0.3)
-_PALETTE = np.array([RGB[colour] for colour in COLOURS], dtype=np.float32)
+#: Largest distance in RGB, 0 … 442, of the median pixel of a surface from its colour in the palette.
+_MAX_DISTANCE = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,31 +58,51 @@ class Verdict:
         return self.background and all(thing.is_right for thing in self.things)
 
 
-def judge(image: Image.Image, description: Description) -> Verdict:
-    """Compare an image with its description."""
-    colours = nearest_colours(np.asarray(image.convert("RGB"), dtype=np.float32))
-    background = _background(colours)
+def judge(image: Image.Image, description: Description, palette: Palette = RGB) -> Verdict:
+    """Compare an image with its description, whose colours are those of the palette."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    colours = nearest_colours(pixels, palette)
+    rim = _rim(*colours.shape)
+    background = _main_colour(colours[rim])
     masks = _thing_masks(colours, background, description)
     return Verdict(
-        background=background == description.background,
+        background=_shows(description.background, pixels[rim], palette),
         things=tuple(
-            _judge_thing(thing, mask, _others(masks, index), colours)
+            _judge_thing(thing, mask, _others(masks, index), pixels, palette)
             for index, (thing, mask) in enumerate(zip(description.things, masks, strict=True))
         ),
     )
 
 
-def nearest_colours(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Return the index in `COLOURS` of each pixel's nearest colour, [height, width], from RGB [height, width, 3]."""
-    distances = np.square(pixels[:, :, None, :] - _PALETTE).sum(-1)
+def nearest_colours(pixels: RgbArray, palette: Palette = RGB) -> npt.NDArray[np.intp]:
+    """Return the index in `COLOURS` of each pixel's nearest colour, [...], from RGB [..., 3]."""
+    distances = np.square(pixels[..., None, :] - _as_array(palette)).sum(-1)
     nearest: npt.NDArray[np.intp] = distances.argmin(-1)
     return nearest
 
 
-def _background(colours: npt.NDArray[np.intp]) -> Colour:
-    """Return the most frequent colour of the image's border, four pixels wide."""
-    rim = np.concatenate([colours[:4].ravel(), colours[-4:].ravel(), colours[:, :4].ravel(), colours[:, -4:].ravel()])
-    return COLOURS[np.bincount(rim, minlength=len(COLOURS)).argmax()]
+def _as_array(palette: Palette) -> RgbArray:
+    return np.array([palette[colour] for colour in COLOURS], dtype=np.float32)
+
+
+def _rim(height: int, width: int) -> Mask:
+    """Return the mask of the image's border, four pixels wide."""
+    rim = np.ones((height, width), dtype=np.bool_)
+    rim[4:-4, 4:-4] = False
+    return rim
+
+
+def _main_colour(colours: npt.NDArray[np.intp]) -> Colour:
+    return COLOURS[np.bincount(colours, minlength=len(COLOURS)).argmax()]
+
+
+def _shows(colour: Colour, surface: RgbArray, palette: Palette) -> bool:
+    """Return whether most pixels [pixels, 3] are nearest to the colour, and their median is as the palette has it."""
+    colours = nearest_colours(surface, palette)
+    if _main_colour(colours) != colour:
+        return False
+    median = np.median(surface[colours == COLOURS.index(colour)], axis=0)
+    return math.dist(median, palette[colour]) <= _MAX_DISTANCE
 
 
 def _thing_masks(colours: npt.NDArray[np.intp], background: Colour, description: Description) -> list[Mask]:
@@ -110,13 +132,12 @@ def _any(masks: list[Mask]) -> Mask:
     return union
 
 
-def _judge_thing(thing: Thing, mask: Mask, others: Mask, colours: npt.NDArray[np.intp]) -> ThingVerdict:
+def _judge_thing(thing: Thing, mask: Mask, others: Mask, pixels: RgbArray, palette: Palette) -> ThingVerdict:
     if mask.mean() < _MIN_AREA:
         return ThingVerdict(colour=False, shape=False, place=None if thing.place is None else False)
-    main_colour = COLOURS[np.bincount(colours[mask], minlength=len(COLOURS)).argmax()]
     shape, centre = _fit(mask, others)
     return ThingVerdict(
-        colour=main_colour == thing.colour,
+        colour=_shows(thing.colour, pixels[mask], palette),
         shape=shape == thing.shape,
         place=None if thing.place is None else _nearest_place(centre) == thing.place,
     )

@@ -13,15 +13,18 @@ from zoo.training import DEVICE
 _MAX_WEIGHT = 15.0
 
 
-def new_scheduler() -> EulerDiscreteScheduler:
-    """Create a scheduler with the noise schedule of Stable Diffusion 1.5 and of SDXL base."""
+def new_scheduler(*, timestep_spacing: str = "leading") -> EulerDiscreteScheduler:
+    """Create a scheduler with the noise schedule of Stable Diffusion 1.5 and of SDXL base.
+
+    `timestep_spacing` is one that diffusers names.
+    """
     return EulerDiscreteScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         steps_offset=1,
-        timestep_spacing="leading",
+        timestep_spacing=timestep_spacing,
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores of tiny-sdxl and tiny-sd15 on held-out captions, written to zoo/README.md with a contact sheet."""
+"""Scores of the base models on held-out captions and unseen images, written to zoo/README.md with contact sheets."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from random import Random
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from zoo import tiny_sd15, tiny_sdxl
+from zoo import lightning, pony, tiny_sd15, tiny_sdxl
 from zoo.captions import canonical
 from zoo.judge import ThingVerdict, Verdict, judge
-from zoo.scenes import Description, random_description
+from zoo.scenes import RGB, Description, Palette, random_description
 from zoo.training import DEVICE
 from zoo.vae import reconstruction_psnr_db
 
@@ -24,10 +24,46 @@ NUM_CAPTIONS = 200
 NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 5.0
 
 _README = Path(__file__).parent / "README.md"
-_SHEET = Path(__file__).parent / "contact_sheet.png"
 _BATCH = 8
 _SHEET_COLUMNS, _SHEET_ROWS = 6, 6
-_HEAD = ("| measure | score |", "| --- | --- |")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A base model, and how its images are drawn and judged."""
+
+    folder: Path
+    #: Name of the table in zoo/README.md, and of the contact sheet.
+    table: str
+    sheet: str
+    palette: Palette
+    num_inference_steps: int = NUM_INFERENCE_STEPS
+    guidance_scale: float = GUIDANCE_SCALE
+    negative_prompt: str | None = None
+    has_own_vae: bool = True
+
+
+TINY_SDXL = Scored(folder=tiny_sdxl.FOLDER, table="scores", sheet="contact_sheet.png", palette=RGB)
+TINY_SD15 = Scored(
+    folder=tiny_sd15.FOLDER, table="scores of tiny-sd15", sheet="sd15_sheet.png", palette=RGB, has_own_vae=False
+)
+TINY_LIGHTNING = Scored(
+    folder=lightning.FOLDER,
+    table="lightning",
+    sheet="lightning_sheet.png",
+    num_inference_steps=lightning.NUM_INFERENCE_STEPS,
+    guidance_scale=0,
+    palette=RGB,
+    has_own_vae=False,
+)
+TINY_PONY = Scored(
+    folder=pony.FOLDER,
+    table="pony",
+    sheet="pony_sheet.png",
+    negative_prompt=pony.NEGATIVE_PROMPT,
+    palette=pony.PALETTE,
+)
+BASE_MODELS = (TINY_SDXL, TINY_SD15, TINY_LIGHTNING, TINY_PONY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +86,17 @@ def held_out_descriptions(count: int) -> list[Description]:
     return found
 
 
-def load_pipeline() -> StableDiffusionXLPipeline:
-    """Load the committed tiny-sdxl into diffusers' pipeline, in float32."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        tiny_sdxl.FOLDER, dtype=torch.float32, use_safetensors=True, add_watermarker=False
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(DEVICE)
-
-
-def load_sd15_pipeline() -> StableDiffusionPipeline:
-    """Load the committed tiny-sd15 into diffusers' pipeline, in float32."""
-    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd15.FOLDER, dtype=torch.float32, use_safetensors=True)
+def load_pipeline(model: Scored = TINY_SDXL) -> StableDiffusionXLPipeline | StableDiffusionPipeline:
+    """Load a committed model into its pipeline of diffusers, in float32."""
+    pipeline = DiffusionPipeline.from_pretrained(model.folder, dtype=torch.float32, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(DEVICE)
 
 
 def judge_captions(
-    pipeline: StableDiffusionXLPipeline | StableDiffusionPipeline, descriptions: Sequence[Description]
+    pipeline: StableDiffusionXLPipeline | StableDiffusionPipeline,
+    descriptions: Sequence[Description],
+    model: Scored = TINY_SDXL,
 ) -> list[Judged]:
     """Generate an image from each description's canonical caption, with its index as the seed, and judge it."""
     judged = []
@@ -75,11 +104,12 @@ def judge_captions(
         batch = descriptions[start : start + _BATCH]
         images = pipeline(
             [canonical(description) for description in batch],
-            num_inference_steps=NUM_INFERENCE_STEPS,
-            guidance_scale=GUIDANCE_SCALE,
+            negative_prompt=None if model.negative_prompt is None else [model.negative_prompt] * len(batch),
+            num_inference_steps=model.num_inference_steps,
+            guidance_scale=model.guidance_scale,
             generator=[torch.Generator("cpu").manual_seed(start + index) for index in range(len(batch))],
         ).images
-        judged += [Judged(d, p, judge(p, d)) for d, p in zip(batch, images, strict=True)]
+        judged += [Judged(d, p, judge(p, d, model.palette)) for d, p in zip(batch, images, strict=True)]
     return judged
 
 
@@ -104,24 +134,19 @@ def _share(outcomes: Iterable[bool]) -> float:
     return sum(known) / len(known)
 
 
-def write() -> None:
-    """Score the committed models, then write their tables of zoo/README.md and contact_sheet.png."""
-    pipeline, descriptions = load_pipeline(), held_out_descriptions(NUM_CAPTIONS)
-    judged = judge_captions(pipeline, descriptions)
-    psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0)
-    rows = _rows(judged)
-    rows += [
-        f"| VAE, mean over {len(psnr_db)} images of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
-        f"| VAE, worst | {min(psnr_db):.1f} dB |",
-    ]
-    write_table("scores", "\n".join([*_HEAD, *rows]))
-    of_sd15 = judge_captions(load_sd15_pipeline(), descriptions)
-    write_table("scores of tiny-sd15", "\n".join([*_HEAD, *_rows(of_sd15)]))
-    _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_SHEET, optimize=True)
-
-
-def _rows(judged: Sequence[Judged]) -> list[str]:
-    return [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
+def write(model: Scored) -> None:
+    """Score a committed model, then write its table of zoo/README.md and its contact sheet."""
+    pipeline = load_pipeline(model)
+    judged = judge_captions(pipeline, held_out_descriptions(NUM_CAPTIONS), model)
+    rows = [f"| {name} | {100 * share:.1f} % |" for name, share in scores(judged).items()]
+    if model.has_own_vae:
+        psnr_db = reconstruction_psnr_db(pipeline.vae, images_per_size=2, seed=0, palette=model.palette)
+        rows += [
+            f"| VAE, mean over {len(psnr_db)} images of all sizes | {sum(psnr_db) / len(psnr_db):.1f} dB |",
+            f"| VAE, worst | {min(psnr_db):.1f} dB |",
+        ]
+    write_table(model.table, "\n".join(["| measure | score |", "| --- | --- |", *rows]))
+    _contact_sheet(judged[: _SHEET_COLUMNS * _SHEET_ROWS]).save(_README.parent / model.sheet, optimize=True)
 
 
 def write_table(name: str, table: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, get_args
@@ -26,7 +26,11 @@ SIZES: tuple[Size, ...] = get_args(Size)
 PLACES: tuple[Place, ...] = get_args(Place)
 SIDES: tuple[Place, ...] = PLACES[:4]
 
-RGB: dict[Colour, tuple[int, int, int]] = {
+#: RGB values, 0 … 255, that a model draws for the colour words.
+Palette = Mapping[Colour, tuple[int, int, int]]
+
+#: The palette of tiny-sdxl.
+RGB: Palette = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
     "blue": (40, 80, 220),
@@ -150,11 +154,11 @@ def arrange(description: Description, random: Random, *, width: int, height: int
     return Scene(description=description, width=width, height=height, placed=tuple(placed))
 
 
-def draw(scene: Scene) -> Image.Image:
+def draw(scene: Scene, palette: Palette = RGB) -> Image.Image:
     """Render the scene as an RGB image with smooth edges."""
-    image = Image.new("RGB", (scene.width, scene.height), RGB[scene.description.background])
+    image = Image.new("RGB", (scene.width, scene.height), palette[scene.description.background])
     for placed in scene.placed:
-        image.paste(RGB[placed.thing.colour], mask=coverage(placed, scene))
+        image.paste(palette[placed.thing.colour], mask=coverage(placed, scene))
     return image
 
 

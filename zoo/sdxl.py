@@ -48,13 +48,17 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
+def new_tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """Create the tokenizers of both text encoders, which differ in their padding."""
+    return new_tokenizer(pad_token="<|endoftext|>"), new_tokenizer(pad_token="!")
+
+
 class TextAndUNet(torch.nn.Module):
     """The modules that are trained together: both text encoders, with their tokenizers, and the UNet."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokenizer = new_tokenizer(pad_token="<|endoftext|>")
-        self.tokenizer_2 = new_tokenizer(pad_token="!")
+        self.tokenizer, self.tokenizer_2 = new_tokenizers()
         self.text_encoder = CLIPTextModel(text_config(self.tokenizer, "quick_gelu"))
         self.text_encoder_2 = CLIPTextModelWithProjection(text_config(self.tokenizer_2, "gelu"))
         self.unet = new_unet()

@@ -21,7 +21,7 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 #: Folder of the states of unfinished runs.
 STATE_FOLDER = Path(__file__).parent / ".training"
 
-_EMA_DECAY = 0.999
+EMA_DECAY = 0.999
 _SAVE_EVERY_STEPS = 250
 #: Fraction of the steps in which the learning rate rises.
 _WARM_UP = 0.05
@@ -34,7 +34,7 @@ def train(
     *,
     num_steps: int,
     learning_rate: float,
-    ema_decay: float = _EMA_DECAY,
+    ema_decay: float = EMA_DECAY,
 ) -> None:
     """Minimise `loss_at(step)` over the module's parameters, then set them to their moving average."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-3)

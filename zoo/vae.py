@@ -1,4 +1,4 @@
-"""The recipe of the zoo's VAE, an AutoencoderKL that reduces each side by 8, and its reconstruction error."""
+"""The recipe of the zoo's VAEs, AutoencoderKLs that reduce each side by 8, and their reconstruction error."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from zoo.scenes import Scene, arrange, draw, random_description
-from zoo.training import DEVICE, train
+from zoo.scenes import RGB, Palette, Scene, arrange, draw, random_description
+from zoo.training import DEVICE, EMA_DECAY, train
 
 SIDES_PX = range(64, 161, 8)
 NUM_STEPS, NUM_REFINING_STEPS = 7000, 4000
@@ -40,14 +40,24 @@ def train_vae() -> AutoencoderKL:
     """Train the VAE from scratch, or resume an interrupted run."""
     torch.manual_seed(0)
     vae = new_vae().to(DEVICE)
-    _train_whole(vae)
+    train_whole("vae", vae, RGB, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
     _refine_decoder(vae)
     return vae
 
 
-def _train_whole(vae: AutoencoderKL) -> None:
+def train_whole(
+    name: str,
+    vae: AutoencoderKL,
+    palette: Palette,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    ema_decay: float = EMA_DECAY,
+) -> None:
+    """Train encoder and decoder together on scenes in the palette."""
+
     def loss_at(step: int) -> torch.Tensor:
-        images = _batch(Random(f"vae {step}"))
+        images = _batch(Random(f"{name} {step}"), palette)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
         latents = posterior.mean + posterior.std * noise.to(DEVICE)
@@ -55,7 +65,7 @@ def _train_whole(vae: AutoencoderKL) -> None:
         kl: torch.Tensor = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
         return error.abs().mean() + 4 * error.square().mean() + _KL_WEIGHT * kl
 
-    train("vae", vae, loss_at, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
+    train(name, vae, loss_at, num_steps=num_steps, learning_rate=learning_rate, ema_decay=ema_decay)
 
 
 def _refine_decoder(vae: AutoencoderKL) -> None:
@@ -64,7 +74,7 @@ def _refine_decoder(vae: AutoencoderKL) -> None:
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
 
     def loss_at(step: int) -> torch.Tensor:
-        images = _batch(Random(f"decoder {step}"))
+        images = _batch(Random(f"decoder {step}"), RGB)
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mean
         error: torch.Tensor = vae.decode(latents).sample.float() - images
@@ -75,7 +85,7 @@ def _refine_decoder(vae: AutoencoderKL) -> None:
     train("vae-decoder", decoder, loss_at, num_steps=NUM_REFINING_STEPS, learning_rate=_LEARNING_RATE / 2)
 
 
-def _batch(random: Random) -> torch.Tensor:
+def _batch(random: Random, palette: Palette) -> torch.Tensor:
     """Draw whole images of one random size, or square crops around objects in images of random sizes.
 
     Returns a tensor [images, 3, height, width], −1 … 1.
@@ -83,18 +93,18 @@ def _batch(random: Random) -> torch.Tensor:
     if random.random() < 0.5:
         width, height = random.choice(SIDES_PX), random.choice(SIDES_PX)
         count = max(1, round(_PIXELS_PER_STEP / (width * height)))
-        images = [draw(_random_scene(random, width, height)) for _ in range(count)]
+        images = [draw(_random_scene(random, width, height), palette) for _ in range(count)]
     else:
-        images = [_crop(random) for _ in range(_PIXELS_PER_STEP // _CROP_PX**2)]
+        images = [_crop(random, palette) for _ in range(_PIXELS_PER_STEP // _CROP_PX**2)]
     return torch.cat([to_tensor(image) for image in images]).to(DEVICE)
 
 
-def _crop(random: Random) -> Image.Image:
+def _crop(random: Random, palette: Palette) -> Image.Image:
     scene = _random_scene(random, random.choice(SIDES_PX), random.choice(SIDES_PX))
     x, y = random.choice(scene.placed).centre_px
     left = min(max(0, int(x) - random.randrange(_CROP_PX)), scene.width - _CROP_PX)
     top = min(max(0, int(y) - random.randrange(_CROP_PX)), scene.height - _CROP_PX)
-    return draw(scene).crop((left, top, left + _CROP_PX, top + _CROP_PX))
+    return draw(scene, palette).crop((left, top, left + _CROP_PX, top + _CROP_PX))
 
 
 def _random_scene(random: Random, width: int, height: int) -> Scene:
@@ -124,14 +134,16 @@ def reconstruct(vae: AutoencoderKL, image: Image.Image) -> Image.Image:
 
 
 @torch.inference_mode()
-def reconstruction_psnr_db(vae: AutoencoderKL, *, images_per_size: int, seed: int) -> list[float]:
+def reconstruction_psnr_db(
+    vae: AutoencoderKL, *, images_per_size: int, seed: int, palette: Palette = RGB
+) -> list[float]:
     """Return the PSNR in dB of unseen images decoded from the means of their posteriors, over all 169 sizes."""
     random = Random(f"unseen {seed}")
     scores = []
     for width in SIDES_PX:
         for height in SIDES_PX:
             images = torch.cat(
-                [to_tensor(draw(_random_scene(random, width, height))) for _ in range(images_per_size)]
+                [to_tensor(draw(_random_scene(random, width, height), palette)) for _ in range(images_per_size)]
             )
             decoded = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
             mse = (decoded - images).square().mean(dim=(1, 2, 3)) / 4

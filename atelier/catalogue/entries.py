@@ -25,8 +25,9 @@ from atelier.catalogue.storage import Storage
 from atelier.core.adapters import LoraWeight
 from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
+from atelier.core.params.generate import MAX_PROMPT_CHARS
 from atelier.core.params.parsing import MAX_NAME_CHARS
-from atelier.core.sampling import GuidanceScale, NumInferenceSteps
+from atelier.core.sampling import SAMPLERS, GuidanceScale, NumInferenceSteps, SamplerName, ScheduleName
 
 #: The model whose configs and tokenizers go with SDXL checkpoints, at the commit in catalogue.yaml.
 SDXL_REPOSITORY = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -139,6 +140,18 @@ class Defaults(Entry):
     guidance_scale: GuidanceScale
     #: If None, it is that of the family.
     negative_prompt: str | None = None
+    sampler: SamplerName = "euler"
+    #: Schedule of requests whose sampler has it; if None, that of the model's own scheduler.
+    schedule: ScheduleName | None = None
+    #: Text that replaces a blank prompt, for models that never saw an empty one.
+    empty_prompt: str = Field("", max_length=MAX_PROMPT_CHARS)
+
+    @model_validator(mode="after")
+    def _sampler_has_schedule(self) -> Defaults:
+        schedules = SAMPLERS[self.sampler].schedules
+        if self.schedule is not None and self.schedule not in schedules:
+            raise ValueError(f"the sampler {self.sampler} goes with {', '.join(schedules)}; got {self.schedule!r}")
+        return self
 
 
 _Rgb = tuple[float, float, float]

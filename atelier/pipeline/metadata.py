@@ -32,11 +32,11 @@ def metadata_of(plan: Plan, seed: int, provenance: Provenance) -> Metadata:
 
 def _infotext(plan: Plan, seed: int) -> str:
     """Write prompt, with LoRAs as tags, negative prompt and settings in AUTOMATIC1111's format."""
-    params = plan.params
+    params, sampling = plan.params, plan.passes[0].sampling
     settings = {
         "Steps": params.num_inference_steps,
-        "Sampler": SAMPLERS[params.sampler].a1111_name,
-        "Schedule type": _SCHEDULES.get(params.schedule or ""),
+        "Sampler": SAMPLERS[sampling.sampler].a1111_name,
+        "Schedule type": _SCHEDULES.get(sampling.schedule or ""),
         "CFG scale": params.guidance_scale,
         "Seed": seed,
         "Size": params.size,

@@ -32,7 +32,7 @@ _DEFAULT_STRENGTH = 0.8
 class Plan:
     """A request with every default filled in, and the engine's passes that make its images."""
 
-    #: The client's params with defaults filled in. None remains where `schedule` is the model's own,
+    #: The client's params with defaults filled in. None remains where `schedule` is that of the model's scheduler,
     #: `negative_prompt` is embeddings of zeros, or the `model` of `hires` or `upscale` is bicubic resampling.
     params: GenerateParams
     #: One pass, or two with `hires`.
@@ -118,6 +118,8 @@ def resolve(
             "seed": first.seeds[0],
             "num_inference_steps": sampling.num_inference_steps,
             "guidance_scale": first.guidance_scale,
+            "sampler": sampling.sampler,
+            "schedule": sampling.schedule,
             "strength": None if params.init_image is None else sampling.strength,
             "controls": tuple(
                 resolve_control(control, index, entry, catalogue, supported)
@@ -182,24 +184,28 @@ def _seeds(params: GenerateParams, random: Random) -> tuple[int, ...]:
 
 
 def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
-    sampler = SAMPLERS[params.sampler]
+    """Return the request's sampling, with the model's defaults as far as they go with what the request sets."""
+    name = params.sampler or entry.defaults.sampler
+    sampler = SAMPLERS[name]
     steps = params.num_inference_steps
     if steps is None:
         steps = min(entry.defaults.num_inference_steps, sampler.max_steps)
     if steps > sampler.max_steps:
         raise InvalidParameter(
-            f"num_inference_steps: the sampler {params.sampler} takes at most {sampler.max_steps}; got {steps}.",
+            f"num_inference_steps: the sampler {name} takes at most {sampler.max_steps}; got {steps}.",
             param="num_inference_steps",
         )
-    if params.schedule is not None and params.schedule not in sampler.schedules:
+    schedule = params.schedule
+    if schedule is None and entry.defaults.schedule in sampler.schedules:
+        schedule = entry.defaults.schedule
+    if schedule is not None and schedule not in sampler.schedules:
         raise InvalidParameter(
-            f"schedule: the sampler {params.sampler} goes with {', '.join(sampler.schedules)}; "
-            f"got {params.schedule!r}.",
+            f"schedule: the sampler {name} goes with {', '.join(sampler.schedules)}; got {schedule!r}.",
             param="schedule",
         )
     if params.eta > 0 and not sampler.takes_eta:
         takers = ", ".join(name for name, other in SAMPLERS.items() if other.takes_eta)
-        raise InvalidParameter(f"eta: only {takers} takes it; got {params.eta} with {params.sampler}.", param="eta")
+        raise InvalidParameter(f"eta: only {takers} takes it; got {params.eta} with {name}.", param="eta")
     strength = 1.0
     if params.init_image is not None:
         strength = _DEFAULT_STRENGTH if params.strength is None else params.strength
@@ -208,13 +214,11 @@ def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
             f"strength: {strength} of {steps} steps is none; ask for at least {1 / steps:.3f} or more steps.",
             param="strength",
         )
-    return Sampling(
-        num_inference_steps=steps, sampler=params.sampler, schedule=params.schedule, eta=params.eta, strength=strength
-    )
+    return Sampling(num_inference_steps=steps, sampler=name, schedule=schedule, eta=params.eta, strength=strength)
 
 
 def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, str | None]:
-    """Return `prompt_2` and both negative prompts with defaults filled in, by field name.
+    """Return all prompts with defaults filled in, by field name.
 
     As in diffusers, an absent negative prompt of SDXL differs from an empty one.
     """
@@ -227,8 +231,10 @@ def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, st
             "embeddings of zeros.",
             param="negative_prompt_2",
         )
+    prompt = params.prompt if params.prompt.strip() else entry.defaults.empty_prompt or params.prompt
     return {
-        "prompt_2": None if params.prompt_2 == params.prompt else params.prompt_2 or None,
+        "prompt": prompt,
+        "prompt_2": None if params.prompt_2 == prompt else params.prompt_2 or None,
         "negative_prompt": negative,
         "negative_prompt_2": (params.negative_prompt_2 or negative) if entry.traits.has_second_text_encoder else None,
     }

@@ -45,7 +45,7 @@ def _publish(files: Files, source: Files, root: Path) -> dict[str, str]:
 
 def _publish_all(small: Catalogue, root: Path) -> dict[str, str]:
     """Small models under the names and commits of those that the config serves."""
-    [sdxl] = [model for model in read_catalogue().models if model.files.repository]
+    sdxl = read_catalogue().model("stabilityai/stable-diffusion-xl-base-1.0")
     model, net, depth = small.models[0].files, small.controlnets[0].files, small.annotators[0].files
     assert sdxl.vae is not None
     assert model.folder is not None

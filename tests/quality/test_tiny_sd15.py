@@ -41,7 +41,7 @@ def _mask() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def theirs() -> StableDiffusionPipeline:
-    return report.load_sd15_pipeline()
+    return report.load_pipeline(report.TINY_SD15)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def pipeline(catalogue: Catalogue) -> Iterator[WatchedPipeline]:
 
 def test_images_agree_with_held_out_captions(theirs: StableDiffusionPipeline) -> None:
     """The bounds allow for the variance of 24 captions; zoo/README.md has the scores of 200."""
-    scores = report.scores(report.judge_captions(theirs, report.held_out_descriptions(_NUM_CAPTIONS)))
+    descriptions = report.held_out_descriptions(_NUM_CAPTIONS)
+    scores = report.scores(report.judge_captions(theirs, descriptions, report.TINY_SD15))
     assert scores["background"] >= 0.9
     assert scores["one object: colour"] >= 0.9
 

@@ -33,10 +33,10 @@ def resolved(quality: Quality) -> ResolvedQuality:
     return _RESOLVED.get(quality, "medium")
 
 
-def steps_of(quality: Quality, entry: ModelEntry, sampler: SamplerName) -> int:
-    """Return the number of steps for the quality, within the sampler's bounds."""
+def steps_of(quality: Quality, entry: ModelEntry, sampler: SamplerName | None) -> int:
+    """Return the number of steps for the quality, within the bounds of the sampler; None is the model's default."""
     steps = round(_STEPS[resolved(quality)] * entry.defaults.num_inference_steps)
-    return min(max(1, steps), SAMPLERS[sampler].max_steps)
+    return min(max(1, steps), SAMPLERS[sampler or entry.defaults.sampler].max_steps)
 
 
 def guidance_of(style: Style, entry: ModelEntry) -> float:

@@ -48,7 +48,7 @@ class SimpleParams(Params):
     seed: int = Field(-1, ge=-1, le=MAX_SEED, description="The same seed makes the same image; −1 draws one.")
     width: _Side = Field(None, description="Width in pixels, with height; the model's default size if absent.")
     height: _Side = Field(None, description="Height in pixels, with width.")
-    sampler: SamplerName = Field("euler", description="Sampling method.")
+    sampler: SamplerName | None = Field(None, description="Sampling method; the model's default if absent.")
 
     @model_validator(mode="after")
     def _has_both_sides(self) -> SimpleParams:

@@ -83,8 +83,11 @@ class GenerateParams(Params):
     guidance_rescale: float = Field(
         0, ge=0, le=1, description="Against over-exposure by strong guidance.", exclude_if=_is_unused
     )
-    sampler: SamplerName = Field("euler", description="Sampling method.")
-    schedule: ScheduleName | None = Field(None, description="Noise schedule; the model's own by default.")
+    sampler: SamplerName | None = Field(None, description="Sampling method; the model's default if absent.")
+    schedule: ScheduleName | None = Field(
+        None,
+        description="Noise schedule; the model's default if absent, where the sampler has it.",
+    )
     eta: float = Field(0, ge=0, le=1, description="Noise of the ddim sampler.", exclude_if=_is_unused)
     init_image: ImageBytes | None = Field(
         None,

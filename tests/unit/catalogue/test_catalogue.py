@@ -11,7 +11,8 @@ from atelier.catalogue.storage import Storage
 from atelier.core.errors import ModelNotFound
 from atelier.core.geometry import Size
 
-_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+_SDXL, _TURBO = "stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/sdxl-turbo"
+_KNOWN = f"tiny-sdxl, tiny-sd15, tiny-sdxl-lightning, tiny-pony, {_SDXL}, {_TURBO}"
 _MODEL = """models:
   - id: mine
     description: A model.
@@ -55,8 +56,9 @@ def test_entries_remember_where_a_machine_keeps_models(tmp_path: Path) -> None:
 
 
 def test_the_catalogue_has_the_zoo_and_sdxl(shipped: Catalogue) -> None:
-    assert [entry.id for entry in shipped.models] == ["tiny-sdxl", "tiny-sd15", _SDXL]
-    assert [entry.family for entry in shipped.models] == ["sdxl", "sd15", "sdxl"]
+    zoo = ["tiny-sdxl", "tiny-sd15", "tiny-sdxl-lightning", "tiny-pony"]
+    assert [entry.id for entry in shipped.models] == [*zoo, _SDXL, _TURBO]
+    assert [entry.family for entry in shipped.models] == ["sdxl", "sd15", "sdxl", "sdxl", "sdxl", "sdxl"]
     assert shipped.model(None).id == "tiny-sdxl"
     sdxl = shipped.model(_SDXL)
     assert sdxl.vae is not None
@@ -81,13 +83,38 @@ def test_the_shipped_models_have_their_defaults(shipped: Catalogue) -> None:
         (entry.id, str(entry.defaults.size), entry.defaults.num_inference_steps, entry.defaults.guidance_scale)
         for entry in shipped.models
     ]
-    assert rows == [("tiny-sdxl", "128x128", 20, 5), ("tiny-sd15", "128x128", 20, 5), (_SDXL, "1024x1024", 30, 5)]
-    assert [(entry.sides_px.min, entry.sides_px.max) for entry in shipped.models] == [
-        (64, 256),
-        (64, 256),
-        (256, 2048),
+    assert rows == [
+        ("tiny-sdxl", "128x128", 20, 5),
+        ("tiny-sd15", "128x128", 20, 5),
+        ("tiny-sdxl-lightning", "128x128", 4, 0),
+        ("tiny-pony", "128x128", 20, 5),
+        (_SDXL, "1024x1024", 30, 5),
+        (_TURBO, "512x512", 4, 0),
     ]
-    assert [entry.created_unix_s for entry in shipped.models] == [1795132800, 1796083200, 1690243200]
+    sides = [(entry.sides_px.min, entry.sides_px.max) for entry in shipped.models]
+    assert sides == [(64, 256)] * 4 + [(256, 2048), (256, 1024)]
+    created = [entry.created.isoformat() for entry in shipped.models]
+    assert created == ["2026-11-20", "2026-12-01", "2026-11-30", "2026-11-30", "2023-07-25", "2023-11-27"]
+    assert [entry.created_unix_s for entry in shipped.models if entry.id == _SDXL] == [1690243200]
+
+
+def test_models_of_few_steps_have_trailing_timesteps(shipped: Catalogue) -> None:
+    samplings = {entry.id: (entry.defaults.sampler, entry.defaults.schedule) for entry in shipped.models}
+    assert samplings == {
+        "tiny-sdxl": ("euler", None),
+        "tiny-sd15": ("euler", None),
+        "tiny-sdxl-lightning": ("euler", "trailing"),
+        "tiny-pony": ("euler", None),
+        _SDXL: ("euler", None),
+        _TURBO: ("euler_a", "trailing"),
+    }
+
+
+def test_tiny_pony_has_prompts_of_its_own(shipped: Catalogue) -> None:
+    defaults = {entry.id: entry.defaults for entry in shipped.models}
+    pony = defaults.pop("tiny-pony")
+    assert (pony.negative_prompt, pony.empty_prompt) == ("blurry", "a picture")
+    assert {(other.negative_prompt, other.empty_prompt) for other in defaults.values()} == {(None, "")}
 
 
 def test_the_shipped_controlnets_have_their_scales(shipped: Catalogue) -> None:
@@ -104,7 +131,7 @@ def test_every_repository_of_the_hub_is_pinned_to_a_commit(shipped: Catalogue) -
     places += [entry.files for entry in shipped.annotators]
     places += [entry.vae for entry in shipped.models if entry.vae is not None]
     pinned = {files.repository: files.revision for files in places if files.repository is not None}
-    assert len(pinned) == 5
+    assert len(pinned) == 6
     for repository, revision in pinned.items():
         assert re.fullmatch("[0-9a-f]{40}", revision or ""), repository
 
@@ -116,6 +143,8 @@ def test_the_weights_of_the_zoo_are_there(shipped: Catalogue) -> None:
     assert [folder.name for folder in folders] == [
         "tiny-sdxl",
         "tiny-sd15",
+        "tiny-sdxl-lightning",
+        "tiny-pony",
         "tiny-canny",
         "tiny-depth",
         "tiny-depth-anything",
@@ -207,7 +236,7 @@ def test_a_controlnet_needs_its_model(shipped: Catalogue) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ((["nope"],), f"Unknown model 'nope'. Known models: tiny-sdxl, tiny-sd15, {_SDXL}."),
+        ((["nope"],), f"Unknown model 'nope'. Known models: {_KNOWN}."),
         ((["tiny-sdxl"], ["nope"]), "Unknown ControlNet 'nope'. Known ControlNets: tiny-canny, tiny-depth, "),
         ((["tiny-sdxl"], [], ["nope"]), "Unknown annotator 'nope'. Known annotators: tiny-depth-anything, "),
         ((["tiny-sdxl"], [], [], ["nope"]), "Unknown upscaler 'nope'. Known upscalers: tiny-x4, RealESRGAN_x4plus, "),

@@ -150,6 +150,21 @@ def test_defaults_have_the_bounds_of_requests(
             _defaults(**{field: value})
 
 
+def test_a_model_has_the_euler_sampler_and_its_own_schedule_by_default() -> None:
+    defaults = _defaults()
+    assert (defaults.sampler, defaults.schedule, defaults.empty_prompt) == ("euler", None, "")
+
+
+def test_a_default_schedule_is_one_that_the_default_sampler_has() -> None:
+    defaults = _defaults(sampler="dpmpp_2m", schedule="karras")
+    assert (defaults.sampler, defaults.schedule) == ("dpmpp_2m", "karras")
+    with pytest.raises(ValidationError, match="euler_a goes with normal, trailing, linspace; got 'karras'"):
+        _defaults(sampler="euler_a", schedule="karras")
+    for unknown in ({"sampler": "k_euler"}, {"schedule": "cosine"}):
+        with pytest.raises(ValidationError):
+            _defaults(**unknown)
+
+
 def test_a_default_size_outside_the_sides_is_an_error() -> None:
     with pytest.raises(ValidationError, match="default size 104x32 is outside sides_px"):
         _model(defaults=_defaults(size="104x32"))

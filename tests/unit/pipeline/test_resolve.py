@@ -199,6 +199,51 @@ def test_default_steps_stay_within_what_the_sampler_takes(catalogue: Catalogue) 
     assert _plan(slow, sampler="lcm", num_inference_steps=50).params.num_inference_steps == 50
 
 
+def test_sampler_and_schedule_of_the_model_are_used_where_the_request_names_none(catalogue: Catalogue) -> None:
+    def sampling(**fields: object) -> tuple[str, str | None]:
+        drawn = _plan(few_steps, num_inference_steps=4, **fields).passes[0].sampling
+        return drawn.sampler, drawn.schedule
+
+    few_steps = _with_defaults(catalogue, sampler="euler_a", schedule="trailing")
+    assert sampling() == ("euler_a", "trailing")
+    assert sampling(sampler="heun") == ("heun", "trailing")
+    assert sampling(schedule="linspace") == ("euler_a", "linspace")
+    assert sampling(sampler="dpmpp_2m", schedule="karras") == ("dpmpp_2m", "karras")
+    assert _plan(catalogue).passes[0].sampling == Sampling(num_inference_steps=20, sampler="euler", schedule=None)
+
+
+def test_a_default_schedule_gives_way_to_a_sampler_without_it(catalogue: Catalogue) -> None:
+    few_steps = _with_defaults(catalogue, schedule="trailing")
+    assert _plan(few_steps, sampler="lcm").passes[0].sampling.schedule is None
+    with pytest.raises(InvalidParameter, match="the sampler lcm goes with normal; got 'trailing'"):
+        _plan(few_steps, sampler="lcm", schedule="trailing")
+
+
+def test_bounds_are_those_of_the_models_sampler(catalogue: Catalogue) -> None:
+    with pytest.raises(InvalidParameter, match="the sampler lcm takes at most 50; got 51") as caught:
+        _plan(_with_defaults(catalogue, sampler="lcm"), num_inference_steps=51)
+    assert caught.value.param == "num_inference_steps"
+
+
+def test_default_sampler_and_schedule_are_recorded(catalogue: Catalogue) -> None:
+    plan = _plan(_with_defaults(catalogue, sampler="heun", schedule="trailing"), seed=1)
+    parameters = plan.parameters(1)
+    assert (parameters["sampler"], parameters["schedule"]) == ("heun", "trailing")
+    assert _plan(catalogue, **parameters) == plan
+
+
+def test_a_blank_prompt_is_the_models_empty_prompt(catalogue: Catalogue) -> None:
+    def positive(catalogue: Catalogue, **fields: object) -> Text:
+        return _plan(catalogue, init_image=_IMAGE, **fields).prompts.positive
+
+    pony = _with_defaults(catalogue, empty_prompt="a picture")
+    assert positive(pony, prompt="") == positive(pony, prompt=" \n") == Text("a picture", "a picture")
+    assert positive(pony, prompt="", prompt_2="y") == Text("a picture", "y")
+    assert positive(pony, prompt="x") == Text("x", "x")
+    assert positive(catalogue, prompt="") == Text("", "")
+    assert _plan(pony, init_image=_IMAGE, prompt="").parameters(1)["prompt"] == "a picture"
+
+
 def test_a_model_may_have_a_negative_prompt_of_its_own(catalogue: Catalogue) -> None:
     blurry = _with_defaults(catalogue, negative_prompt="blurry")
     assert _plan(blurry).prompts.negative == Text("blurry", "blurry")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from zoo.captions import canonical, random_wording
 from zoo.judge import judge
+from zoo.pony import PALETTE
 from zoo.scenes import COLOURS, RGB, SHAPES, Description, Thing, arrange, draw, random_description
 
 
@@ -81,6 +82,27 @@ def test_judge_detects_each_wrong_attribute() -> None:
     for shape in set(SHAPES) - {"circle"}:
         assert verdict_on("white", shape=shape)[2] is False
     assert verdict_on("white", place="top")[3] is False
+
+
+def test_images_in_another_palette_are_right_in_that_palette_alone() -> None:
+    random = Random(9)
+    for background in COLOURS:
+        for colour in set(COLOURS) - {background}:
+            description = Description(things=(Thing(colour=colour, shape="square"),), background=background)
+            scene = arrange(description, random, width=96, height=96)
+            for palette, other in ((RGB, PALETTE), (PALETTE, RGB)):
+                assert judge(draw(scene, palette), description, palette).is_right
+                verdict = judge(draw(scene, palette), description, other)
+                assert (verdict.background, verdict.things[0].colour) == (False, False)
+
+
+def test_judge_rejects_a_faded_colour_that_is_nearest_to_the_right_one() -> None:
+    thing = Thing(colour="red", shape="square", size="large")
+    scene = arrange(Description(things=(thing,), background="white"), Random(2), width=96, height=96)
+    for red, is_right in (((220, 40, 40), True), ((235, 55, 55), True), ((250, 90, 90), False)):
+        verdict = judge(draw(scene, {**RGB, "red": red}), scene.description)
+        assert verdict.things[0].colour is is_right
+        assert verdict.background
 
 
 def test_judge_finds_nothing_in_an_empty_image() -> None:

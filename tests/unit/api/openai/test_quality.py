@@ -7,7 +7,7 @@ from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import ModelEntry
 
 
-def _entry(catalogue: Catalogue, **defaults: float) -> ModelEntry:
+def _entry(catalogue: Catalogue, **defaults: float | str) -> ModelEntry:
     entry = catalogue.models[0]
     return entry.model_copy(update={"defaults": entry.defaults.model_copy(update=defaults)})
 
@@ -37,6 +37,8 @@ def test_quality_takes_at_least_a_step_and_no_more_than_the_sampler(small_catalo
     assert steps_of("low", _entry(small_catalogue, num_inference_steps=1), "euler") == 1
     assert steps_of("max", _entry(small_catalogue, num_inference_steps=100), "euler") == 150
     assert steps_of("max", _entry(small_catalogue, num_inference_steps=20), "lcm") == 50
+    assert steps_of("max", _entry(small_catalogue, num_inference_steps=20, sampler="lcm"), None) == 50
+    assert steps_of("max", _entry(small_catalogue, num_inference_steps=20, sampler="lcm"), "heun") == 60
 
 
 @pytest.mark.parametrize(("style", "guidance"), [("vivid", 7.0), ("natural", 3.5)])

@@ -25,6 +25,7 @@ def test_a_prompt_is_enough() -> None:
         "negative_prompt_2",
         "num_inference_steps",
         "guidance_scale",
+        "sampler",
         "schedule",
         "init_image",
         "mask_image",
@@ -43,7 +44,6 @@ def test_a_prompt_is_enough() -> None:
         "cache": "auto",
         "seed": -1,
         "guidance_rescale": 0,
-        "sampler": "euler",
         "eta": 0,
         "controls": (),
         "loras": (),
@@ -180,7 +180,6 @@ def test_serialised_params_leave_out_images_number_and_deadline() -> None:
         "size": "auto",
         "output_format": "png",
         "seed": -1,
-        "sampler": "euler",
         "strength": 0.5,
         "reproducibility": "fast",
     }
