@@ -114,7 +114,9 @@ class ModelEntry(Entry):
     #: A VAE that replaces the model's own.
     vae: Files | None = None
     sides_px: Sides
-    #: Projection from latents to preview RGB; if None, the model has no previews.
+    #: A small decoder for previews, diffusers' AutoencoderTiny.
+    preview_decoder: Files | None = None
+    #: Projection from latents to preview RGB, for a model without a preview decoder.
     latent_rgb: LatentRgb | None = None
     defaults: Defaults
 
@@ -123,6 +125,10 @@ class ModelEntry(Entry):
         if not self.sides_px.allow(self.defaults.size):
             raise ValueError(f"default size {self.defaults.size} is outside sides_px")
         return self
+
+    @property
+    def has_previews(self) -> bool:
+        return self.preview_decoder is not None or self.latent_rgb is not None
 
     @property
     def created_unix_s(self) -> int:

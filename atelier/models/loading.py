@@ -22,10 +22,26 @@ from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, Mo
 from atelier.core.errors import ModelUnavailable
 from atelier.models.esrgan import Network, network_from
 from atelier.models.files import FETCH, Source, absent_upscaler
-from atelier.models.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
+from atelier.models.parts import (
+    CONTROLNET,
+    DEPTH_ESTIMATOR,
+    PREVIEW_DECODER,
+    SCHEDULER,
+    SEPARATE_VAE,
+    TEXT_ENCODERS,
+    UNET,
+    VAE,
+    Part,
+)
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        AutoencoderTiny,
+        ControlNetModel,
+        EulerDiscreteScheduler,
+        UNet2DConditionModel,
+    )
     from transformers import (
         BaseImageProcessor,
         CLIPTextModel,
@@ -132,6 +148,23 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
             use_safetensors=True,
         )
     return vae.to(placement.device).eval()
+
+
+def fetch_preview_decoder(model: str, files: Files) -> None:
+    """Look for the files of a model's preview decoder, and download them unless they are required."""
+    with _folder(model, files, PREVIEW_DECODER):
+        pass
+
+
+def load_preview_decoder(model: str, files: Files, placement: Placement) -> AutoencoderTiny:
+    """Load a model's preview decoder."""
+    from diffusers import AutoencoderTiny
+
+    with _folder(model, files, PREVIEW_DECODER) as folder:
+        decoder = AutoencoderTiny.from_pretrained(
+            folder, variant=files.variant, dtype=placement.dtype, use_safetensors=True
+        )
+    return decoder.to(placement.device).eval()
 
 
 def load_text_encoder_modules(entry: ModelEntry, placement: Placement) -> TextEncoderModules:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from random import SystemRandom
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import LatentRgb
 from atelier.catalogue.loras import NO_LORAS
 from atelier.core.errors import NotSupported, ReplicaLost
 from atelier.core.geometry import Size
@@ -127,24 +126,23 @@ class Pipeline:
         A rejected request raises its error before the first event.
         """
         params = await self.seeded(params)
-        latent_rgb = self.check_previews(params.model, num_previews)
+        self.check_previews(params.model, num_previews)
         reports = Reports(
             steps=report_steps,
             are_steps_sparse=are_steps_sparse,
             num_previews=num_previews,
-            latent_rgb=latent_rgb,
+            latent_rgb=self.catalogue.model(params.model).latent_rgb,
         )
         deadline = Deadline(params.deadline_s, default_s=self._limits.default_deadline_s)
         async with aclosing(deadline.within(self._events(record, params, reports, deadline))) as events:
             async for event in events:
                 yield event
 
-    def check_previews(self, model: str | None, num_previews: int) -> LatentRgb | None:
-        """Return the projection of a model's previews. Raises NotSupported if some are asked for and it has none."""
+    def check_previews(self, model: str | None, num_previews: int) -> None:
+        """Raise NotSupported if previews are asked for and the model has none."""
         entry = self.catalogue.model(model)
-        if num_previews and entry.latent_rgb is None:
+        if num_previews and not entry.has_previews:
             raise NotSupported(f"{entry.id} has no previews; leave out partial_images.", param="partial_images")
-        return entry.latent_rgb
 
     async def seeded(self, params: GenerateParams) -> GenerateParams:
         """Return the params with the seed of equal requests before, if there is no seed and that is asked for."""

@@ -1,0 +1,100 @@
+"""Previews as images: latents of running requests are decoded in a thread of their own, beside the step loop.
+
+A preview never holds up anything: the thread gives way to all others, and what it has not begun when its stream ends
+is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from atelier.catalogue.entries import ModelEntry
+from atelier.core.conditioning import Floats
+from atelier.core.denoising import DecodedPreview, DenoiseRequest, StepEvent
+from atelier.engine.request import Emit, Event
+from atelier.models.loading import Placement, fetch_preview_decoder
+from atelier.models.preview_decoder import PreviewDecoder
+
+logger = logging.getLogger(__name__)
+
+#: Niceness of the thread: beside a busy step loop it gets a tenth of a core.
+_NICENESS = 10
+
+
+class Previews:
+    """Decodes the previews of the models that have a preview decoder."""
+
+    def __init__(self, models: Iterable[ModelEntry], placement: Placement) -> None:
+        """Look for the decoders' files; each is loaded for its first preview.
+
+        Raises ModelUnavailable if files are missing.
+        """
+        self._files = {entry.id: entry.preview_decoder for entry in models if entry.preview_decoder is not None}
+        for model, files in self._files.items():
+            fetch_preview_decoder(model, files)
+        self._placement = placement
+        self._decoders: dict[str, PreviewDecoder] = {}
+        self._thread = ThreadPoolExecutor(1, "previews", initializer=_give_way)
+
+    @contextmanager
+    def decoded(self, request: DenoiseRequest, emit: Callable[[Event | DecodedPreview], None]) -> Iterator[Emit]:
+        """Yield the function that receives the request's events in place of `emit`.
+
+        It passes them on at once, without the latents of their previews; those follow as `DecodedPreview`, in order,
+        from the thread of previews. Previews that are not begun when the context is left are dropped. A model without
+        a decoder keeps its latents.
+        """
+        model = request.pass_.model
+        if model not in self._files or not request.num_previews:
+            yield emit
+            return
+        # Loaded during the steps before the first preview.
+        decoding: list[Future[object]] = [self._thread.submit(self._decoder, model)]
+
+        def receive(event: Event) -> None:
+            if not isinstance(event, StepEvent) or event.preview is None:
+                emit(event)
+                return
+            emit(replace(event, preview=None))
+            decoding.append(self._thread.submit(self._decode, request, event.step, event.preview, emit))
+
+        try:
+            yield receive
+        finally:
+            for preview in decoding:
+                preview.cancel()
+
+    def close(self) -> None:
+        """Stop the thread after the preview in progress."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _decode(
+        self, request: DenoiseRequest, step: int, latents: Floats, emit: Callable[[DecodedPreview], None]
+    ) -> None:
+        try:
+            pixels = self._decoder(request.pass_.model).decode(latents)
+        except Exception:
+            logger.exception("a preview was not decoded", extra={"request_id": request.request_id})
+        else:
+            emit(DecodedPreview(step, pixels))
+
+    def _decoder(self, model: str) -> PreviewDecoder:
+        if model not in self._decoders:
+            self._decoders[model] = PreviewDecoder(model, self._files[model], self._placement)
+        return self._decoders[model]
+
+
+def _give_way() -> None:
+    """Let the current thread use one OpenMP thread, and no core that another thread wants."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":  # elsewhere niceness belongs to the process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

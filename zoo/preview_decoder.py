@@ -1,0 +1,130 @@
+"""The recipe of tiny-sdxl-preview: TAESD's decoder, diffusers' AutoencoderTiny, for the latents of tiny-sdxl.
+
+It learns to make the images that tiny-sdxl's VAE makes, also of the latents that previews show: predictions of x₀
+while an image is still noisy, which the VAE decodes to blurred images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from tqdm import tqdm
+
+from zoo.captions import canonical
+from zoo.dataset import random_training_description
+from zoo.scenes import Description, arrange, draw
+from zoo.sdxl import TextAndUNet, new_scheduler
+from zoo.tiny_sdxl import load
+from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, train, write_weights
+from zoo.vae import encode
+
+NUM_STEPS = 4000
+
+_NAME = "tiny-sdxl-preview"
+_LEARNING_RATE = 3e-3
+_BATCH = 8
+#: Number of scenes, and how many are drawn and predicted at once.
+_NUM_SCENES, _SCENES_AT_ONCE = 512, 16
+_SIDE_PX = 128
+#: Range of the predictions' guidance.
+_GUIDANCE_SCALES = (1.0, 8.0)
+
+
+def make() -> None:
+    """Train tiny-sdxl-preview from scratch (resuming an interrupted run) and write safetensors in fp16."""
+    torch.manual_seed(0)
+    tiny = new_autoencoder().to(DEVICE)
+    examples = cache(_make_examples)
+    train(
+        _NAME,
+        tiny.decoder,
+        lambda step: _loss(tiny, examples(), Random(f"{_NAME} {step}")),
+        num_steps=NUM_STEPS,
+        learning_rate=_LEARNING_RATE,
+    )
+    write_weights(tiny.half(), WEIGHTS_FOLDER / _NAME)
+    delete_states(_NAME)
+
+
+def new_autoencoder() -> AutoencoderTiny:
+    """Create the untrained model: a decoder, and the smallest encoder that the class allows, which nothing uses."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(4,),
+        num_encoder_blocks=(0,),
+        decoder_block_out_channels=(16,) * 4,
+        num_decoder_blocks=(4, 3, 0, 0),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Latents of images and of predictions, with the images that the VAE makes of them."""
+
+    #: [examples, 4, height / 8, width / 8], scaled as the UNet reads latents.
+    latents: torch.Tensor
+    #: [examples, 3, height, width], uint8.
+    images: torch.Tensor
+
+
+@torch.no_grad()
+def _make_examples() -> Examples:
+    """Draw scenes and take their latents, guided predictions of them, and blends of two, in equal numbers."""
+    vae, model = load()
+    random = Random(_NAME)
+    latents, images = [], []
+    for _ in tqdm(range(_NUM_SCENES // _SCENES_AT_ONCE), desc="examples", mininterval=10):
+        descriptions = [random_training_description(random) for _ in range(_SCENES_AT_ONCE)]
+        scenes = [arrange(each, random, width=_SIDE_PX, height=_SIDE_PX) for each in descriptions]
+        clean = encode(vae, [draw(scene) for scene in scenes])
+        share = torch.tensor([random.random() for _ in clean], device=DEVICE).view(-1, 1, 1, 1)
+        for one in (clean, _predicted(model, clean, descriptions, random), clean.lerp(clean.roll(1, dims=0), share)):
+            latents.append(one)
+            images.append(_decoded(vae, one))
+    return Examples(latents=torch.cat(latents), images=torch.cat(images))
+
+
+def _predicted(
+    model: TextAndUNet, clean: torch.Tensor, descriptions: list[Description], random: Random
+) -> torch.Tensor:
+    """Return guided predictions of x₀ from latents that are noised to random timesteps, each [images, 4, h, w]."""
+    generator = torch.Generator().manual_seed(random.getrandbits(32))
+    alphas = new_scheduler().alphas_cumprod.to(DEVICE)
+    timesteps = torch.randint(0, len(alphas), (len(clean),), generator=generator).to(DEVICE)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noise = torch.randn(clean.shape, generator=generator).to(DEVICE)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    prompt_embeds, pooled_prompt_embeds = model.encode([canonical(each) for each in descriptions])
+    time_ids = torch.tensor([[_SIDE_PX, _SIDE_PX, 0, 0, _SIDE_PX, _SIDE_PX]], device=DEVICE).float()
+    noise_pred, noise_pred_uncond = (
+        model.unet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=prompt_embeds * kept,
+            added_cond_kwargs={
+                "text_embeds": pooled_prompt_embeds * kept,
+                "time_ids": time_ids.expand(len(clean), -1),
+            },
+        ).sample
+        for kept in (1.0, 0.0)
+    )
+    guided = noise_pred_uncond + random.uniform(*_GUIDANCE_SCALES) * (noise_pred - noise_pred_uncond)
+    predicted: torch.Tensor = (noisy - (1 - alpha).sqrt() * guided) / alpha.sqrt()
+    return predicted
+
+
+def _decoded(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Decode latents as the server does, to [images, 3, height, width], uint8."""
+    images = vae.decode(latents / vae.config.scaling_factor).sample
+    decoded: torch.Tensor = ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return decoded
+
+
+def _loss(tiny: AutoencoderTiny, examples: Examples, random: Random) -> torch.Tensor:
+    chosen = random.sample(range(len(examples.latents)), _BATCH)
+    images = examples.images[chosen].float() / 127.5 - 1
+    error: torch.Tensor = tiny.decode(examples.latents[chosen]).sample.float() - images
+    return error.abs().mean() + 4 * error.square().mean()
