@@ -6,11 +6,22 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from zoo import control_report, depth_estimator, lora_report, loras, report, tiny_controlnets, tiny_sdxl, upscaler
+from zoo import (
+    control_report,
+    depth_estimator,
+    lora_report,
+    loras,
+    preview_decoder,
+    report,
+    tiny_controlnets,
+    tiny_sdxl,
+    upscaler,
+)
 from zoo.lora_recipes import RECIPES as LORAS
 
 RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sdxl": tiny_sdxl.make,
+    "tiny-sdxl-preview": preview_decoder.make,
     "tiny-canny": partial(tiny_controlnets.make, "canny"),
     "tiny-depth": partial(tiny_controlnets.make, "depth"),
     "tiny-depth-anything": depth_estimator.make,
