@@ -17,11 +17,11 @@ from dataclasses import replace
 
 import torch
 
-from atelier.catalogue.entries import ModelEntry
+from atelier.catalogue.entries import Files, ModelEntry
 from atelier.core.conditioning import Floats
 from atelier.core.denoising import DecodedPreview, DenoiseRequest, StepEvent
 from atelier.engine.request import Emit, Event
-from atelier.models.loading import Placement, fetch_preview_decoder
+from atelier.models.loading import Placement
 from atelier.models.preview_decoder import PreviewDecoder
 
 logger = logging.getLogger(__name__)
@@ -34,16 +34,20 @@ class Previews:
     """Decodes the previews of the models that have a preview decoder."""
 
     def __init__(self, models: Iterable[ModelEntry], placement: Placement) -> None:
-        """Look for the decoders' files; each is loaded for its first preview.
+        """Load the decoders; models that name the same files share one.
 
-        Raises ModelUnavailable if files are missing.
+        Raises ModelUnavailable if files are missing or corrupt.
         """
-        self._files = {entry.id: entry.preview_decoder for entry in models if entry.preview_decoder is not None}
-        for model, files in self._files.items():
-            fetch_preview_decoder(model, files)
-        self._placement = placement
-        self._decoders: dict[str, PreviewDecoder] = {}
         self._thread = ThreadPoolExecutor(1, "previews", initializer=_give_way)
+        by_files: dict[Files, PreviewDecoder] = {}
+        self._decoders: dict[str, PreviewDecoder] = {}
+        for entry in models:
+            files = entry.preview_decoder
+            if files is None:
+                continue
+            if files not in by_files:
+                by_files[files] = self._thread.submit(PreviewDecoder, entry.id, files, placement).result()
+            self._decoders[entry.id] = by_files[files]
 
     @contextmanager
     def decoded(self, request: DenoiseRequest, emit: Callable[[Event | DecodedPreview], None]) -> Iterator[Emit]:
@@ -53,19 +57,26 @@ class Previews:
         from the thread of previews. Previews that are not begun when the context is left are dropped. A model without
         a decoder keeps its latents.
         """
-        model = request.pass_.model
-        if model not in self._files or not request.num_previews:
+        decoder = self._decoders.get(request.pass_.model)
+        if decoder is None or not request.num_previews:
             yield emit
             return
-        # Loaded during the steps before the first preview.
-        decoding: list[Future[object]] = [self._thread.submit(self._decoder, model)]
+        decoding: list[Future[None]] = []
+
+        def decode(step: int, latents: Floats) -> None:
+            try:
+                pixels = decoder.decode(latents)
+            except Exception:
+                logger.exception("a preview was not decoded", extra={"request_id": request.request_id})
+            else:
+                emit(DecodedPreview(step, pixels))
 
         def receive(event: Event) -> None:
             if not isinstance(event, StepEvent) or event.preview is None:
                 emit(event)
                 return
             emit(replace(event, preview=None))
-            decoding.append(self._thread.submit(self._decode, request, event.step, event.preview, emit))
+            decoding.append(self._thread.submit(decode, event.step, event.preview))
 
         try:
             yield receive
@@ -76,21 +87,6 @@ class Previews:
     def close(self) -> None:
         """Stop the thread after the preview in progress."""
         self._thread.shutdown(cancel_futures=True)
-
-    def _decode(
-        self, request: DenoiseRequest, step: int, latents: Floats, emit: Callable[[DecodedPreview], None]
-    ) -> None:
-        try:
-            pixels = self._decoder(request.pass_.model).decode(latents)
-        except Exception:
-            logger.exception("a preview was not decoded", extra={"request_id": request.request_id})
-        else:
-            emit(DecodedPreview(step, pixels))
-
-    def _decoder(self, model: str) -> PreviewDecoder:
-        if model not in self._decoders:
-            self._decoders[model] = PreviewDecoder(model, self._files[model], self._placement)
-        return self._decoders[model]
 
 
 def _give_way() -> None:

@@ -150,12 +150,6 @@ def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:
     return vae.to(placement.device).eval()
 
 
-def fetch_preview_decoder(model: str, files: Files) -> None:
-    """Look for the files of a model's preview decoder, and download them unless they are required."""
-    with _folder(model, files, PREVIEW_DECODER):
-        pass
-
-
 def load_preview_decoder(model: str, files: Files, placement: Placement) -> AutoencoderTiny:
     """Load a model's preview decoder."""
     from diffusers import AutoencoderTiny

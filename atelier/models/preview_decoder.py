@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from atelier.catalogue.entries import Files
@@ -17,16 +18,21 @@ class PreviewDecoder:
     """The preview decoder of one model. Not thread-safe: used from one thread."""
 
     def __init__(self, model: str, files: Files, placement: Placement) -> None:
-        """Load the decoder of the model with this id. Raises ModelUnavailable if files are missing or corrupt."""
+        """Load the decoder of the model with this id and warm it up.
+
+        Raises ModelUnavailable if files are missing or corrupt.
+        """
         decoder = load_preview_decoder(model, files, placement)
         self._decoder = decoder.to(memory_format=torch.channels_last)
         self._placement = placement
+        self.decode(np.zeros((1, self._decoder.config.latent_channels, 16, 16), dtype=np.float32))
 
     @torch.inference_mode()
     def decode(self, latents: Floats) -> Pixels:
         """Decode latents [images, 4, height / 8, width / 8], one image at a time.
 
-        Returns [images, height, width, 3], reduced so that no side is longer than `MAX_SIDE_PX`.
+        Returns [images, height, width, 3] as large as the decoder makes them, eight times the latents' sides or less,
+        and reduced so that no side is longer than `MAX_SIDE_PX`.
         """
         inputs = torch.tensor(latents).to(self._placement.device, self._placement.dtype)
         images = torch.cat([self._reduced(self._decoder.decode(image).sample) for image in inputs.split(1)])

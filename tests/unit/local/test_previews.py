@@ -17,7 +17,10 @@ from atelier.core.denoising import DecodedPreview, Denoised, DenoiseRequest, Ste
 from atelier.core.errors import ModelUnavailable
 from atelier.core.origin import Origin
 from atelier.engine.request import Event
+from atelier.local import previews as local_previews
 from atelier.local.previews import Previews
+from atelier.models.loading import Placement
+from atelier.models.preview_decoder import PreviewDecoder
 from tests.preview_decoders import with_decoder
 from tests.small_models import CPU
 from tests.unit.engine.requests import new_request
@@ -160,24 +163,52 @@ def log() -> Iterator[_Log]:
     logger.removeHandler(handler)
 
 
-def test_a_decoder_that_fails_is_logged_and_costs_only_the_previews(catalogue: Catalogue, log: _Log) -> None:
-    files = catalogue.models[0].preview_decoder
-    assert files is not None
-    assert files.folder is not None
-    (files.folder / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
-    previews, events = Previews(catalogue.models, CPU), _Events()
+def test_a_preview_that_fails_is_logged_and_costs_nothing_else(previews: Previews, log: _Log) -> None:
+    events = _Events()
+    broken = StepEvent(1, 4, np.zeros((1, 3, 4, 8), np.float32))
     with previews.decoded(_request(), events.emit) as receive:
-        for step in (1, 2):
-            receive(_step(step))
-            log.wait()
-        receive(_DENOISED)
+        receive(broken)
+        log.wait()
+        receive(_step(2))
+        events.wait(1)
     previews.close()
-    assert events.received == [StepEvent(1, 4), StepEvent(2, 4), _DENOISED]
-    assert {vars(record)["request_id"] for record in log.records} == {"req"}
-    assert all("cannot load" in str(record.exc_info) for record in log.records)
+    assert [event.step for event in events.received] == [1, 2, 2]  # type: ignore[union-attr]
+    [record] = log.records
+    assert vars(record)["request_id"] == "req"
+    assert "channels" in str(record.exc_info)
 
 
-def test_a_decoder_whose_files_are_missing_ends_the_start(small_catalogue: Catalogue, tmp_path: Path) -> None:
-    absent = small_catalogue.models[0].model_copy(update={"preview_decoder": Files(folder=tmp_path / "nowhere")})
-    with pytest.raises(ModelUnavailable, match=r"Model 'small-sdxl': the folder .*nowhere does not exist"):
-        Previews([absent], CPU)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_decoder_that_cannot_be_loaded_ends_the_start(catalogue: Catalogue, is_there: bool) -> None:
+    [model] = catalogue.models
+    assert model.preview_decoder is not None
+    assert model.preview_decoder.folder is not None
+    weights = model.preview_decoder.folder / "diffusion_pytorch_model.safetensors"
+    if is_there:
+        weights.write_bytes(b"no weights")
+    else:
+        weights.unlink()
+    with pytest.raises(ModelUnavailable, match=r"Model 'small-sdxl': cannot load .*decoder"):
+        Previews([model], CPU)
+
+
+def test_models_that_name_the_same_files_share_a_decoder(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = list[str]()
+
+    def load(model: str, files: Files, placement: Placement) -> PreviewDecoder:
+        loaded.append(model)
+        return PreviewDecoder(model, files, placement)
+
+    monkeypatch.setattr(local_previews, "PreviewDecoder", load)
+    [model] = catalogue.models
+    previews = Previews([model, model.model_copy(update={"id": "other"})], CPU)
+    events, request = _Events(), _request()
+    other = replace(request, pass_=replace(request.pass_, model="other"))
+    with previews.decoded(other, events.emit) as receive:
+        receive(_step(1))
+        events.wait(1)
+    previews.close()
+    assert loaded == ["small-sdxl"]
+    assert [type(event) for event in events.received] == [StepEvent, DecodedPreview]

@@ -18,12 +18,14 @@ from atelier.models.loading import (
     Placement,
     load_controlnet,
     load_depth_estimator,
+    load_preview_decoder,
     load_text_encoder_modules,
     load_unet,
     load_upscaler,
     load_vae,
 )
 from tests.hub import COMMIT
+from tests.preview_decoders import write_decoder
 from tests.small_models import CPU
 
 Load = Callable[[ModelEntry, Placement], object]
@@ -156,6 +158,14 @@ def test_pickled_vae_of_its_own_is_rejected(small_catalogue: Catalogue, tmp_path
     _pickle_weights(tmp_path / "vae")
     with pytest.raises(ModelUnavailable, match="safetensors"):
         load_vae(entry, CPU)
+
+
+def test_pickled_preview_decoder_is_rejected(tmp_path: Path) -> None:
+    files = write_decoder(tmp_path / "decoder")
+    assert load_preview_decoder("small-sdxl", files, CPU).config.latent_channels == 4
+    _pickle_weights(_folder(files))
+    with pytest.raises(ModelUnavailable, match="safetensors"):
+        load_preview_decoder("small-sdxl", files, CPU)
 
 
 def test_pickled_controlnet_is_rejected(small_catalogue: Catalogue, tmp_path: Path) -> None:
