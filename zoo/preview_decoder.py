@@ -129,5 +129,5 @@ def _loss(tiny: AutoencoderTiny, examples: Examples, random: Random) -> torch.Te
     chosen = random.sample(range(len(examples.latents)), _BATCH)
     images = examples.images[chosen].float() / 127.5 - 1
     with torch.autocast(DEVICE.type, enabled=False):
-        error = tiny.decode(examples.latents[chosen]).sample - images
+        error: torch.Tensor = tiny.decode(examples.latents[chosen]).sample - images
     return error.abs().mean() + 4 * error.square().mean()

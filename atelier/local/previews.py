@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from atelier.models.preview_decoder import PreviewDecoder
 
 logger = logging.getLogger(__name__)
 
-#: Niceness of the thread: beside a busy step loop it gets a tenth of a core.
+#: Added to the thread's niceness: beside a busy step loop it gets a tenth of a core.
 _NICENESS = 10
 
 
@@ -93,4 +92,4 @@ def _give_way() -> None:
     """Let the current thread use one OpenMP thread, and no core that another thread wants."""
     torch.set_num_threads(1)
     if sys.platform == "linux":  # elsewhere niceness belongs to the process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        os.nice(_NICENESS)

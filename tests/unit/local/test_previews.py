@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files
@@ -119,6 +122,25 @@ def test_previews_of_other_requests_go_on_when_one_is_left(previews: Previews) -
     previews.close()
     assert [event.step for event in second.received] == [3, 3]  # type: ignore[union-attr]
     assert [event.step for event in first.received] == [1, 2, 1]  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
+def test_previews_are_decoded_with_one_openmp_thread_that_gives_way(previews: Previews) -> None:
+    seen = list[tuple[int, int]]()
+    decoded = threading.Event()
+
+    def emit(event: Event | DecodedPreview) -> None:
+        if isinstance(event, DecodedPreview):
+            niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            seen.append((niceness, torch.get_num_threads()))
+            decoded.set()
+
+    with previews.decoded(_request(), emit) as receive:
+        receive(_step(1))
+        assert decoded.wait(_WAIT_S)
+    [(niceness, num_threads)] = seen
+    assert niceness > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert num_threads == 1
 
 
 def test_events_without_a_preview_pass_unchanged(previews: Previews) -> None:
