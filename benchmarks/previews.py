@@ -3,7 +3,7 @@
 `python -m benchmarks.previews` makes images of held-out prompts with 3 previews at 20 steps, and prints the mean
 absolute difference, of 255, of the first and of the last preview to the image, by the preview decoder and by the
 linear projection. Then 16 clients ask for images, all with previews and none with any in turn; it prints the median
-of the rounds' ratios. All of it runs in this process, by `atelier.local`, as a Router and its replicas would.
+of the rounds' ratios, of rates and of CPU times. All of it runs in this process, by `atelier.local`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import io
 import os
 import statistics
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,7 @@ from zoo.report import held_out_descriptions
 
 _MODEL = "tiny-sdxl"
 _NUM_PROMPTS, _NUM_STEPS, _NUM_PREVIEWS = 30, 20, 3
-_NUM_CLIENTS, _IMAGES_PER_CLIENT = 16, 3
+_NUM_CLIENTS, _IMAGES_PER_CLIENT = 16, 2
 #: Programs of the UNet are traced after a hundred calls.
 _WARM_UP_ROUNDS = 2
 
@@ -93,49 +92,59 @@ def _pixels(file: bytes) -> npt.NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(file)), dtype=np.int16)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """What the images of 16 clients took, and how many previews the clients saw."""
+
+    taken_s: float
+    cpu_s: float
+    num_previews: int
+
+
 async def _cost(catalogue: Catalogue, *, rounds: int) -> dict[str, float | int]:
-    """Let 16 clients ask for images, in turn with previews and without, and return how the rates compare."""
+    """Let 16 clients ask for images, in turn with previews and without, and return how both compare.
+
+    The CPU time depends less than the rate on what else a shared machine does.
+    """
     prompts = [canonical(description) for description in held_out_descriptions(_NUM_CLIENTS)]
-    watched, unwatched, num_previews = list[float](), list[float](), 0
+    watched, unwatched = list[_Round](), list[_Round]()
     async with local_stages(catalogue) as stages:
         pipeline = Pipeline(stages, catalogue, PipelineLimits(max_pixel_steps=10**9))
         for index in range(_WARM_UP_ROUNDS + rounds):
             # In another order each time, because a shared machine may become slower or faster for a while.
-            rates = {}
-            for previews in (_NUM_PREVIEWS, 0) if index % 2 else (0, _NUM_PREVIEWS):
-                rates[previews], seen = await _rate(pipeline, prompts, previews, index)
-                num_previews += seen if index >= _WARM_UP_ROUNDS else 0
-            if index >= _WARM_UP_ROUNDS:
-                watched.append(rates[_NUM_PREVIEWS])
-                unwatched.append(rates[0])
+            for taken in (watched, unwatched) if index % 2 else (unwatched, watched):
+                taken.append(await _round(pipeline, prompts, _NUM_PREVIEWS if taken is watched else 0, index))
+    watched, unwatched = watched[_WARM_UP_ROUNDS:], unwatched[_WARM_UP_ROUNDS:]
+    pairs = list(zip(watched, unwatched, strict=True))
+    num_images = _NUM_CLIENTS * _IMAGES_PER_CLIENT
+    num_previews = sum(one.num_previews for one in watched)
     return {
         "rounds": rounds,
-        "images/s of 16 clients, nobody watches": round(statistics.median(unwatched), 2),
-        "images/s of 16 clients, everybody watches": round(statistics.median(watched), 2),
-        "watched over unwatched": round(statistics.median(_ratios(watched, unwatched)), 3),
-        "share of previews that came in time": round(
-            num_previews / (rounds * _NUM_CLIENTS * _IMAGES_PER_CLIENT * _NUM_PREVIEWS), 3
+        "images/s of 16 clients, nobody watches": round(
+            statistics.median(num_images / one.taken_s for one in unwatched), 2
         ),
+        "images/s of 16 clients, everybody watches": round(
+            statistics.median(num_images / one.taken_s for one in watched), 2
+        ),
+        "rate, watched over unwatched": round(statistics.median(no.taken_s / yes.taken_s for yes, no in pairs), 3),
+        "CPU time, watched over unwatched": round(statistics.median(yes.cpu_s / no.cpu_s for yes, no in pairs), 3),
+        "share of previews that came in time": round(num_previews / (rounds * num_images * _NUM_PREVIEWS), 3),
     }
 
 
-def _ratios(ours: Iterable[float], theirs: Iterable[float]) -> list[float]:
-    return [one / other for one, other in zip(ours, theirs, strict=True)]
-
-
-async def _rate(pipeline: Pipeline, prompts: list[str], num_previews: int, index: int) -> tuple[float, int]:
-    """Return the images per second of all clients, and the number of previews that they saw."""
-    seen = 0
-
-    async def client(number: int, prompt: str) -> None:
-        nonlocal seen
+async def _round(pipeline: Pipeline, prompts: list[str], num_previews: int, index: int) -> _Round:
+    async def client(number: int, prompt: str) -> int:
+        seen = 0
         for image in range(_IMAGES_PER_CLIENT):
             seed = (index * _NUM_CLIENTS + number) * _IMAGES_PER_CLIENT + image
             seen += len(await _files(pipeline, prompt, seed, num_previews)) - 1
+        return seen
 
-    start_s = time.perf_counter()
-    await asyncio.gather(*(client(number, prompt) for number, prompt in enumerate(prompts)))
-    return _NUM_CLIENTS * _IMAGES_PER_CLIENT / (time.perf_counter() - start_s), seen
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
+    seen = await asyncio.gather(*(client(number, prompt) for number, prompt in enumerate(prompts)))
+    return _Round(
+        taken_s=time.perf_counter() - start_s, cpu_s=time.process_time() - start_cpu_s, num_previews=sum(seen)
+    )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from zoo.tiny_sdxl import load
 from zoo.training import DEVICE, WEIGHTS_FOLDER, delete_states, train, write_weights
 from zoo.vae import encode
 
-NUM_STEPS = 5000
+NUM_STEPS, NUM_REFINING_STEPS = 5000, 2500
 
 _NAME = "tiny-sdxl-preview"
-_LEARNING_RATE = 3e-3
+_LEARNING_RATE, _REFINING_RATE = 3e-3, 1.5e-3
 _BATCH = 8
 #: Number of scenes, and how many are drawn and predicted at once.
 _NUM_SCENES, _SCENES_AT_ONCE = 512, 16
@@ -37,16 +37,28 @@ def make() -> None:
     """Train tiny-sdxl-preview from scratch (resuming an interrupted run) and write safetensors in fp16."""
     torch.manual_seed(0)
     tiny = new_autoencoder().to(DEVICE, memory_format=torch.channels_last)
-    examples = _make_examples()
-    train(
-        _NAME,
-        tiny.decoder,
-        lambda step: _loss(tiny, examples, Random(f"{_NAME} {step}")),
-        num_steps=NUM_STEPS,
-        learning_rate=_LEARNING_RATE,
-    )
-    write_weights(tiny.half(), WEIGHTS_FOLDER / _NAME)
+    _train(tiny, _NAME, with_blends=True, num_steps=NUM_STEPS, learning_rate=_LEARNING_RATE)
+    refine(tiny)
     delete_states(_NAME)
+
+
+def refine(tiny: AutoencoderTiny) -> None:
+    """Train the decoder on other scenes without blends, because these are no previews, and write safetensors."""
+    name = f"{_NAME}-refined"
+    _train(tiny, name, with_blends=False, num_steps=NUM_REFINING_STEPS, learning_rate=_REFINING_RATE)
+    write_weights(tiny.half(), WEIGHTS_FOLDER / _NAME)
+    delete_states(name)
+
+
+def _train(tiny: AutoencoderTiny, name: str, *, with_blends: bool, num_steps: int, learning_rate: float) -> None:
+    examples = _make_examples(Random(name), with_blends=with_blends)
+    train(
+        name,
+        tiny.decoder,
+        lambda step: _loss(tiny, examples, Random(f"{name} {step}")),
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+    )
 
 
 def new_autoencoder() -> AutoencoderTiny:
@@ -73,19 +85,20 @@ class Examples:
 
 
 @torch.no_grad()
-def _make_examples() -> Examples:
+def _make_examples(random: Random, *, with_blends: bool) -> Examples:
     """Draw scenes and take their latents, guided predictions of them, and blends of two, in equal numbers."""
     vae, model = load()
-    random = Random(_NAME)
     latents, images = [], []
     for _ in tqdm(range(_NUM_SCENES // _SCENES_AT_ONCE), desc="examples", mininterval=10):
         descriptions = [random_training_description(random) for _ in range(_SCENES_AT_ONCE)]
         scenes = [arrange(each, random, width=_SIDE_PX, height=_SIDE_PX) for each in descriptions]
         clean = encode(vae, [draw(scene) for scene in scenes])
-        share = torch.tensor([random.random() for _ in clean], device=DEVICE).view(-1, 1, 1, 1)
-        for one in (clean, _predicted(model, clean, descriptions, random), clean.lerp(clean.roll(1, dims=0), share)):
-            latents.append(one)
-            images.append(_decoded(vae, one))
+        inputs = [clean, _predicted(model, clean, descriptions, random)]
+        if with_blends:
+            share = torch.tensor([random.random() for _ in clean], device=DEVICE).view(-1, 1, 1, 1)
+            inputs.append(clean.lerp(clean.roll(1, dims=0), share))
+        latents += inputs
+        images += [_decoded(vae, one) for one in inputs]
     return Examples(latents=torch.cat(latents), images=torch.cat(images))
 
 
