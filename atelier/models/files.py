@@ -111,7 +111,8 @@ def sources(catalogue: Catalogue) -> Iterator[Source]:
         if model.vae is not None:
             yield Source(entry=f"Model {model.id!r}", files=model.vae, parts=(SEPARATE_VAE,))
         if model.preview_decoder is not None:
-            yield Source(entry=f"Model {model.id!r}", files=model.preview_decoder, parts=(PREVIEW_DECODER,))
+            entry = f"Preview decoder of {model.id!r}"
+            yield Source(entry=entry, files=model.preview_decoder, parts=(PREVIEW_DECODER,))
     for controlnet in catalogue.controlnets:
         yield Source(entry=f"Model {controlnet.id!r}", files=controlnet.files, parts=(CONTROLNET,))
     for annotator in catalogue.annotators:
