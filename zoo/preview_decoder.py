@@ -64,13 +64,13 @@ def _train(tiny: AutoencoderTiny, name: str, *, with_blends: bool, num_steps: in
 def new_autoencoder() -> AutoencoderTiny:
     """Create the untrained model: a decoder, and the smallest encoder that the class allows, which nothing uses.
 
-    The decoder doubles sides twice, not three times: for the same time it has twice the channels, which colours need.
+    The decoder doubles sides twice, not three times, because most of its time would go into the last doubling.
     """
     return AutoencoderTiny(
         encoder_block_out_channels=(4,),
         num_encoder_blocks=(0,),
-        decoder_block_out_channels=(32,) * 3,
-        num_decoder_blocks=(3, 2, 0),
+        decoder_block_out_channels=(16,) * 3,
+        num_decoder_blocks=(3, 3, 0),
     )
 
 
