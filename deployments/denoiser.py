@@ -33,6 +33,7 @@ class Denoiser:
         """
         from atelier.engine.engine import EngineSettings
         from atelier.local.denoising import new_engine
+        from atelier.local.previews import Previews
         from deployments.accelerator import OwnDevice, placement
         from deployments.residuals import transport
 
@@ -40,6 +41,7 @@ class Denoiser:
         place = placement(options)
         self._limits = limits = DenoiserLimits()
         self._metrics = metrics = DenoiserMetrics()
+        self._previews = Previews(catalogue, place)
         self._engine = new_engine(
             catalogue,
             place,
@@ -65,7 +67,7 @@ class Denoiser:
         """Yield the request's events, `Denoised` last; cancelling the stream stops the work before the next step."""
         from atelier.local.denoising import event_stream
 
-        open_stream = partial(event_stream, self._engine)
+        open_stream = partial(event_stream, self._engine, self._previews)
         async with traced_stream(request, open_stream, lambda: self._engine.status().num_running) as events:
             async for event in events:
                 yield event

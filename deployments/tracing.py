@@ -53,8 +53,8 @@ async def _traced(
     async def watched(events: AsyncIterator[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:
         async for event in events:
             times.add(event)
-            is_extra = isinstance(event, StepEvent) and event.preview is None and not request.report_steps
-            yield Heartbeat() if is_extra else event
+            is_bare = isinstance(event, StepEvent) and event.preview is None and event.snapshot is None
+            yield Heartbeat() if is_bare and not request.report_steps else event
 
     try:
         async with open_stream(replace(request, report_steps=True)) as events:

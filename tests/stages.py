@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import DenoiseEvent, DenoiseRequest, StepEvent
+from atelier.core.denoising import DecodedPreview, Denoised, DenoiseEvent, DenoiseRequest, StepEvent
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Reproducibility
@@ -45,6 +46,8 @@ class RecordingStages:
         self.failures: dict[str, Exception] = {}
         #: Whether streams of the denoiser end without latents.
         self.drops_latents = False
+        #: Previews that streams of the denoiser have before their latents, in place of the stages' own.
+        self.previews: list[DecodedPreview] = []
         #: Whether the stages answer that they are ready.
         self.is_ready = True
         #: What `status` answers instead of the stages.
@@ -90,7 +93,7 @@ class RecordingStages:
         try:
             await self.may_denoise.wait()
             async with self._stages.denoise(request) as events:
-                yield self._without_latents(events) if self.drops_latents else events
+                yield self._changed(events)
         finally:
             self.ended.set()
 
@@ -126,10 +129,13 @@ class RecordingStages:
     async def status(self) -> GraphStatus:
         return self.given_status or await self._stages.status()
 
-    @staticmethod
-    async def _without_latents(
-        events: AsyncIterator[DenoiseEvent],
-    ) -> AsyncIterator[DenoiseEvent]:
+    async def _changed(self, events: AsyncIterator[DenoiseEvent]) -> AsyncIterator[DenoiseEvent]:
         async for event in events:
-            if isinstance(event, StepEvent):
-                yield event
+            if isinstance(event, Denoised):
+                for preview in self.previews:
+                    yield preview
+                if self.drops_latents:
+                    continue
+            if isinstance(event, StepEvent) and self.previews:
+                event = replace(event, preview=None)
+            yield event

@@ -37,7 +37,7 @@ class Supported:
             "control": bool(catalogue.controlnets_for(model.id)),
             "lora": any(entry.goes_with(model) for entry in loras.by_id.values()),
             "edit": False,
-            "previews": model.latent_rgb is not None,
+            "previews": model.has_previews,
         }
         return cls(model.id, can)
 

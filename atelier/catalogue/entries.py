@@ -184,7 +184,9 @@ class ModelEntry(Entry):
     #: Whether the model stays on the device once it is there, and whether no other model may be there with it.
     keep: bool = False
     exclusive: bool = False
-    #: Projection from latents to preview RGB; if None, the model has no previews.
+    #: A small decoder for previews, diffusers' AutoencoderTiny.
+    preview_decoder: Files | None = None
+    #: Projection from latents to preview RGB, for a model without a preview decoder.
     latent_rgb: LatentRgb | None = None
     defaults: Defaults
 
@@ -204,6 +206,10 @@ class ModelEntry(Entry):
         """The negative prompt of requests without one; None stands for embeddings of zeros."""
         own = self.defaults.negative_prompt
         return self.traits.negative_prompt if own is None else own
+
+    @property
+    def has_previews(self) -> bool:
+        return self.preview_decoder is not None or self.latent_rgb is not None
 
     @property
     def created_unix_s(self) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NewType
 
+import numpy as np
+import numpy.typing as npt
+
 from atelier.core.adapters import Lora, in_order
 from atelier.core.conditioning import Conditioning, Floats, Role, TextEmbeds
 from atelier.core.control import Control
@@ -136,9 +139,21 @@ class StepEvent:
 
     step: int
     total: int
-    #: The model's current prediction of x₀, [images, 4, height / 8, width / 8].
+    #: The model's current prediction of x₀, [images, 4, height / 8, width / 8]; None if it is decoded on its own.
     preview: Floats | None = None
     snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPreview:
+    """The images that step `step` predicts, as soon as they are decoded: after the `StepEvent`, before `Denoised`.
+
+    Events of later steps may come earlier. A preview that is not decoded when the last step is done is left out.
+    """
+
+    step: int
+    #: RGB, [images, height, width, 3]; may be smaller than the images will be.
+    pixels: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +177,4 @@ class Denoised:
 
 
 #: An event of a stream.
-DenoiseEvent = StepEvent | Heartbeat | Denoised
+DenoiseEvent = StepEvent | DecodedPreview | Heartbeat | Denoised

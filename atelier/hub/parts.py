@@ -79,6 +79,7 @@ UNET = Part(folder="unet", weights=_DIFFUSERS_WEIGHTS)
 VAE = Part(folder="vae", weights=_DIFFUSERS_WEIGHTS)
 #: A VAE in a repository of its own.
 SEPARATE_VAE = Part(weights=_DIFFUSERS_WEIGHTS)
+PREVIEW_DECODER = Part(weights=_DIFFUSERS_WEIGHTS)
 SCHEDULER = Part(folder="scheduler", needed=("scheduler_config.json",))
 CONTROLNET = Part(weights=_DIFFUSERS_WEIGHTS)
 DEPTH_ESTIMATOR = Part(needed=("config.json", "preprocessor_config.json"), weights=_TRANSFORMERS_WEIGHTS)

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.control.transports import Transport
-from atelier.core.denoising import HEARTBEAT_S, Denoised, DenoiseEvent, DenoiseRequest, Heartbeat
+from atelier.core.denoising import HEARTBEAT_S, DecodedPreview, Denoised, DenoiseEvent, DenoiseRequest, Heartbeat
 from atelier.core.errors import AtelierError
 from atelier.engine.engine import Engine, EngineSettings, StepReport
 from atelier.engine.request import Event
 from atelier.engine.runners import Runners, load_runners
+from atelier.local.previews import Previews
 from atelier.models.hashes import place_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
@@ -48,26 +49,29 @@ def new_engine(
 
 
 @asynccontextmanager
-async def event_stream(engine: Engine, request: DenoiseRequest) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
+async def event_stream(
+    engine: Engine, previews: Previews, request: DenoiseRequest
+) -> AsyncIterator[AsyncIterator[DenoiseEvent]]:
     """Submit a request and iterate over its events, `Denoised` last; leaving the context cancels the request.
 
     Raises QueueFull if the engine is full; the iterator raises the error that ends the request.
     """
     loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
+    events: asyncio.Queue[Event | DecodedPreview] = asyncio.Queue()
 
-    def emit(event: Event) -> None:
+    def emit(event: Event | DecodedPreview) -> None:
         loop.call_soon_threadsafe(events.put_nowait, event)
 
-    engine.submit(request, emit)
-    try:
-        yield _until_end(events)
-    finally:
-        engine.cancel(request.request_id)
+    with previews.decoded(request, emit) as receive:
+        engine.submit(request, receive)
+        try:
+            yield _until_end(events)
+        finally:
+            engine.cancel(request.request_id)
 
 
-async def _until_end(events: asyncio.Queue[Event]) -> AsyncIterator[DenoiseEvent]:
-    event: Event | Heartbeat | None = None
+async def _until_end(events: asyncio.Queue[Event | DecodedPreview]) -> AsyncIterator[DenoiseEvent]:
+    event: Event | DecodedPreview | Heartbeat | None = None
     while not isinstance(event, Denoised):
         try:
             async with asyncio.timeout(HEARTBEAT_S):

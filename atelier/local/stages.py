@@ -20,6 +20,7 @@ from atelier.core.status import Device, GraphStatus, Holders, Service, used_gpus
 from atelier.engine.engine import Engine, EngineSettings
 from atelier.local.denoising import event_stream, new_engine
 from atelier.local.images import AnnotatorStage, AutoencoderStage, UpscalerStage
+from atelier.local.previews import Previews
 from atelier.local.runtime import Runtime
 from atelier.local.texts import TextEncoderStage
 from atelier.models.gpus import GpuReader
@@ -51,7 +52,7 @@ class _HoldsModels(Protocol):
 
 
 class LocalStages:
-    """`atelier.pipeline.stages.Stages` in this process: one thread for the engine and one for all other models."""
+    """`atelier.pipeline.stages.Stages` in this process: threads for the engine, its previews and all other models."""
 
     def __init__(
         self, catalogue: Catalogue, *, placement: Placement = CPU, settings: EngineSettings = DEFAULT_SETTINGS
@@ -69,10 +70,12 @@ class LocalStages:
             settings,
             transport=lambda host: InProcess(load_controlnets(catalogue, placement, host)),
         )
+        self._previews = Previews(catalogue, placement)
 
     def close(self) -> None:
         """Stop the engine after the step in progress."""
         self.engine.close()
+        self._previews.close()
 
     async def encode_texts(self, model: str, prompts: Prompts, reproducibility: Reproducibility) -> EncodedTexts:
         return await self._text_encoder.encode_texts(model, prompts, reproducibility)
@@ -84,7 +87,7 @@ class LocalStages:
         return await self._annotator.annotate(annotation, pixels)
 
     def denoise(self, request: DenoiseRequest) -> AbstractAsyncContextManager[AsyncIterator[DenoiseEvent]]:
-        return event_stream(self.engine, request)
+        return event_stream(self.engine, self._previews, request)
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         return await self._autoencoder.decode_latents(model, latents)

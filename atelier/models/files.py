@@ -16,7 +16,17 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from atelier.catalogue.catalogue import Catalogue
 from atelier.catalogue.entries import Files, LoraEntry, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
-from atelier.hub.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, SEPARATE_VAE, TEXT_ENCODERS, UNET, VAE, Part
+from atelier.hub.parts import (
+    CONTROLNET,
+    DEPTH_ESTIMATOR,
+    PREVIEW_DECODER,
+    SCHEDULER,
+    SEPARATE_VAE,
+    TEXT_ENCODERS,
+    UNET,
+    VAE,
+    Part,
+)
 
 FETCH = "python -m atelier.models.fetch CONFIG"
 _CONVERT = "python -m atelier.models.convert_upscaler"
@@ -100,6 +110,9 @@ def sources(catalogue: Catalogue) -> Iterator[Source]:
         yield _of_model(model)
         if model.vae is not None:
             yield source_of(f"Model {model.id!r}", model.vae, vae_part(model))
+        if model.preview_decoder is not None:
+            entry = f"Preview decoder of {model.id!r}"
+            yield Source(entry=entry, files=model.preview_decoder, parts=(PREVIEW_DECODER,))
     for controlnet in catalogue.controlnets:
         yield Source(entry=f"Model {controlnet.id!r}", files=controlnet.files, parts=(CONTROLNET,))
     for annotator in catalogue.annotators:

@@ -21,14 +21,20 @@ from safetensors.torch import load_file
 
 from atelier.catalogue.entries import AnnotatorEntry, ControlNetEntry, Files, ModelEntry, UpscalerEntry
 from atelier.core.errors import ModelUnavailable
-from atelier.hub.parts import CONTROLNET, DEPTH_ESTIMATOR, SCHEDULER, TEXT_ENCODERS, UNET, Part
+from atelier.hub.parts import CONTROLNET, DEPTH_ESTIMATOR, PREVIEW_DECODER, SCHEDULER, TEXT_ENCODERS, UNET, Part
 from atelier.models import single_file
 from atelier.models.esrgan import Network, network_from
 from atelier.models.files import FETCH, Source, absent_upscaler, source_of, vae_part
 from atelier.models.memory import UNLIMITED, Memory
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        AutoencoderTiny,
+        ControlNetModel,
+        EulerDiscreteScheduler,
+        UNet2DConditionModel,
+    )
     from transformers import (
         BaseImageProcessor,
         CLIPTextModel,
@@ -122,6 +128,17 @@ def load_scheduler(entry: ModelEntry) -> EulerDiscreteScheduler:
             folder, subfolder="scheduler", **single_file.scheduler_settings(entry)
         )
     return scheduler
+
+
+def load_preview_decoder(model: str, files: Files, placement: Placement) -> AutoencoderTiny:
+    """Load a model's preview decoder."""
+    from diffusers import AutoencoderTiny
+
+    with _folder(model, files, PREVIEW_DECODER) as folder:
+        decoder = AutoencoderTiny.from_pretrained(
+            folder, variant=files.variant, dtype=placement.dtype, use_safetensors=True
+        )
+    return decoder.to(placement.device).eval()
 
 
 def load_vae(entry: ModelEntry, placement: Placement) -> AutoencoderKL:

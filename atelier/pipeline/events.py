@@ -54,9 +54,5 @@ class Reports:
     #: Whether only steps are reported whose events come anyhow: with a preview, or about once a second.
     are_steps_sparse: bool = False
     num_previews: int = 0
-    #: The model's projection from latents to RGB, from the catalogue; previews need it.
+    #: The model's projection from latents to RGB, from the catalogue, for previews that arrive as latents.
     latent_rgb: LatentRgb | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_previews and self.latent_rgb is None:
-            raise ValueError("previews need latent_rgb")

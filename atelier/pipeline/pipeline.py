@@ -16,7 +16,6 @@ from random import SystemRandom
 
 from atelier.catalogue.capabilities import Supported
 from atelier.catalogue.catalogue import Catalogue
-from atelier.catalogue.entries import LatentRgb
 from atelier.core.errors import ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.params import AnnotateParams, GenerateParams, UpscaleParams
@@ -127,25 +126,24 @@ class Pipeline:
         A rejected request raises its error before the first event.
         """
         params = await self.seeded(params)
-        latent_rgb = self.check_previews(params.model, num_previews)
+        self.check_previews(params.model, num_previews)
         reports = Reports(
             steps=report_steps,
             are_steps_sparse=are_steps_sparse,
             num_previews=num_previews,
-            latent_rgb=latent_rgb,
+            latent_rgb=self.catalogue.model(params.model).latent_rgb,
         )
         deadline = Deadline(params.deadline_s, default_s=self._limits.default_deadline_s)
         async with aclosing(deadline.within(self._events(record, params, reports, deadline))) as events:
             async for event in events:
                 yield event
 
-    def check_previews(self, model: str | None, num_previews: int) -> LatentRgb | None:
-        """Return the projection of a model's previews. Raises NotSupported if some are asked for and it has none."""
+    def check_previews(self, model: str | None, num_previews: int) -> None:
+        """Raise NotSupported if previews are asked for and the model has none."""
         entry = self.catalogue.model(model)
         if num_previews:
             supported = Supported.of(entry, self.catalogue, self.catalogue.loras.latest)
             supported.check("previews", param="partial_images")
-        return entry.latent_rgb
 
     async def seeded(self, params: GenerateParams) -> GenerateParams:
         """Return the params with the seed of equal requests before, if there is no seed and that is asked for."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from atelier.core.conditioning import Floats, Prompts
 from atelier.core.control import Annotation, ControlImage
-from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
+from atelier.core.denoising import DecodedPreview, Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import PoisonRequest, ReplicaDied, ReplicaLeaving, ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.sampling import Reproducibility
@@ -59,12 +59,13 @@ class RequestStages:
     ) -> Upscaled:
         return await self._call("upscale", lambda: self._stages.upscale(upscaler, pixels, size, reproducibility))
 
-    async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[StepEvent | Denoised]:
+    async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[StepEvent | DecodedPreview | Denoised]:
         """Yield the request's events, `Denoised` last; closing the iterator stops the work before the next step.
 
-        Steps that are repeated after a loss are not reported again. Raises PoisonRequest after two deaths.
+        Steps and previews that are repeated after a loss are not reported again. Raises PoisonRequest after two
+        deaths.
         """
-        step, num_losses, num_deaths = 0, 0, 0
+        step, preview_step, num_losses, num_deaths = 0, 0, 0, 0
         request = replace(request, snapshot_period_s=_SNAPSHOT_PERIOD_S)
         with self._record.timed("denoise"):
             for call in count(1):
@@ -73,6 +74,11 @@ class RequestStages:
                         async for event in events:
                             if isinstance(event, Denoised):
                                 yield event
+                                continue
+                            if isinstance(event, DecodedPreview):
+                                if event.step > preview_step:
+                                    preview_step = event.step
+                                    yield event
                                 continue
                             if event.snapshot is not None:
                                 request = replace(request, resume=event.snapshot)
@@ -91,7 +97,9 @@ class RequestStages:
                         raise
                     self._repeat("denoise", error)
 
-    async def _attempt(self, request: DenoiseRequest, call: int) -> AsyncGenerator[StepEvent | Denoised]:
+    async def _attempt(
+        self, request: DenoiseRequest, call: int
+    ) -> AsyncGenerator[StepEvent | DecodedPreview | Denoised]:
         """Yield the events of one stream. Raises ReplicaLost if it ends without latents.
 
         The engine knows the request by an id of its own, because a lost replica may still be at work under the last.
@@ -111,7 +119,7 @@ class RequestStages:
                 async for event in events:
                     if isinstance(event, Denoised):
                         latents = event
-                    elif isinstance(event, StepEvent):
+                    elif isinstance(event, StepEvent | DecodedPreview):
                         yield event
         except ReplicaLost:
             if latents is None:

@@ -10,10 +10,11 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from atelier.core.conditioning import Floats
-from atelier.core.denoising import Denoised, RequestId, StepEvent
+from atelier.core.denoising import DecodedPreview, Denoised, RequestId, StepEvent
+from atelier.core.geometry import Size
 from atelier.imaging.formats import write_picture
-from atelier.imaging.preview import preview
+from atelier.imaging.inputs import RgbPixels
+from atelier.imaging.preview import projected, resized
 from atelier.pipeline.events import Event, Planned, Preview, Reports, Step
 from atelier.pipeline.finish import Drawn, finish
 from atelier.pipeline.inputs import Inputs
@@ -75,23 +76,29 @@ class _Reporter:
         self._started_s = time.monotonic()
         self._num_previews = 0
 
-    async def reports(self, event: StepEvent, *, pass_index: int) -> Sequence[Step | Preview]:
+    async def reports(self, event: StepEvent | DecodedPreview, *, pass_index: int) -> Sequence[Step | Preview]:
         """Return the reports of an event: its step, its preview, both or neither."""
         reports: list[Step | Preview] = []
-        if self._reports.steps:
+        if self._reports.steps and isinstance(event, StepEvent):
             step = sum(self._num_steps[:pass_index]) + event.step
             elapsed_s = time.monotonic() - self._started_s
             reports.append(Step(step=step, total=sum(self._num_steps), elapsed_s=elapsed_s))
-        if event.preview is not None:
-            files = await asyncio.to_thread(self._preview_files, event.preview)
+        if isinstance(event, DecodedPreview) or event.preview is not None:
+            files = await asyncio.to_thread(self._preview_files, event)
             reports.append(Preview(index=self._num_previews, files=files))
             self._num_previews += 1
         return reports
 
-    def _preview_files(self, latents: Floats) -> tuple[bytes, ...]:
-        assert self._reports.latent_rgb is not None
-        size, params, projection = self._plan.passes[0].size, self._plan.params, self._reports.latent_rgb
+    def _preview_files(self, event: StepEvent | DecodedPreview) -> tuple[bytes, ...]:
+        params = self._plan.params
         return tuple(
-            write_picture(preview(image, projection, size), params.output_format, quality=params.output_compression)
-            for image in latents
+            write_picture(pixels, params.output_format, quality=params.output_compression)
+            for pixels in self._preview_pixels(event, self._plan.passes[0].size)
         )
+
+    def _preview_pixels(self, event: StepEvent | DecodedPreview, size: Size) -> list[RgbPixels]:
+        if isinstance(event, DecodedPreview):
+            return [resized(pixels, size) for pixels in event.pixels]
+        assert event.preview is not None
+        assert self._reports.latent_rgb is not None, "a model without a preview decoder has a projection"
+        return [projected(latents, self._reports.latent_rgb, size) for latents in event.preview]

@@ -44,12 +44,15 @@ def _publish(files: Files, source: Files, root: Path) -> dict[str, str]:
 
 
 def _publish_all(small: Catalogue, root: Path) -> dict[str, str]:
-    """Small models under the names and commits of those that the config serves."""
+    """Small models under the names and commits of those that the config serves; any VAE stands for the decoder."""
     sdxl = read_catalogue().model("stabilityai/stable-diffusion-xl-base-1.0")
     model, net, depth = small.models[0].files, small.controlnets[0].files, small.annotators[0].files
     assert sdxl.vae is not None
+    assert sdxl.preview_decoder is not None
     assert model.folder is not None
-    commits = _publish(sdxl.files, model, root) | _publish(sdxl.vae, Files(folder=model.folder / "vae"), root)
+    vae = Files(folder=model.folder / "vae")
+    commits = _publish(sdxl.files, model, root)
+    commits |= _publish(sdxl.vae, vae, root) | _publish(sdxl.preview_decoder, vae, root)
     for controlnet in (one for one in read_catalogue().controlnets if one.base == sdxl.id):
         commits |= _publish(controlnet.files, net, root)
     [annotator] = [one for one in read_catalogue().annotators if one.files.repository]
@@ -88,7 +91,7 @@ def test_the_weights_of_the_config_are_fetched_by_the_commands(small_catalogue: 
         upscalers=("RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B"),
     )
     assert absent(selection.read(models_dir)) == []
-    assert len(absent(selection.read({"ATELIER_MODELS_DIR": str(tmp_path / "elsewhere")}))) == 7
+    assert len(absent(selection.read({"ATELIER_MODELS_DIR": str(tmp_path / "elsewhere")}))) == 8
 
 
 def test_every_file_of_a_command_exists() -> None:

@@ -172,13 +172,19 @@ def test_a_default_size_outside_the_sides_is_an_error() -> None:
 
 def test_a_model_is_sdxl_without_previews_or_another_vae_by_default() -> None:
     model = _model()
-    assert (model.family, model.latent_rgb, model.vae) == ("sdxl", None, None)
+    assert (model.family, model.preview_decoder, model.latent_rgb, model.vae) == ("sdxl", None, None, None)
+    assert not model.has_previews
     with pytest.raises(ValidationError):
         _model(family="flux")
 
 
 def test_the_day_a_model_was_made_is_midnight_utc() -> None:
     assert _model().created_unix_s == 172_800
+
+
+def test_a_model_has_previews_by_a_decoder_or_by_a_projection() -> None:
+    assert _model(preview_decoder=Files(folder=Path("decoder"))).has_previews
+    assert _model(latent_rgb=((0.1, 0.2, 0.3),) * 5).has_previews
 
 
 def test_a_projection_has_four_channels_and_a_bias() -> None:

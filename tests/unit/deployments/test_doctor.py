@@ -34,9 +34,10 @@ def test_a_graph_that_can_start_is_described(
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert (status, err) == (0, "")
     lines = [line.strip() for line in out.splitlines()]
-    [model] = [line for line in lines if "'tiny-sdxl'" in line]
+    [model] = [line for line in lines if "Model 'tiny-sdxl'" in line]
     assert model.endswith(f" MB in {folder}")
     assert float(model.split(": ")[1].split(" MB")[0]) == pytest.approx(size / 1e6, rel=0.05)
+    assert any(line.startswith("Preview decoder of 'tiny-sdxl': 0.1 MB in ") for line in lines)
     assert "1 × Denoiser: 0.4 CPU, float32 on cpu" in lines
     assert any(line.startswith("images") and "s3://images, shared by all Routers" in line for line in lines)
     [jobs] = [line for line in lines if line.startswith("jobs")]

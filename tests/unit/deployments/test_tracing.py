@@ -20,6 +20,7 @@ from ray.serve._private.tracing_utils import _load_span_processors
 
 from atelier.core.conditioning import Conditioning, TextEmbeds
 from atelier.core.denoising import (
+    DecodedPreview,
     Denoised,
     DenoiseEvent,
     DenoiseRequest,
@@ -32,6 +33,7 @@ from atelier.core.errors import ReplicaLost
 from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.sampling import Sampling
+from atelier.core.snapshot import Snapshot
 from deployments.tracing import otlp, stay_in_serves_trace, traced_stream
 from tests.collector import collector
 
@@ -172,11 +174,14 @@ async def test_the_most_requests_at_once_are_counted(
 async def test_a_client_gets_the_steps_it_asked_for_and_otherwise_signs_of_life(
     traces: _Traces, request_: DenoiseRequest
 ) -> None:
-    preview = StepEvent(2, 3, _LATENTS)
-    engine = _Engine([StepEvent(1, 3), preview, Heartbeat(), StepEvent(3, 3), _DENOISED])
+    preview, decoded = StepEvent(2, 4, _LATENTS), DecodedPreview(1, np.zeros((2, 96, 128, 3), np.uint8))
+    snapshot = Snapshot(step=3, latents=_LATENTS, denoised_1=None, denoised_2=None, origin=Origin("place"))
+    saved = StepEvent(3, 4, snapshot=snapshot)
+    engine = _Engine([StepEvent(1, 4), preview, decoded, Heartbeat(), saved, StepEvent(4, 4), _DENOISED])
     asked = await traces.denoise(replace(request_, report_steps=True), engine)
     assert asked == engine.events
-    assert await traces.denoise(request_, engine) == [Heartbeat(), preview, Heartbeat(), Heartbeat(), _DENOISED]
+    expected = [Heartbeat(), preview, decoded, Heartbeat(), saved, Heartbeat(), _DENOISED]
+    assert await traces.denoise(request_, engine) == expected
     assert [one.report_steps for one in engine.requests] == [True, True]
 
 

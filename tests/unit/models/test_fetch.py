@@ -40,6 +40,7 @@ _CATALOGUE = f"""models:
     licence: MIT
     files: {{repository: me/small, revision: {COMMIT}, variant: fp16}}
     vae: {{repository: me/vae}}
+    preview_decoder: {{repository: me/tiny}}
     sides_px: {{min: 32, max: 128}}
     defaults: {{size: 64x64, num_inference_steps: 4, guidance_scale: 4}}
 controlnets:
@@ -62,7 +63,13 @@ def repositories(small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFa
     assert small is not None
     assert net is not None
     assert depth is not None
-    for source, name in ((small, "small"), (small / "vae", "vae"), (net, "edges"), (depth, "depth")):
+    for source, name in (
+        (small, "small"),
+        (small / "vae", "vae"),
+        (small / "vae", "tiny"),
+        (net, "edges"),
+        (depth, "depth"),
+    ):
         shutil.copytree(source, root / "me" / name)
     for file in list(root.rglob("*.safetensors")):
         (file.parent / f"{file.stem}.bin").write_bytes(b"a pickle")
@@ -128,7 +135,7 @@ def test_only_the_files_that_are_loaded_are_fetched(catalogue: Path, tmp_path: P
     assert (status, errors) == (0, "")
     assert f"Model 'small': fetching me/small at {COMMIT}" in output.splitlines()
     assert _fetched(models_dir, "me/small") == _NEEDED
-    assert _fetched(models_dir, "me/vae") == _fetched(models_dir, "me/edges") == _VAE
+    assert [_fetched(models_dir, f"me/{name}") for name in ("vae", "tiny", "edges")] == [_VAE] * 3
     assert not (models_dir / "hub/models--me--depth").exists()
 
 
@@ -138,7 +145,7 @@ def test_what_is_there_is_not_fetched_again(catalogue: Path, tmp_path: Path, ser
     sent = len(server.sent)
     status, output, errors = _fetch(config, models_dir, server, HF_HUB_OFFLINE="1")
     assert (status, errors, len(server.sent)) == (0, "", sent)
-    assert [line.rpartition(" ")[2] for line in output.splitlines()] == ["there"] * 3
+    assert [line.rpartition(" ")[2] for line in output.splitlines()] == ["there"] * 4
 
 
 def test_only_the_configs_that_go_with_a_single_file_are_fetched(

@@ -18,6 +18,7 @@ from atelier.models.loading import (
     Placement,
     load_controlnet,
     load_depth_estimator,
+    load_preview_decoder,
     load_text_encoders,
     load_tokenizers,
     load_unet,
@@ -25,6 +26,7 @@ from atelier.models.loading import (
     load_vae,
 )
 from tests.hub import COMMIT
+from tests.preview_decoders import write_decoder
 from tests.small_models import CPU
 
 Load = Callable[[ModelEntry, Placement], object]
@@ -157,6 +159,14 @@ def test_pickled_vae_of_its_own_is_rejected(small_catalogue: Catalogue, tmp_path
     _pickle_weights(tmp_path / "vae")
     with pytest.raises(ModelUnavailable, match="safetensors"):
         load_vae(entry, CPU)
+
+
+def test_pickled_preview_decoder_is_rejected(tmp_path: Path) -> None:
+    files = write_decoder(tmp_path / "decoder")
+    assert load_preview_decoder("small-sdxl", files, CPU).config.latent_channels == 4
+    _pickle_weights(_folder(files))
+    with pytest.raises(ModelUnavailable, match="safetensors"):
+        load_preview_decoder("small-sdxl", files, CPU)
 
 
 def test_pickled_controlnet_is_rejected(small_catalogue: Catalogue, tmp_path: Path) -> None:

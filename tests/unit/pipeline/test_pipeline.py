@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.catalogue.entries import Files
 from atelier.core.control import Annotation
 from atelier.core.errors import (
     AtelierError,
@@ -215,6 +217,10 @@ async def test_previews_that_cannot_be_made_are_refused_before_any_work(
     assert caught.value.param == "partial_images"
     assert stages.calls == []
     assert (await pipeline.generate(_new(), _params())).pictures
+    decoder = blind.model_copy(update={"preview_decoder": Files(folder=Path("decoder"))})
+    Pipeline(
+        stages, small_catalogue.model_copy(update={"models": (decoder,)}), PipelineLimits(max_pixel_steps=10**6)
+    ).check_previews(None, 1)
 
 
 @pytest.mark.parametrize(

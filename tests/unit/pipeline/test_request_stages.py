@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from atelier.core.control import Annotation
-from atelier.core.denoising import Denoised, DenoiseEvent, DenoiseRequest, Heartbeat, RequestId, StepEvent
+from atelier.core.denoising import (
+    DecodedPreview,
+    Denoised,
+    DenoiseEvent,
+    DenoiseRequest,
+    Heartbeat,
+    RequestId,
+    StepEvent,
+)
 from atelier.core.errors import (
     AtelierError,
     GenerationFailed,
@@ -119,6 +127,20 @@ async def test_a_lost_denoising_request_goes_on_from_its_last_snapshot_and_repor
     assert all(request.snapshot_period_s == 1 for request in stages.requests)
     assert all(0 < (request.time_limit_s or 0) <= 60 for request in stages.requests)
     assert (record.num_repeats, record.stage_s["queue"], stages.num_closed) == (2, 0.25, 3)
+
+
+async def test_a_preview_may_come_after_later_steps_and_is_not_reported_twice() -> None:
+    previews = [DecodedPreview(step, np.full((1, 64, 96, 3), step, np.uint8)) for step in (1, 2, 3)]
+    steps = [StepEvent(step, 4) for step in (1, 2, 3, 4)]
+    again = DecodedPreview(1, np.zeros((1, 64, 96, 3), np.uint8))
+    streams: list[list[DenoiseEvent]] = [
+        [steps[0], steps[1], previews[0]],
+        [steps[0], again, steps[1], previews[1], steps[2], steps[3], previews[2], _LATENTS],
+    ]
+    stages = _Stages(errors=[ReplicaLost()], streams=streams)
+    events = [event async for event in _called(stages).denoise(new_request())]
+    expected = [steps[0], steps[1], previews[0], previews[1], steps[2], steps[3], previews[2], _LATENTS]
+    assert [id(event) for event in events] == [id(event) for event in expected]
 
 
 async def test_a_denoising_request_is_repeated_twice_only() -> None:

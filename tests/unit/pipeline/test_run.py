@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from atelier.catalogue.catalogue import Catalogue
-from atelier.core.denoising import RequestId
+from atelier.core.denoising import DecodedPreview, RequestId
 from atelier.core.errors import GenerationFailed, ReplicaLost
 from atelier.core.params import GenerateParams, OutputFormat, parse
 from atelier.imaging.metadata import read_metadata
@@ -116,6 +116,25 @@ async def test_a_step_comes_before_its_preview(stages: RecordingStages, small_ca
     kinds = [type(event) for event in events]
     assert kinds.index(Preview) == 2
     assert kinds == [Planned, Step, Preview, Step, Result]
+
+
+async def test_decoded_previews_are_files_at_the_size_of_the_images(
+    stages: RecordingStages, small_catalogue: Catalogue
+) -> None:
+    half = np.zeros((2, 16, 32, 3), np.uint8)
+    half[0, :, 16:] = (255, 0, 0)
+    half[1, :8] = (0, 0, 255)
+    stages.previews = [DecodedPreview(3, half)]
+    events = await _run(stages, _plan(small_catalogue, n=2), Reports(steps=True, num_previews=1))
+    assert [type(event) for event in events] == [Planned, Step, Step, Step, Step, Preview, Result]
+    preview = events[5]
+    assert isinstance(preview, Preview)
+    first, second = (pixels_of(file) for file in preview.files)
+    assert (preview.index, first.shape, second.shape) == (0, (32, 64, 3), (32, 64, 3))
+    assert (first[:, 36:] == (255, 0, 0)).all()
+    assert (first[:, :28] == 0).all()
+    assert (second[:12] == (0, 0, 255)).all()
+    assert (second[20:] == 0).all()
 
 
 async def test_previews_have_the_quality_that_was_asked_for(

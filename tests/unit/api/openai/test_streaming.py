@@ -78,7 +78,7 @@ async def test_previews_become_the_picture(zoo_client: openai.AsyncOpenAI, parti
     final = pixels_of(completed.b64_json).astype(np.float64)
     errors = [np.abs(pixels_of(event.b64_json) - final).mean() for event in partial]
     assert errors == sorted(errors, reverse=True)
-    assert all(error < 60 for error in errors)
+    assert all(error < 40 for error in errors)
 
 
 async def test_every_image_of_several_has_its_own_events(client: openai.AsyncOpenAI) -> None:
