@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=torch.nn.Module)
 #: Opens the weight files of a module.
-_Paths = Callable[[], AbstractContextManager[list[Path]]]
+WeightPaths = Callable[[], AbstractContextManager[list[Path]]]
 
 
 def text_encoders_source(entry: ModelEntry, placement: Placement) -> ModuleSource[torch.nn.ModuleList]:
@@ -42,20 +42,27 @@ def text_encoders_source(entry: ModelEntry, placement: Placement) -> ModuleSourc
         return torch.nn.ModuleList([modules.encoder, modules.encoder_2])
 
     parts = [part for part in TEXT_ENCODERS if part.weights is not None]
-    return _of_files(entry, partial(weight_files, entry.id, entry.files, parts), load, placement)
+    source = _of_files(entry, partial(weight_files, entry.id, entry.files, parts), load, placement)
+    return replace(source, leaves_after_use=placement.memory.leaves_after_use)
 
 
 def unet_source(entry: ModelEntry, placement: Placement) -> ModuleSource[UNet2DConditionModel]:
     """Return where a model's UNet comes from."""
     load = partial(_load_convolutions, partial(load_unet, entry), placement)
-    return _of_files(entry, partial(weight_files, entry.id, entry.files, [UNET]), load, placement)
+    return _of_files(entry, unet_paths(entry), load, placement)
+
+
+def unet_paths(entry: ModelEntry) -> WeightPaths:
+    """Return a function that opens the weight files of a model's UNet."""
+    return partial(weight_files, entry.id, entry.files, [UNET])
 
 
 def vae_source(entry: ModelEntry, placement: Placement) -> ModuleSource[AutoencoderKL]:
     """Return where a model's VAE comes from."""
     files, part = (entry.files, VAE) if entry.vae is None else (entry.vae, SEPARATE_VAE)
     load = partial(_load_convolutions, partial(load_vae, entry), placement)
-    return _of_files(entry, partial(weight_files, entry.id, files, [part]), load, placement)
+    source = _of_files(entry, partial(weight_files, entry.id, files, [part]), load, placement)
+    return replace(source, leaves_after_use=placement.memory.leaves_after_use)
 
 
 def controlnet_source(entry: ControlNetEntry, placement: Placement) -> ModuleSource[ControlNetModel]:
@@ -72,7 +79,7 @@ def _load_convolutions(load: Callable[[Placement], M], placement: Placement) -> 
 
 
 def _of_files(
-    entry: ModelEntry | None, paths: _Paths, load: Callable[[], M], placement: Placement
+    entry: ModelEntry | None, paths: WeightPaths, load: Callable[[], M], placement: Placement
 ) -> ModuleSource[M]:
     def num_bytes() -> int:
         with paths() as files:
@@ -80,7 +87,7 @@ def _of_files(
 
     def stamp() -> object:
         with paths() as files:
-            return [_stamp(path) for path in files]
+            return [stamp_of(path) for path in files]
 
     return ModuleSource(
         load=load,
@@ -97,6 +104,7 @@ def _num_values(path: Path) -> int:
         return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 no mapping
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return what changes with the content of a file."""
     stat = path.stat()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size

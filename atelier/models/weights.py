@@ -23,8 +23,7 @@ class Weights:
         """Take the tensors out. The module keeps their shapes; floats become NaN, so that no call goes unnoticed."""
         taken = [tensor.data for tensor in self._tensors]
         for tensor in self._tensors:
-            fill = math.nan if tensor.is_floating_point() else 0
-            tensor.data = torch.full((), fill, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            tensor.data = _without_numbers(tensor, tensor.device)
         return taken
 
     def put(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -39,3 +38,16 @@ class Weights:
 def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
     """Return the parameters and buffers of a module, each once, in the order of its definition."""
     return [*module.parameters(), *module.buffers()]
+
+
+@torch.inference_mode(False)
+def take_all(module: torch.nn.Module) -> None:
+    """Give a module parameters on the CPU of the shapes that it has, but without numbers. It may be on no device."""
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            setattr(owner, name, torch.nn.Parameter(_without_numbers(parameter, torch.device("cpu"))))
+
+
+def _without_numbers(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    fill = math.nan if tensor.is_floating_point() else 0
+    return torch.full((), fill, dtype=tensor.dtype, device=device).expand(tensor.shape)

@@ -7,9 +7,10 @@ from atelier.families.sdxl.embeds import zero_embeds
 from atelier.families.sdxl.slots import new_slots
 from atelier.families.sdxl.text import load_text_encoders
 from atelier.families.sdxl.traced import trace
-from atelier.families.sdxl.unet import decode_half, encode_half, encode_rows
+from atelier.families.sdxl.unet import block_names, decode_half, encode_half, encode_rows
 
 __all__ = [
+    "block_names",
     "decode_half",
     "encode_half",
     "encode_rows",
