@@ -136,7 +136,7 @@ class Runners:
         host, name, placement = self._host, _unet_name(entry.id), self._placement
         if not placement.memory.is_streamed:
             return host.add(name, unet_source(entry, placement))
-        unet = unet_without_weights(entry, placement)
+        unet = unet_without_weights(entry)
         blocks = family_of(entry.family).block_names(unet)
         try:
             return StreamedModule(host, name, unet, blocks, unet_paths(entry), placement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,8 @@ class Autoencoder:
     ) -> None:
         """Load the VAE and warm it up at the model's default size; it belongs to `host`, by default one of its own.
 
-        `tiling` says how images are cut where the placement's memory level has them cut. Raises ModelUnavailable if files are missing or corrupt.
+        `tiling` says how images are cut at the memory level `aggressive`. Raises ModelUnavailable if files are
+        missing or corrupt.
         """
         host = host or ModelHost(placement)
         self._vae = host.add(f"{entry.id}/vae", vae_source(entry, placement))
@@ -46,7 +48,8 @@ class Autoencoder:
         self._tiling = tiling if placement.memory.is_tiled else None
         size = entry.defaults.size
         with self._vae.lease() as vae:
-            self.weights_hash = weights_hash(vae, settings=vae.config)
+            of_tiles = {} if self._tiling is None else asdict(self._tiling)
+            self.weights_hash = weights_hash(vae, settings={**vae.config, **of_tiles})
             shape = (1, vae.config.latent_channels, size.latent_height, size.latent_width)
             self.encode_latents(self.decode_latents(np.zeros(shape, dtype=np.float32)))
 

@@ -102,7 +102,8 @@ class HostedModule(Generic[M]):
         """
         self._use()
         try:
-            assert self._module is not None and self._arrival is not None
+            assert self._module is not None
+            assert self._arrival is not None
             self._arrival.wait()
             yield self._module
         finally:
@@ -279,8 +280,8 @@ class ModelHost:
         """End a use of a module, which stays until its place is needed, or with `leaves` until nobody uses it."""
         with self._changed:
             self._ledger.end_use(hosted.name)
-            if leaves:
-                self._evict_unused(hosted.name)
+            if leaves and self._evict_unused(hosted.name):
+                self.transfer.release()
             self._changed.notify_all()
 
     def leave(self, hosted: HostedModule[M]) -> None:
@@ -324,9 +325,12 @@ class ModelHost:
         for leaver in leavers() or []:
             self._evict(leaver)
 
-    def _evict_unused(self, name: str) -> None:
-        if name in self._ledger and not self._ledger.is_used(name):
+    def _evict_unused(self, name: str) -> bool:
+        """Take a module off the device unless it is used; return whether that was done."""
+        can_leave = name in self._ledger and not self._ledger.is_used(name)
+        if can_leave:
             self._evict(name)
+        return can_leave
 
     def _evict(self, name: str) -> None:
         tensors = self._hosted[name].take()

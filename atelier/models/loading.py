@@ -75,14 +75,14 @@ def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
     return unet.to(placement.device).eval()
 
 
-def unet_without_weights(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
+def unet_without_weights(entry: ModelEntry) -> UNet2DConditionModel:
     """Return a model's UNet with parameters on PyTorch's device `meta`, which hold no numbers."""
     from diffusers import UNet2DConditionModel
 
     with _folder(entry.id, entry.files, UNET) as folder, torch.device("meta"):
         config = UNet2DConditionModel.load_config(folder, subfolder="unet")
         unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
-    return unet.to(placement.dtype).eval()
+    return unet.eval()
 
 
 def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:

@@ -1,7 +1,7 @@
 """A module that is never whole on the device: its blocks are there one after the other, as they run.
 
-The block that runs is on the device, and the next one is brought meanwhile if the memory level says so. Every block is
-a module of the replica's ModelHost and reads only its own tensors from the weight files, so the bits are those of the
+The block that runs is on the device; at the level `sequential` the next one is brought meanwhile. Every block is a
+module of the replica's ModelHost and reads only its own tensors from the weight files. The bits are those of the
 whole module. Memory levels are described in docs/memory.md.
 """
 
@@ -77,13 +77,13 @@ class StreamedModule(Generic[M]):
         self._blocks: list[HostedModule[torch.nn.Module]] = []
         self._bringing = _new_thread() if placement.memory.brings_ahead else None
         self._ahead: dict[int, Future[None]] = {}
-        take_all(module)
+        take_all(module, placement.dtype)
         for index, block_name in enumerate(blocks):
             block = module.get_submodule(block_name)
             source = self._files.source(block_name, block)
             self._blocks.append(host.add(f"{name}{BLOCK_MARK}{block_name}", source))
             for layer in block.modules():
-                _BLOCKS[layer] = _Block(ref(self), index)  # type: ignore[arg-type]  # M is a module
+                _BLOCKS[layer] = _Block(ref(self), index)
             block.forward = _streamed(partial(self._running, index), block.forward)  # type: ignore[method-assign]
         self._check_complete()
 

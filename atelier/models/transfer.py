@@ -44,3 +44,8 @@ class Transfer:
         the kernels that read them have ended.
         """
         return None if self._stream is None else torch.cuda.current_stream().record_event()
+
+    def release(self) -> None:
+        """Give memory that is free in this process back to the device, where other processes can use it."""
+        if self._stream is not None:
+            torch.cuda.empty_cache()

@@ -23,7 +23,7 @@ class Weights:
         """Take the tensors out. The module keeps their shapes; floats become NaN, so that no call goes unnoticed."""
         taken = [tensor.data for tensor in self._tensors]
         for tensor in self._tensors:
-            tensor.data = _without_numbers(tensor, tensor.device)
+            tensor.data = _without_numbers(tensor.shape, tensor.dtype, tensor.device)
         return taken
 
     def put(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -41,13 +41,13 @@ def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 @torch.inference_mode(False)
-def take_all(module: torch.nn.Module) -> None:
-    """Give a module parameters on the CPU of the shapes that it has, but without numbers. It may be on no device."""
+def take_all(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Replace a module's parameters, which may be on no device, by those of a module whose tensors were taken."""
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            setattr(owner, name, torch.nn.Parameter(_without_numbers(parameter, torch.device("cpu"))))
+            setattr(owner, name, torch.nn.Parameter(_without_numbers(parameter.shape, dtype, torch.device("cpu"))))
 
 
-def _without_numbers(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    fill = math.nan if tensor.is_floating_point() else 0
-    return torch.full((), fill, dtype=tensor.dtype, device=device).expand(tensor.shape)
+def _without_numbers(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    fill = math.nan if dtype.is_floating_point else 0
+    return torch.full((), fill, dtype=dtype, device=device).expand(shape)

@@ -37,23 +37,23 @@ def block_names(unet: UNet2DConditionModel) -> list[str]:
 
     In SDXL the largest one, a transformer of ten layers, has 14 % of the weights.
     """
-    blocks = [(f"down_blocks.{index}", block) for index, block in enumerate(unet.down_blocks)]
-    middle = [("mid_block", unet.mid_block)]
-    up_blocks = [(f"up_blocks.{index}", block) for index, block in enumerate(unet.up_blocks)]
-    inner = [name for of_block, block in blocks + middle + up_blocks for name in _inner_names(of_block, block)]
+    down = [(f"down_blocks.{index}", block) for index, block in enumerate(unet.down_blocks)]
+    up = [(f"up_blocks.{index}", block) for index, block in enumerate(unet.up_blocks)]
+    inner = [
+        name for of_block, block in (*down, ("mid_block", unet.mid_block), *up) for name in _inner(of_block, block)
+    ]
     return ["conv_in", "time_embedding", "add_embedding", *inner, "conv_norm_out", "conv_out"]
 
 
-def _inner_names(name: str, block: torch.nn.Module) -> Iterator[str]:
-    attentions = getattr(block, "attentions", ())
-    for index in range(len(block.resnets)):
-        # The middle block has one residual block more than transformers, and begins with it.
+def _inner(name: str, block: torch.nn.Module) -> Iterator[str]:
+    """Yield residual blocks and transformers in turn (the middle block ends with the former), then the sampler."""
+    children = {kind: len(list(list_.children())) for kind, list_ in block.named_children()}
+    for index in range(children["resnets"]):
         yield f"{name}.resnets.{index}"
-        if index < len(attentions):
+        if index < children.get("attentions", 0):
             yield f"{name}.attentions.{index}"
     for kind in ("downsamplers", "upsamplers"):
-        for index in range(len(getattr(block, kind, None) or ())):
-            yield f"{name}.{kind}.{index}"
+        yield from (f"{name}.{kind}.{index}" for index in range(children.get(kind, 0)))
 
 
 def encode_half(

@@ -75,6 +75,10 @@ def test_the_same_size_gives_the_same_bits(tiled: Autoencoder, pictures: Pixels)
     assert np.array_equal(tiled.decode_latents(mean)[1:2], tiled.decode_latents(alone))
 
 
+def test_images_in_tiles_have_another_origin(whole: Autoencoder, tiled: Autoencoder) -> None:
+    assert whole.weights_hash != tiled.weights_hash
+
+
 def test_small_images_are_not_cut(whole: Autoencoder, tiled: Autoencoder) -> None:
     latents = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
     assert np.array_equal(whole.decode_latents(latents), tiled.decode_latents(latents))
