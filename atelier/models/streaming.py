@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -30,11 +30,15 @@ M = TypeVar("M", bound=torch.nn.Module)
 _Lease = Callable[[], AbstractContextManager[None]]
 
 
+class _Stream(Protocol):
+    def leased(self, index: int) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Block:
     """A block of a streamed module, which is referred to weakly because it refers to its layers."""
 
-    stream: ref[StreamedModule[torch.nn.Module]]
+    stream: Callable[[], _Stream | None]
     index: int
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.core.geometry import Size
+from atelier.families import sdxl
 from atelier.families.sdxl.attention import install, keys_values
 from atelier.families.sdxl.conditions import MASKED, Conditions
-from atelier.families.sdxl.unet import decode_half, encode_half
+from atelier.families.sdxl.unet import block_names, decode_half, encode_half
 from atelier.models.loading import load_unet
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 
@@ -41,3 +44,40 @@ def test_halves_equal_the_forward_pass(small_catalogue: Catalogue, height: int, 
         add_time_ids=time_ids,
     )
     assert torch.equal(decode_half(ours, encode_half(ours, latents, timesteps, conditions), conditions), expected)
+
+
+def test_blocks_of_sdxl_hold_all_of_its_weights() -> None:
+    """Sizes in parameters are those of SDXL base 1.0, whose config this is."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+    names = block_names(unet)
+    sizes = [sum(tensor.numel() for tensor in unet.get_submodule(name).parameters()) for name in names]
+    assert len(set(names)) == len(names)
+    assert sum(sizes) == 2_567_463_684
+    assert max(sizes) == pytest.approx(0.351e9, rel=1e-3)
+
+
+def test_blocks_are_named_in_the_order_in_which_they_run(small_catalogue: Catalogue) -> None:
+    unet = load_unet(small_catalogue.model(None), CPU)
+    sdxl.install(unet)
+    called: list[str] = []
+    names = block_names(unet)
+    for name in names:
+        unet.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
+    prompt = sdxl.prompt_conditions(unet, sdxl.zero_embeds(unet), CPU)
+    conditions = sdxl.stack([prompt], [Size(width=64, height=64)])
+    with torch.inference_mode():
+        encoded = sdxl.encode_half(unet, torch.zeros(1, 4, 8, 8), torch.zeros(1), conditions)
+        sdxl.decode_half(unet, encoded, conditions)
+    assert called == names

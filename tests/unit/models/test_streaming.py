@@ -102,6 +102,7 @@ def test_a_layer_is_at_hand_outside_of_its_block(files: list[Path]) -> None:
     streamed, _ = _streamed(files, "aggressive")
     with streamed.lease() as module:
         layer = module[3]
+        assert isinstance(layer, torch.nn.Linear)
         assert layer.weight.isnan().all()
         with at_hand(layer):
             assert layer.weight.isfinite().all()
