@@ -88,7 +88,7 @@ class StreamedModule(Generic[M]):
             self._blocks.append(host.add(f"{name}{BLOCK_MARK}{block_name}", source))
             for layer in block.modules():
                 _BLOCKS[layer] = _Block(ref(self), index)
-            block.forward = _streamed(partial(self._running, index), block.forward)  # type: ignore[method-assign]
+            block.forward = _streamed(partial(self._running, index), block.forward)
         self._check_complete()
 
     @contextmanager
