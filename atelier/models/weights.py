@@ -22,8 +22,10 @@ class Weights:
     def take(self) -> list[torch.Tensor]:
         """Take the tensors out. The module keeps their shapes; floats become NaN, so that no call goes unnoticed."""
         taken = [tensor.data for tensor in self._tensors]
+        # One number for all tensors, because a GPU needs a kernel for each.
+        numbers = {key: _no_number(*key) for key in {(tensor.dtype, tensor.device) for tensor in taken}}
         for tensor in self._tensors:
-            tensor.data = _without_numbers(tensor.shape, tensor.dtype, tensor.device)
+            tensor.data = numbers[tensor.dtype, tensor.device].expand(tensor.shape)
         return taken
 
     def put(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -43,11 +45,11 @@ def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
 @torch.inference_mode(False)
 def take_all(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Replace a module's parameters, which may be on no device, by those of a module whose tensors were taken."""
+    number = _no_number(dtype, torch.device("cpu"))
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            setattr(owner, name, torch.nn.Parameter(_without_numbers(parameter.shape, dtype, torch.device("cpu"))))
+            setattr(owner, name, torch.nn.Parameter(number.expand(parameter.shape)))
 
 
-def _without_numbers(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    fill = math.nan if dtype.is_floating_point else 0
-    return torch.full((), fill, dtype=dtype, device=device).expand(shape)
+def _no_number(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.full((), math.nan if dtype.is_floating_point else 0, dtype=dtype, device=device)

@@ -99,7 +99,8 @@ def test_threads_share_the_blocks(files: list[Path], expected: torch.Tensor) -> 
 
 
 def test_a_layer_is_at_hand_outside_of_its_block(files: list[Path]) -> None:
-    streamed, _ = _streamed(files, "aggressive")
+    with torch.inference_mode():
+        streamed, _ = _streamed(files, "aggressive")
     with streamed.lease() as module:
         layer = module[3]
         assert isinstance(layer, torch.nn.Linear)
