@@ -113,7 +113,7 @@ class _LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that operations of this thread make, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak_bytes = self.peak_device_bytes = 0
         #: By the storage: a weak reference, the number of bytes, and whether it stands for host memory.
         self._live: dict[int, tuple[StorageWeakRef, int, bool]] = {}
