@@ -37,7 +37,8 @@ def placement(options: ReplicaOptions) -> Placement:
         torch.cuda.set_per_process_memory_fraction(min(1.0, fraction))
         _, total_bytes = torch.cuda.mem_get_info()
         device_bytes = min(device_bytes, fraction * total_bytes)
-    memory = Memory(device_bytes=device_bytes, host_bytes=int(options.host_memory_gib * _GIB))
+    host_bytes = int(options.host_memory_gib * _GIB)
+    memory = Memory(device_bytes=device_bytes, host_bytes=host_bytes, level=options.memory_level)
     return Placement(options.device, options.dtype, memory)
 
 

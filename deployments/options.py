@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from atelier.catalogue.selection import Selection
 from atelier.core.control import TransportName
 from atelier.core.params.delivery import ResponseFormat
+from atelier.models.memory import MemoryLevel
 
 NumThreads = Annotated[
     int, Field(ge=1, description="Number of OpenMP threads of one replica on the CPU; replicas share its cores.")
@@ -45,6 +46,12 @@ class ReplicaOptions(Options):
         description="Memory of the machine for copies of weights, in GiB, from which a model comes back faster than "
         "from its files.",
     )
+    memory_level: MemoryLevel = Field(
+        "none",
+        description="How much memory of the device is saved at the cost of time. From `balanced` on, text encoders "
+        "and VAEs leave the device after each call. From `sequential` on, UNets are brought block by block. With "
+        "`aggressive`, no block is brought ahead, and VAEs work through large images in tiles.",
+    )
 
 
 class TextEncoderOptions(ReplicaOptions):
@@ -59,6 +66,7 @@ class AnnotatorOptions(ReplicaOptions):
     """Options of the Annotator, which draws control maps."""
 
     num_threads: NumThreads = 2
+    memory_level: Literal["none"] = Field("none", description="This deployment has no other level.")
 
 
 class DenoiserOptions(ReplicaOptions):
@@ -94,6 +102,7 @@ class ControlNetOptions(ReplicaOptions):
     """Options of the ControlNet; it is in the graph only if `denoiser.control_transports` has a remote transport."""
 
     num_threads: NumThreads = 2
+    memory_level: Literal["none"] = Field("none", description="This deployment has no other level.")
 
 
 class AutoencoderOptions(ReplicaOptions):
@@ -104,6 +113,7 @@ class UpscalerOptions(ReplicaOptions):
     """Options of the Upscaler."""
 
     num_threads: NumThreads = 2
+    memory_level: Literal["none"] = Field("none", description="This deployment has no other level.")
 
 
 class RouterOptions(Options):

@@ -96,7 +96,8 @@ def _file(folder: Path, entry_id: str) -> Path:
 def _catalogue_fields(model: ModelEntry) -> dict[str, Any]:
     """Return a model's fields as a catalogue has them, with the size as a text."""
     fields = model.model_dump(mode="json", exclude_none=True, exclude={"preload", "keep", "exclusive"})
-    fields["defaults"]["size"] = str(model.defaults.size)
+    defaults = model.defaults.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    fields["defaults"] = {**defaults, "size": str(model.defaults.size)}
     return fields
 
 

@@ -38,16 +38,18 @@ from atelier.families.family import (
     PromptConditions,
     family_of,
 )
-from atelier.models.hashes import weights_hash
+from atelier.models.hashes import tensors_hash
 from atelier.models.host import HostedModule
 from atelier.models.loading import Placement, load_scheduler
 from atelier.models.peak import peak_bytes
+from atelier.models.streaming import StreamedModule
 
 #: With guidance.
 _ROWS_OF_ONE_IMAGE = 2
 #: As many as the slots of a batch begin with.
 _MEASURED_ROWS = 8
 
+HostedUNet = HostedModule[UNet2DConditionModel] | StreamedModule[UNet2DConditionModel]
 _EncodeHalf = Callable[[torch.Tensor, torch.Tensor, Conditions], Encoded]
 _DecodeHalf = Callable[[Encoded, Conditions], torch.Tensor]
 
@@ -83,7 +85,7 @@ class Runner:
         self,
         entry: ModelEntry,
         placement: Placement,
-        unet: HostedModule[UNet2DConditionModel],
+        unet: HostedUNet,
         transport: Transport,
         side_by_side: SideBySide | None = None,
     ) -> None:
@@ -111,8 +113,10 @@ class Runner:
                 self._schedules = Schedules(scheduler.config)
             except ValueError as error:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
-            self.weights_hash = weights_hash(module, settings=scheduler.config)
-            self._traced = self.family.trace(module, placement) if placement.device == "cpu" else None
+            self.weights_hash = tensors_hash(unet.named_tensors(), settings=scheduler.config)
+            # A program reads all weights, so a UNet whose blocks come one by one is run by Python.
+            is_traced = placement.device == "cpu" and not placement.memory.is_streamed
+            self._traced = self.family.trace(module, placement) if is_traced else None
 
     @property
     def architecture(self) -> str:
@@ -123,6 +127,10 @@ class Runner:
     def bring(self) -> None:
         """Bring the UNet to the device, where it stays until others need its place."""
         self._unet.bring()
+
+    def unload(self) -> bool:
+        """Take the UNet out of memory; return whether it is still there, because it is used."""
+        return self._unet.unload()
 
     @property
     def row_bytes(self) -> float:

@@ -19,13 +19,15 @@ from atelier.catalogue.entries import ModelEntry
 from atelier.catalogue.loras import LoraLibrary
 from atelier.control.transports import InOrder, Transport
 from atelier.core.denoising import DenoiseRequest
+from atelier.core.errors import ModelUnavailable
 from atelier.engine.request import Emit, Submitted, plain_cost
-from atelier.engine.runner import Runner, StepCosts
+from atelier.engine.runner import HostedUNet, Runner, StepCosts
 from atelier.engine.side_by_side import SideBySide
-from atelier.families.family import LoadedAdapters, Part
+from atelier.families.family import LoadedAdapters, Part, family_of
 from atelier.models.host import HostStatus, ModelHost
-from atelier.models.loading import Placement
-from atelier.models.sources import unet_source
+from atelier.models.loading import Placement, unet_without_weights
+from atelier.models.sources import unet_source, unet_tensors
+from atelier.models.streaming import StreamedModule
 
 _NO_CONTROLNETS = InOrder({})
 _NO_LORAS = LoraLibrary()
@@ -91,7 +93,9 @@ class Runners:
 
     def unload(self, model: str) -> bool:
         """Take a model's UNet out of memory; return whether it is still there, because it is used."""
-        return self._host.unload(_unet_name(model))
+        made = self._made.get(model)
+        is_made = made is not None and made.done() and made.exception() is None
+        return made is not None and is_made and made.result().unload()
 
     def runner(self, model: str) -> Runner:
         """Return a model's runner, ready to take steps; an unknown architecture is measured first.
@@ -137,8 +141,18 @@ class Runners:
         return self._adapters.resident()
 
     def _make(self, entry: ModelEntry) -> Runner:
-        unet = self._host.add(_unet_name(entry.id), unet_source(entry, self._placement))
-        return Runner(entry, self._placement, unet, self._transport, self._side_by_side)
+        return Runner(entry, self._placement, self._unet(entry), self._transport, self._side_by_side)
+
+    def _unet(self, entry: ModelEntry) -> HostedUNet:
+        host, name, placement = self._host, _unet_name(entry.id), self._placement
+        if not placement.memory.is_streamed:
+            return host.add(name, unet_source(entry, placement))
+        unet = unet_without_weights(entry)
+        blocks = family_of(entry.family).block_names(unet)
+        try:
+            return StreamedModule(host, name, unet, blocks, unet_tensors(entry), placement)
+        except ValueError as error:
+            raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
 
     def _modules(self, model: str) -> Mapping[Part, torch.nn.Module]:
         """Return the module that LoRAs of a model change; its weights need not be there."""

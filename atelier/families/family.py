@@ -146,6 +146,10 @@ class Family(Protocol):
         """
         ...
 
+    def block_names(self, unet: UNet2DConditionModel) -> list[str]:
+        """Return the names of the submodules that hold all weights, in the order in which the halves run them."""
+        ...
+
     def trace(self, unet: UNet2DConditionModel, placement: Placement) -> TracedUNet:
         """Return the two halves of an installed UNet as programs that run on the CPU without Python."""
         ...

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from atelier.catalogue.entries import ModelEntry
 from atelier.core.conditioning import Floats
+from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 from atelier.models.sources import vae_source
+from atelier.models.tiled_vae import TiledVae, Tiling
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+_DEFAULT_TILING = Tiling()
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 
@@ -19,17 +29,27 @@ Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 class Autoencoder:
     """The VAE of one model. Not thread-safe: used from one thread."""
 
-    def __init__(self, entry: ModelEntry, placement: Placement, host: ModelHost | None = None) -> None:
+    def __init__(
+        self,
+        entry: ModelEntry,
+        placement: Placement,
+        host: ModelHost | None = None,
+        *,
+        tiling: Tiling = _DEFAULT_TILING,
+    ) -> None:
         """Load the VAE and warm it up at the model's default size; it belongs to `host`, by default one of its own.
 
-        Raises ModelUnavailable if files are missing or corrupt.
+        `tiling` says how images are cut at the memory level `aggressive`. Raises ModelUnavailable if files are
+        missing or corrupt.
         """
         host = host or ModelHost(placement)
         self._vae = host.add(f"{entry.id}/vae", vae_source(entry, placement))
         self._placement = placement
+        self._tiling = tiling if placement.memory.is_tiled else None
         size = entry.defaults.size
         with self._vae.lease() as vae:
-            self.weights_hash = weights_hash(vae, settings=vae.config)
+            of_tiles = {} if self._tiling is None else asdict(self._tiling)
+            self.weights_hash = weights_hash(vae, settings={**vae.config, **of_tiles})
             shape = (1, vae.config.latent_channels, size.latent_height, size.latent_width)
             self.encode_latents(self.decode_latents(np.zeros(shape, dtype=np.float32)))
 
@@ -51,7 +71,8 @@ class Autoencoder:
         images = torch.tensor(pixels).permute(0, 3, 1, 2)
         images = images.to(self._placement.device, self._placement.dtype) / 127.5 - 1
         with self._vae.lease() as vae:
-            posterior = vae.encode(images).latent_dist
+            tiled = self._tiled(vae, *pixels.shape[1:3])
+            posterior = vae.encode(images).latent_dist if tiled is None else tiled.encode(images)
             scale: float = vae.config.scaling_factor
         mean, std = ((moment * scale).float().cpu().contiguous() for moment in (posterior.mean, posterior.std))
         return mean.numpy(), std.numpy()
@@ -67,7 +88,19 @@ class Autoencoder:
         )
         with self._vae.lease() as vae:
             scaled = scaled / vae.config.scaling_factor
-            images = torch.cat([vae.decode(image).sample for image in scaled.split(1)])
+            tiled = self._tiled(vae, *(side * PIXELS_PER_LATENT for side in latents.shape[2:]))
+            decoded = [
+                vae.decode(of_image).sample if tiled is None else tiled.decode(of_image)
+                for of_image in scaled.split(1)
+            ]
+            images = torch.cat(decoded)
         unit = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         pixels: Pixels = (unit.float() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
         return pixels
+
+    def _tiled(self, vae: AutoencoderKL, height: int, width: int) -> TiledVae | None:
+        """Return the VAE over tiles for images of more pixels than may be whole; None for others."""
+        tiling = self._tiling
+        if tiling is None or height * width <= tiling.max_whole_pixels:
+            return None
+        return TiledVae(vae, self._placement.device, tiling.tile_px)

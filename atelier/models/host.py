@@ -23,11 +23,14 @@ from cachetools import LRUCache
 from atelier.core.errors import ModelUnavailable
 from atelier.models.ledger import Ledger
 from atelier.models.loading import Placement
+from atelier.models.transfer import Arrival, Transfer
 from atelier.models.weights import Weights, tensors_of
 
 M = TypeVar("M", bound=torch.nn.Module)
 Tensors = Sequence[torch.Tensor]
 
+#: Precedes the name of a block in the name of a module that is one block of a larger one.
+BLOCK_MARK = "#"
 #: Parts of base models, which end the names of their modules.
 _PARTS = ("text_encoders", "unet", "vae")
 #: Time that a lease waits for those of other threads to end. They last as long as a call of a model.
@@ -51,6 +54,8 @@ class ModuleSource(Generic[M]):
     #: Whether it is a part of a base model, and whether no other model's part may be on the device with it.
     is_model: bool = False
     is_exclusive: bool = False
+    #: Whether it leaves the device as soon as no lease is open.
+    leaves_after_use: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,8 @@ class HostStatus:
     @property
     def models(self) -> tuple[str, ...]:
         """Ids of the base models of which a part is on the device."""
-        parts = (name.rpartition("/") for name in self.resident)
+        modules = (name.partition(BLOCK_MARK)[0] for name in self.resident)
+        parts = (name.rpartition("/") for name in modules)
         return tuple(sorted({model for model, _, part in parts if part in _PARTS}))
 
 
@@ -84,6 +90,9 @@ class HostedModule(Generic[M]):
         self._module: M | None = None
         self._weights: Weights | None = None
         self._stamp: object = None
+        self._arrival: Arrival | None = None
+        #: The ends of the kernels of the last leases of each thread.
+        self._last_uses: dict[int, torch.cuda.Event] = {}
         #: Time that it took to bring the module to the device when it was last brought.
         self._bring_s = _UNMEASURED_S
 
@@ -93,15 +102,15 @@ class HostedModule(Generic[M]):
 
         Raises ModelUnavailable if it cannot be loaded, or if the budget has no room for it beside what is in use.
         """
-        with self._loading:
-            is_there, copy = self._host.use(self)
-            if not is_there:
-                self._bring(copy)
+        self._use()
         try:
             assert self._module is not None
+            assert self._arrival is not None
+            self._arrival.wait()
             yield self._module
         finally:
-            self._host.end_use(self)
+            self._mark_use()
+            self._host.end_use(self, leaves=self.source.leaves_after_use)
 
     def beside(self, num_bytes: int) -> AbstractContextManager[None]:
         """Return a context in which the device keeps room for activations, for calls of this module."""
@@ -109,12 +118,21 @@ class HostedModule(Generic[M]):
 
     def bring(self) -> None:
         """Bring the module to the device, where it stays until others need its place. Raises what `lease` raises."""
-        with self.lease():
-            pass
+        self._use()
+        self._host.end_use(self)
+
+    def leave(self) -> None:
+        """Take the module off the device unless it is used; a copy stays in host memory if that has room."""
+        self._host.leave(self)
 
     def unload(self) -> bool:
         """Take the module out of memory; return whether it is still there, because it is used."""
         return self._host.unload(self.name)
+
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the tensors of the module's state by name, in its order; they are there until the last one."""
+        with self.lease() as module:
+            yield from module.state_dict().items()
 
     @property
     def bring_s(self) -> float:
@@ -128,9 +146,25 @@ class HostedModule(Generic[M]):
 
     @torch.inference_mode(False)
     def take(self) -> list[torch.Tensor]:
-        """Take the tensors out of the module, which is not in use."""
+        """Take the tensors out of the module, which is not in use, once its last kernels have ended."""
         assert self._weights is not None
+        for event in self._last_uses.values():
+            event.synchronize()
+        self._last_uses.clear()
+        self._arrival = None
         return self._weights.take()
+
+    def _use(self) -> None:
+        """Begin a use of the module, which is brought if it is not there."""
+        with self._loading:
+            is_there, copy = self._host.use(self)
+            if not is_there:
+                self._bring(copy)
+
+    def _mark_use(self) -> None:
+        event = self._host.transfer.mark()
+        if event is not None:
+            self._last_uses[threading.get_ident()] = event
 
     # Parameters that are made in inference mode are not equal to others: they lose `requires_grad`, by which PyTorch
     # chooses between matrix products that round differently.
@@ -140,10 +174,11 @@ class HostedModule(Generic[M]):
         start_s = time.perf_counter()
         try:
             in_host = self._load() if copy is None else copy
-            on_device = self._host.on_device(self, in_host, is_copy=copy is not None)
+            self._arrival = self._host.on_device(self, in_host, is_copy=copy is not None)
             assert self._weights is not None
-            self._weights.put(on_device)
+            self._weights.put(self._arrival.tensors)
         except BaseException:
+            self._arrival = None
             self._host.give_up(self)
             raise
         self._bring_s = time.perf_counter() - start_s
@@ -163,6 +198,8 @@ class ModelHost:
 
     def __init__(self, placement: Placement) -> None:
         self._device = placement.device
+        #: Copies weights to the device.
+        self.transfer = Transfer(placement.device)
         self._changed = threading.Condition()
         # Threads share these, and use them only under `_changed`.
         self._ledger = Ledger(placement.memory.device_bytes)
@@ -204,11 +241,9 @@ class ModelHost:
     def unload(self, name: str) -> bool:
         """Take a module out of memory; return whether it is still on the device, because it is used."""
         with self._changed:
-            is_used = name in self._ledger and self._ledger.is_used(name)
-            if name in self._ledger and not is_used:
-                self._evict(name)
+            self._evict_unused(name)
             self._copies.pop(name, None)
-            return is_used
+            return name in self._ledger
 
     def status(self) -> HostStatus:
         """Return what is on the device and in host memory now."""
@@ -251,11 +286,18 @@ class ModelHost:
             self._begin_use(name)
             return False, copy
 
-    def end_use(self, hosted: HostedModule[M]) -> None:
-        """End a use of a module, which stays until its place is needed."""
+    def end_use(self, hosted: HostedModule[M], *, leaves: bool = False) -> None:
+        """End a use of a module, which stays until its place is needed, or with `leaves` until nobody uses it."""
         with self._changed:
             self._end_use(hosted.name)
+            if leaves and self._evict_unused(hosted.name):
+                self.transfer.release()
             self._changed.notify_all()
+
+    def leave(self, hosted: HostedModule[M]) -> None:
+        """Take a module off the device unless it is used; a copy stays in host memory if that has room."""
+        with self._changed:
+            self._evict_unused(hosted.name)
 
     def give_up(self, hosted: HostedModule[M]) -> None:
         """End a use of a module that could not be brought, and free its room."""
@@ -264,19 +306,19 @@ class ModelHost:
             self._ledger.drop(hosted.name)
             self._changed.notify_all()
 
-    def on_device(self, hosted: HostedModule[M], tensors: Tensors, *, is_copy: bool) -> Tensors:
-        """Return a module's tensors on the device. Those from a file stay in host memory, too, if that has room."""
+    def on_device(self, hosted: HostedModule[M], tensors: Tensors, *, is_copy: bool) -> Arrival:
+        """Copy a module's tensors to the device. Those from a file stay in host memory, too, if that has room."""
         with self._changed:
             self._num_brought += 1
             self._num_loaded += not is_copy
         if self._device == "cpu":
-            return tensors
+            return self.transfer.copy(tensors)
         if not is_copy and _size(tensors) <= self._copies.maxsize:
             # A copy from pinned memory is several times as fast.
             tensors = [tensor.pin_memory() for tensor in tensors]
             with self._changed:
                 self._copies[hosted.name] = tensors
-        return [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+        return self.transfer.copy(tensors)
 
     def _begin_use(self, name: str) -> None:
         self._ledger.use(name)
@@ -303,6 +345,13 @@ class ModelHost:
             )
         for leaver in leavers() or []:
             self._evict(leaver)
+
+    def _evict_unused(self, name: str) -> bool:
+        """Take a module off the device unless it is used; return whether that was done."""
+        can_leave = name in self._ledger and not self._ledger.is_used(name)
+        if can_leave:
+            self._evict(name)
+        return can_leave
 
     def _evict(self, name: str) -> None:
         tensors = self._takers[name]()

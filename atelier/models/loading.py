@@ -8,7 +8,7 @@ transformers, which take seconds, only if they need them: most replicas need one
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,25 @@ def load_unet(entry: ModelEntry, placement: Placement) -> UNet2DConditionModel:
                 use_safetensors=True,
             )
     return unet.to(placement.device).eval()
+
+
+def unet_without_weights(entry: ModelEntry) -> UNet2DConditionModel:
+    """Return a model's UNet with parameters on PyTorch's device `meta`, which hold no numbers."""
+    from diffusers import UNet2DConditionModel
+
+    with _folder(entry.id, entry.files, UNET) as folder, torch.device("meta"):
+        config = UNet2DConditionModel.load_config(folder, subfolder="unet")
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
+    return unet.eval()
+
+
+def unet_name_in_file(entry: ModelEntry) -> Callable[[str], str]:
+    """Return a function from the name of a UNet's tensor to its name in the entry's files."""
+    file = entry.files.file
+    if file is None:
+        return lambda name: name
+    with _folder(entry.id, entry.files, UNET) as folder:
+        return single_file.unet_names(file, folder).__getitem__
 
 
 def load_controlnet(entry: ControlNetEntry, placement: Placement) -> ControlNetModel:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 M = TypeVar("M", bound=torch.nn.Module)
+V = TypeVar("V")
 _Tensors = dict[str, torch.Tensor]
 
 #: Names that a file with nothing but a VAE begins with; they lack the checkpoint's prefix.
@@ -32,16 +33,30 @@ _VAE_ALONE = "decoder."
 def load_unet(file: Path, configs: str, dtype: torch.dtype) -> UNet2DConditionModel:
     """Load the UNet of a checkpoint; `configs` is a diffusers folder."""
     from diffusers import UNet2DConditionModel
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     config = UNet2DConditionModel.load_config(configs, subfolder="unet")
     unet: UNet2DConditionModel = _without_weights(lambda: UNet2DConditionModel.from_config(config))
-    tensors = _read(file, CheckpointPart.UNET, dtype)
+    converted = _converted_unet(_read(file, CheckpointPart.UNET, dtype), file, config)
+    return _filled(unet, converted, file, CheckpointPart.UNET)
+
+
+def unet_names(file: Path, configs: str) -> dict[str, str]:
+    """Return the names of the UNet's tensors in a checkpoint by those in diffusers; nothing but names is read."""
+    from diffusers import UNet2DConditionModel
+
+    names = {name: name for name in _header(file).shapes}
+    return _converted_unet(names, file, UNet2DConditionModel.load_config(configs, subfolder="unet"))
+
+
+def _converted_unet(tensors: dict[str, V], file: Path, config: object) -> dict[str, V]:
+    """Return the values by the names that diffusers gives to the UNet's tensors."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
     try:
-        converted = convert_ldm_unet_checkpoint(tensors, config)
+        converted: dict[str, V] = convert_ldm_unet_checkpoint(tensors, config)
     except KeyError as error:
         raise _unavailable(file, f"its UNet lacks {error}") from error
-    return _filled(unet, converted, file, CheckpointPart.UNET)
+    return converted
 
 
 def load_vae(file: Path, configs: str, dtype: torch.dtype) -> AutoencoderKL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +25,7 @@ from atelier.models.loading import (
     load_text_encoders,
     load_unet,
     load_vae,
+    unet_name_in_file,
     weight_files,
 )
 
@@ -34,7 +35,16 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=torch.nn.Module)
 #: Opens the weight files of a module.
-_Paths = Callable[[], AbstractContextManager[list[Path]]]
+WeightPaths = Callable[[], AbstractContextManager[list[Path]]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensors:
+    """Weight files whose tensors are read one by one."""
+
+    paths: WeightPaths
+    #: Returns the name that a tensor of the module has in the files.
+    name_in_file: Callable[[str], str] = lambda name: name
 
 
 def text_encoders_source(entry: ModelEntry, placement: Placement) -> ModuleSource[torch.nn.ModuleList]:
@@ -51,16 +61,24 @@ def text_encoder_source(entry: ModelEntry, placement: Placement) -> ModuleSource
 def unet_source(entry: ModelEntry, placement: Placement) -> ModuleSource[UNet2DConditionModel]:
     """Return where a model's UNet comes from."""
     load = partial(_load_convolutions, partial(load_unet, entry), placement)
-    return _of_files(
-        entry, partial(weight_files, entry.id, entry.files, [UNET]), load, placement, CheckpointPart.UNET
-    )
+    return _of_files(entry, _unet_paths(entry), load, placement, CheckpointPart.UNET)
+
+
+def unet_tensors(entry: ModelEntry) -> StoredTensors:
+    """Return where the tensors of a model's UNet are stored. Raises ModelUnavailable."""
+    return StoredTensors(_unet_paths(entry), unet_name_in_file(entry))
+
+
+def _unet_paths(entry: ModelEntry) -> WeightPaths:
+    return partial(weight_files, entry.id, entry.files, [UNET])
 
 
 def vae_source(entry: ModelEntry, placement: Placement) -> ModuleSource[AutoencoderKL]:
     """Return where a model's VAE comes from."""
     paths = partial(weight_files, entry.id, entry.vae or entry.files, [vae_part(entry)])
     load = partial(_load_convolutions, partial(load_vae, entry), placement)
-    return _of_files(entry, paths, load, placement, CheckpointPart.VAE)
+    source = _of_files(entry, paths, load, placement, CheckpointPart.VAE)
+    return replace(source, leaves_after_use=placement.memory.leaves_after_use)
 
 
 def controlnet_source(entry: ControlNetEntry, placement: Placement) -> ModuleSource[ControlNetModel]:
@@ -72,7 +90,8 @@ def controlnet_source(entry: ControlNetEntry, placement: Placement) -> ModuleSou
 def _of_text_encoders(entry: ModelEntry, load: Callable[[], M], placement: Placement) -> ModuleSource[M]:
     parts = [part for part in TEXT_ENCODERS[entry.family] if part.weights is not None]
     paths = partial(weight_files, entry.id, entry.files, parts)
-    return _of_files(entry, paths, load, placement, CheckpointPart.TEXT_ENCODER, CheckpointPart.TEXT_ENCODER_2)
+    source = _of_files(entry, paths, load, placement, CheckpointPart.TEXT_ENCODER, CheckpointPart.TEXT_ENCODER_2)
+    return replace(source, leaves_after_use=placement.memory.leaves_after_use)
 
 
 def _load_convolutions(load: Callable[[Placement], M], placement: Placement) -> M:
@@ -84,7 +103,7 @@ def _load_convolutions(load: Callable[[Placement], M], placement: Placement) -> 
 
 def _of_files(
     entry: ModelEntry | None,
-    paths: _Paths,
+    paths: WeightPaths,
     load: Callable[[], M],
     placement: Placement,
     *in_checkpoint: CheckpointPart,
@@ -98,7 +117,7 @@ def _of_files(
 
     def stamp() -> object:
         with paths() as files:
-            return [_stamp(path) for path in files]
+            return [stamp_of(path) for path in files]
 
     return ModuleSource(
         load=load,
@@ -121,6 +140,7 @@ def _num_values(path: Path, prefixes: tuple[str, ...]) -> int:
         return sum(math.prod(opened.get_slice(name).get_shape()) for name in chosen)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return what changes with the content of a file."""
     stat = path.stat()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size

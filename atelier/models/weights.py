@@ -22,9 +22,10 @@ class Weights:
     def take(self) -> list[torch.Tensor]:
         """Take the tensors out. The module keeps their shapes; floats become NaN, so that no call goes unnoticed."""
         taken = [tensor.data for tensor in self._tensors]
+        # One number for all tensors, because a GPU needs a kernel for each.
+        numbers = {key: _no_number(*key) for key in {(tensor.dtype, tensor.device) for tensor in taken}}
         for tensor in self._tensors:
-            fill = math.nan if tensor.is_floating_point() else 0
-            tensor.data = torch.full((), fill, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            tensor.data = numbers[tensor.dtype, tensor.device].expand(tensor.shape)
         return taken
 
     def put(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -39,3 +40,16 @@ class Weights:
 def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
     """Return the parameters and buffers of a module, each once, in the order of its definition."""
     return [*module.parameters(), *module.buffers()]
+
+
+@torch.inference_mode(False)
+def take_all(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Replace a module's parameters, which may be on no device, by those of a module whose tensors were taken."""
+    number = _no_number(dtype, torch.device("cpu"))
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            setattr(owner, name, torch.nn.Parameter(number.expand(parameter.shape)))
+
+
+def _no_number(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.full((), math.nan if dtype.is_floating_point else 0, dtype=dtype, device=device)

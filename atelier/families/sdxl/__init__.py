@@ -6,11 +6,12 @@ from atelier.families.unet.adapters.rows import forms
 from atelier.families.unet.attention import prompt_conditions, request_adapters
 from atelier.families.unet.conditions import stack
 from atelier.families.unet.embeds import zero_embeds
-from atelier.families.unet.halves import decode_half, encode_half, encode_rows
+from atelier.families.unet.halves import block_names, decode_half, encode_half, encode_rows
 from atelier.families.unet.slots import new_slots
 from atelier.families.unet.traced import trace
 
 __all__ = [
+    "block_names",
     "decode_half",
     "encode_half",
     "encode_rows",

@@ -26,6 +26,7 @@ from atelier.families.unet.adapters.rows import (
 from atelier.families.unet.conditions import KeysValues, PromptConditions
 from atelier.families.unet.embeds import check_widths
 from atelier.models.loading import Placement
+from atelier.models.streaming import at_hand
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -104,10 +105,12 @@ def install(model: UNet2DConditionModel | ControlNetModel) -> None:
 
 def keys_values(model: UNet2DConditionModel | ControlNetModel, prompt_embeds: torch.Tensor) -> KeysValues:
     """Compute keys and values of `prompt_embeds` [prompts, 77 · chunks, 2048] for every cross-attention layer."""
-    layers = list(_cross_attention(model))
-    return KeysValues(
-        tuple(layer.to_k(prompt_embeds) for layer in layers), tuple(layer.to_v(prompt_embeds) for layer in layers)
-    )
+    keys, values = [], []
+    for layer in _cross_attention(model):
+        with at_hand(layer):
+            keys.append(layer.to_k(prompt_embeds))
+            values.append(layer.to_v(prompt_embeds))
+    return KeysValues(tuple(keys), tuple(values))
 
 
 def prompt_conditions(

@@ -39,7 +39,7 @@ class _Clock:
 
 @pytest.fixture(scope="module")
 def models() -> tuple[ModelEntry, ...]:
-    return read_catalogue().only(["tiny-sdxl", _SDXL]).models
+    return read_catalogue().only(["tiny-sdxl", "tiny-sd15", _SDXL]).models
 
 
 def _library(

@@ -42,10 +42,11 @@ def test_the_graph_is_built_without_model_libraries() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=_ROOT)
 
 
+_CONFIGS_OF_CARDS = ["configs/sdxl-24gb.yaml", "configs/sdxl-15gb.yaml", "configs/sdxl-6gb.yaml"]
 _GPU_CONFIGS = ["configs/sdxl-80gb.yaml", "configs/high-availability.yaml"]
 
 
-@pytest.mark.parametrize("name", ["serve_config.yaml", *_GPU_CONFIGS])
+@pytest.mark.parametrize("name", ["serve_config.yaml", *_GPU_CONFIGS, *_CONFIGS_OF_CARDS])
 def test_configs_are_complete(name: str) -> None:
     [application] = _config(name).applications
     args = GraphArgs.model_validate(application.args)
@@ -196,3 +197,14 @@ def test_every_option_has_a_description() -> None:
     for name, field in options.items():
         assert field.description is not None, name
         assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize("deployment", ["annotator", "upscaler", "controlnet"])
+def test_a_memory_level_that_would_change_nothing_is_refused(deployment: str) -> None:
+    with pytest.raises(ValidationError, match="memory_level"):
+        GraphArgs.model_validate({deployment: {"memory_level": "balanced"}})
+
+
+def test_an_unknown_memory_level_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ValidationError, match="'none', 'balanced', 'sequential' or 'aggressive'"):
+        GraphArgs.model_validate({"denoiser": {"memory_level": "int8"}})

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.catalogue import Catalogue
+from atelier.core.geometry import Size
 from atelier.families.family import family_of
 from atelier.families.unet.attention import keys_values
 from atelier.families.unet.conditions import MASKED, Conditions
+from atelier.families.unet.halves import block_names
 from atelier.models.loading import load_unet
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 from tests.small_sd15 import TEXT_WIDTH
@@ -49,3 +52,42 @@ def test_halves_equal_the_forward_pass(
     )
     encoded = family.encode_half(ours, latents, timesteps, conditions)
     assert torch.equal(family.decode_half(ours, encoded, conditions), expected)
+
+
+def test_blocks_of_sdxl_hold_all_of_its_weights() -> None:
+    """Sizes in parameters are those of SDXL base 1.0, whose config this is."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+    names = block_names(unet)
+    sizes = [sum(tensor.numel() for tensor in unet.get_submodule(name).parameters()) for name in names]
+    assert len(set(names)) == len(names)
+    assert sum(sizes) == 2_567_463_684
+    assert max(sizes) == pytest.approx(0.351e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("model", _WIDTHS)
+def test_blocks_are_named_in_the_order_in_which_they_run(two_families: Catalogue, model: str) -> None:
+    entry = two_families.model(model)
+    unet, family = load_unet(entry, CPU), family_of(entry.family)
+    family.install(unet)
+    called: list[str] = []
+    names = block_names(unet)
+    for name in names:
+        unet.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
+    prompt = family.prompt_conditions(unet, family.zero_embeds(unet), CPU)
+    conditions = family.stack([prompt], [Size(width=64, height=64)])
+    with torch.inference_mode():
+        encoded = family.encode_half(unet, torch.zeros(1, 4, 8, 8), torch.zeros(1), conditions)
+        family.decode_half(unet, encoded, conditions)
+    assert called == names

@@ -11,7 +11,7 @@ import torch
 
 from atelier.core.errors import ModelUnavailable
 from atelier.families.unet.programs import TRACING, traced
-from atelier.models.host import HostedModule, ModelHost, ModuleSource
+from atelier.models.host import HostedModule, HostStatus, ModelHost, ModuleSource
 from atelier.models.loading import Placement
 from atelier.models.memory import Memory
 
@@ -223,6 +223,40 @@ def test_only_a_module_that_is_elsewhere_takes_time_to_bring(disk: _Disk) -> Non
     assert first.bring_s == 0
     _run(second)
     assert first.bring_s > 0
+
+
+def test_a_module_that_leaves_after_use_is_there_while_it_is_leased_only(disk: _Disk) -> None:
+    host = _host(2, num_copies=1)
+    module = host.add("a", replace(disk.source("a"), leaves_after_use=True))
+    with module.lease():
+        with module.lease():
+            pass
+        assert host.status().resident == ("a",)
+    assert host.status().resident == ()
+    assert host.status().host_bytes == _BYTES
+    assert torch.equal(_run(module), disk.source("a").load()(torch.ones(1, _SIDE)))
+    assert disk.read == ["a", "a"], "read once by the module, and once by this test"
+
+
+def test_a_module_that_leaves_after_use_stays_when_it_is_brought_before(disk: _Disk) -> None:
+    host = _host(2)
+    module = host.add("a", replace(disk.source("a"), leaves_after_use=True))
+    module.bring()
+    assert host.status().resident == ("a",)
+    _run(module)
+    assert host.status().resident == ()
+
+
+def test_a_block_counts_as_a_part_of_its_model() -> None:
+    status = HostStatus(
+        resident=("of/one/unet#mid_block", "two/vae", "canny"),
+        device_bytes=0,
+        peak_device_bytes=0,
+        host_bytes=0,
+        num_brought=0,
+        num_loaded=0,
+    )
+    assert status.models == ("of/one", "two")
 
 
 def _in_thread(call: Callable[[], object]) -> threading.Thread:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 import torch
 
 from atelier.families.unet.adapters.adapter import Layers, LowRank
+from atelier.models.streaming import at_hand
 
 #: A rank below this counts as this, so that the layers of a small model have the same form for all LoRAs.
 _MIN_RANK = 32
@@ -95,8 +96,9 @@ def _merged(layer: torch.nn.Module, change: LowRank) -> Merged | None:
     width, width_out = layer.in_features, layer.out_features
     if width * width_out > _MAX_RATIO * max(change.rank, _MIN_RANK) * (width + width_out):
         return None
-    base = layer.weight.T
-    return Merged(torch.addmm(base, change.down.T, change.up.T), base)
+    with at_hand(layer):
+        base = layer.weight.T
+        return Merged(torch.addmm(base, change.down.T, change.up.T), base)
 
 
 def forms(layers: RequestLayers) -> Forms:
