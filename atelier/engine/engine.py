@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +103,11 @@ class Engine:
         self._changed = threading.Condition()
         # Threads share these, and use them only under `_changed`.
         self._queue: Queue[Submitted] = Queue(
-            max_waiting=settings.max_waiting, max_cost=settings.max_rows, model_of=_model_of, bring_s=self._bring_s
+            max_waiting=settings.max_waiting,
+            max_cost=settings.max_rows,
+            model_of=_model_of,
+            bring_s=self._bring_s,
+            fits=self._fit,
         )
         self._limits = (settings.max_waiting, settings.max_rows)
         self._cancelled: set[RequestId] = set()
@@ -142,6 +146,9 @@ class Engine:
 
     def _bring_s(self, model: Hashable) -> float:
         return self._runners.bring_s(str(model))
+
+    def _fit(self, models: Set[Hashable]) -> bool:
+        return self._runners.fit(set(map(str, models)), self._limits[1])
 
     def _wake(self, _: object) -> None:
         """Let the loop see that a request has its model or LoRAs."""

@@ -14,12 +14,14 @@
   their classes (`engine.turns`).
 - Where not all models fit into memory, those that are there go first, in admission and in turns, until others have
   waited for `_STICKINESS` times as long as bringing their model takes. So switching takes a small share of the time.
+- A request does not fit either while the models of running ones leave no room for its own. Then it is overtaken for
+  `_OVERTAKEN` of its class's patience at most, so that batches are wide and nobody waits for long.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -30,6 +32,8 @@ from atelier.engine.turns import Turns
 
 #: A model that has to be brought waits for so many times the time that this takes, while others are there to be run.
 _STICKINESS = 10
+#: A request whose model has no room is overtaken by others that are due later by this share of its class's patience.
+_OVERTAKEN = 0.1
 
 
 class Lane(NamedTuple):
@@ -80,7 +84,7 @@ class _Waiting(Generic[I]):
     overtaken_cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Running(Generic[I]):
     item: I
     #: Cost at admission.
@@ -107,11 +111,14 @@ class Queue(Generic[I]):
         max_cost: float,
         model_of: Callable[[Hashable], Hashable] = lambda key: key,
         bring_s: Callable[[Hashable], float] = lambda _: 0.0,
+        fits: Callable[[Set[Hashable]], bool] = lambda _: True,
     ) -> None:
         """`max_waiting` and `max_cost` are the bounds that `set_limits` changes.
 
-        `model_of` returns the model that requests with a key need, `bring_s` in how many seconds it can be there.
+        `model_of` returns the model that requests with a key need, `bring_s` in how many seconds it can be there, and
+        `fits` whether memory has room for all of these models at once.
         """
+        self._fits = fits
         self._model_of = model_of
         self._bring_s = bring_s
         self._waiting: dict[RequestId, _Waiting[I]] = {}
@@ -174,10 +181,11 @@ class Queue(Generic[I]):
 
     def admit(self) -> Changes[I]:
         """Let requests run that wait, and park others for them."""
-        changes: Changes[I] = Changes()
         if self._is_settled:
-            return changes
+            return Changes()
         self._is_settled = True
+        started: dict[RequestId, _Waiting[I]] = {}
+        parked: list[I] = []
         first: _Waiting[I] | None = None
         for waiting in self._in_order():
             item = waiting.item
@@ -188,16 +196,17 @@ class Queue(Generic[I]):
                 first = first or waiting
                 continue
             if first is not None and not victims:
-                if first.overtaken_cost + cost > self._max_cost:
+                if not self._may_be_overtaken(first, item, cost):
                     continue
                 first.overtaken_cost += cost
             for victim in victims:
                 self.remove(victim.request_id)
-                self._wait(_Waiting(victim, is_parked=True))
+                as_before = started.pop(victim.request_id, None)
+                self._wait(as_before or _Waiting(victim, is_parked=True))
+                parked += [] if as_before else [victim]
             self._start(item, cost)
-            changes.parked.extend(victims)
-            changes.admitted.append(item)
-        return changes
+            started[item.request_id] = waiting
+        return Changes(parked, [waiting.item for waiting in started.values()])
 
     def _in_order(self) -> Iterator[_Waiting[I]]:
         """Yield the waiting requests that are ready, in the order of admission.
@@ -210,6 +219,12 @@ class Queue(Generic[I]):
             left.sort(key=lambda waiting: waiting.item.due_s + self._delay_s(waiting.item, models))
             while left and models == self._running_models():
                 yield left.pop(0)
+
+    def _may_be_overtaken(self, first: _Waiting[I], item: I, cost: float) -> bool:
+        if first.overtaken_cost + cost > self._max_cost:
+            return False
+        is_late = item.due_s > first.item.due_s + _OVERTAKEN * PRIORITIES[first.item.priority].patience_s
+        return not (is_late and self._lacks_room(self._model_of(first.item.key), self._running_models()))
 
     def _running_models(self) -> Set[Hashable]:
         return {self._model_of(running.item.key) for running in self._running.values()}
@@ -231,21 +246,41 @@ class Queue(Generic[I]):
 
         Those that are due last step aside first.
         """
-        excess = math.fsum(running.cost for running in self._running.values()) + cost - self._max_cost
-        if excess <= 0:
-            return []
         lower = [
             running
             for running in self._running.values()
             if is_before(item.priority, running.item.priority) and running.item.due_s > item.due_s
         ]
-        victims: list[I] = []
-        for running in sorted(lower, key=lambda running: -running.item.due_s):
-            victims.append(running.item)
-            excess -= running.cost
+        lower.sort(key=lambda running: -running.item.due_s)
+        of_models = self._victims_of_models(self._model_of(item.key), lower)
+        if of_models is None:
+            return None
+        staying = [running for running in self._running.values() if running not in of_models]
+        excess = math.fsum(running.cost for running in staying) + cost - self._max_cost
+        victims = [running.item for running in of_models]
+        for running in lower:
             if excess <= 0:
-                return victims
-        return None
+                break
+            if running not in of_models:
+                victims.append(running.item)
+                excess -= running.cost
+        return victims if excess <= 0 else None
+
+    def _victims_of_models(self, model: Hashable, lower: Sequence[_Running[I]]) -> list[_Running[I]] | None:
+        """Return who steps aside so that memory has room for a model; None if it has none beside those that stay."""
+        models, victims = set(self._running_models()), list[_Running[I]]()
+        for other in dict.fromkeys(self._model_of(running.item.key) for running in lower):
+            if not self._lacks_room(model, models):
+                break
+            users = [running for running in self._running.values() if self._model_of(running.item.key) == other]
+            if all(running in lower for running in users):
+                models.remove(other)
+                victims += users
+        return None if self._lacks_room(model, models) else victims
+
+    def _lacks_room(self, model: Hashable, models: Set[Hashable]) -> bool:
+        """Return whether memory has no room for a model beside others."""
+        return bool(models) and model not in models and not self._fits(models | {model})
 
     def _wait(self, waiting: _Waiting[I]) -> None:
         self._waiting[waiting.item.request_id] = waiting

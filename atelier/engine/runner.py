@@ -139,6 +139,11 @@ class Runner:
         return self.costs.row_bytes_per_pixel * self._entry.defaults.size.num_pixels
 
     @property
+    def is_exclusive(self) -> bool:
+        """Whether no other base model may be in memory with this one."""
+        return self._entry.exclusive
+
+    @property
     def num_bytes(self) -> int:
         """Number of bytes of the UNet."""
         return self._unet.num_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,9 +93,8 @@ class Runners:
 
     def unload(self, model: str) -> bool:
         """Take a model's UNet out of memory; return whether it is still there, because it is used."""
-        made = self._made.get(model)
-        is_made = made is not None and made.done() and made.exception() is None
-        return made is not None and is_made and made.result().unload()
+        runner = self._runner_that_is_made(model)
+        return runner is not None and runner.unload()
 
     def runner(self, model: str) -> Runner:
         """Return a model's runner, ready to take steps; an unknown architecture is measured first.
@@ -118,10 +117,22 @@ class Runners:
         row_bytes = runner.row_bytes
         return (self._placement.memory.device_bytes - runner.num_bytes) / row_bytes if row_bytes else math.inf
 
+    def fit(self, models: Set[str], max_rows: float) -> bool:
+        """Return whether memory has room for models at once, with the activations of as many rows as may run.
+
+        An exclusive model fits beside no other.
+        """
+        runners = [runner for model in models if (runner := self._runner_that_is_made(model)) is not None]
+        if len(models) > 1 and any(runner.is_exclusive for runner in runners):
+            return False
+        row_bytes = max((runner.row_bytes for runner in self._measured), default=0.0)
+        rows_bytes = row_bytes * min(max_rows, self.max_rows) if row_bytes else 0.0
+        return sum(runner.num_bytes for runner in runners) + rows_bytes <= self._placement.memory.device_bytes
+
     def bring_s(self, model: str) -> float:
         """Return how long it takes until a model's weights are on the device; 0 if they are there."""
-        made = self._made.get(model)
-        return made.result().bring_s if made is not None and made.done() and made.exception() is None else 0.0
+        runner = self._runner_that_is_made(model)
+        return 0.0 if runner is None else runner.bring_s
 
     @property
     def weights(self) -> dict[str, str]:
@@ -139,6 +150,10 @@ class Runners:
     def resident_loras(self) -> list[str]:
         """Return the ids of the LoRAs on the device, of all models. Called in any thread."""
         return self._adapters.resident()
+
+    def _runner_that_is_made(self, model: str) -> Runner | None:
+        made = self._made.get(model)
+        return made.result() if made is not None and made.done() and made.exception() is None else None
 
     def _make(self, entry: ModelEntry) -> Runner:
         return Runner(entry, self._placement, self._unet(entry), self._transport, self._side_by_side)

@@ -39,9 +39,10 @@ class _Item:
 class _Machine:
     """Runs requests in a queue, and checks what must hold at any time."""
 
-    def __init__(self, items: Sequence[_Item], *, bring_s: float = 0.0) -> None:
-        """Memory has room for one model, which is a key; bringing another takes `bring_s`."""
+    def __init__(self, items: Sequence[_Item], *, bring_s: float = 0.0, num_models: int = 100) -> None:
+        """Models are keys; `num_models` may run at once. All but the last that ran take `bring_s` to be brought."""
         self._bring_s = bring_s
+        self._num_models = num_models
         self._in_memory: Hashable = None
         self.num_switches = 0
         self._coming = sorted(items, key=lambda item: item.submitted_s)
@@ -50,6 +51,7 @@ class _Machine:
             max_waiting=10_000,
             max_cost=_MAX_COST,
             bring_s=lambda model: 0.0 if model == self._in_memory else self._bring_s,
+            fits=lambda models: len(models) <= num_models,
         )
         self._running: dict[RequestId, _Item] = {}
         self._parked: set[RequestId] = set()
@@ -79,6 +81,7 @@ class _Machine:
         costs = [item.cost for item in self._running.values()]
         assert sum(costs) <= _MAX_COST or len(costs) == 1
         assert self._queue.num_running == len(self._running)
+        assert len({item.key for item in self._running.values()}) <= self._num_models
 
     def _step(self) -> None:
         lane = self._queue.next_lane()
@@ -107,7 +110,7 @@ _ITEMS: st.SearchStrategy[list[dict[str, object]]] = st.lists(
         num_steps=st.integers(1, 20),
         cost=st.integers(1, 10),
         priority=st.sampled_from(list(PRIORITIES)),
-        key=st.sampled_from("ab"),
+        key=st.sampled_from("abc"),
     ),
     max_size=40,
 )
@@ -117,10 +120,12 @@ def _items(fields: Sequence[dict[str, object]]) -> list[_Item]:
     return [_Item(RequestId(f"req_{index}"), **of_item) for index, of_item in enumerate(fields)]  # type: ignore[arg-type]
 
 
-@given(_ITEMS)
-def test_every_request_takes_all_of_its_steps_and_ends_once(fields: list[dict[str, object]]) -> None:
+@given(_ITEMS, st.integers(1, 3), st.sampled_from([0.0, 0.5]))
+def test_every_request_takes_all_of_its_steps_and_ends_once(
+    fields: list[dict[str, object]], num_models: int, bring_s: float
+) -> None:
     items = _items(fields)
-    machine = _Machine(items)
+    machine = _Machine(items, num_models=num_models, bring_s=bring_s)
     assert set(machine.run()) == {item.request_id for item in items}
     assert set(machine._left.values()) <= {0}
 
@@ -148,6 +153,21 @@ def test_nobody_starves_beside_more_requests_than_the_machine_can_do(
     ahead_s = sum(other.num_steps for other in others if other.due_s <= one.due_s)
     share = 1 + PRIORITIES[of_others].weight / PRIORITIES[priority].weight
     assert machine.ended_s[one.request_id] <= ahead_s + 2 * others[0].num_steps + one.num_steps * share + 2
+
+
+@given(st.sampled_from(list(PRIORITIES)), st.integers(1, 30), st.integers(1, 10))
+def test_nobody_starves_beside_a_model_that_is_always_used(priority: Priority, num_steps: int, period_s: int) -> None:
+    """Memory has room for one model, and requests of another come without end. They go first for a tenth at most."""
+    overtaken_s = PRIORITIES[priority].patience_s / 10
+    one = _Item(RequestId("one"), 1, 5, priority=priority, key="one")
+    num_others = int((overtaken_s + 2 * num_steps) / period_s) + 100
+    others = [
+        _Item(RequestId(f"req_{index}"), index * period_s, num_steps, cost=0.01, priority=priority)
+        for index in range(num_others)
+    ]
+    machine = _Machine([one, *others], num_models=1)
+    machine.run(until=one.request_id)
+    assert machine.ended_s[one.request_id] <= 1 + overtaken_s + num_steps + one.num_steps + 2
 
 
 @given(st.lists(st.sampled_from(list(PRIORITIES)), min_size=1, unique=True))

@@ -162,13 +162,17 @@ def test_a_class_has_a_bound_of_its_own(priority: Priority) -> None:
     queue.submit(_Item("one more", priority=priority))
 
 
-def _switching(*items: _Item, bring_s: dict[str, float], max_cost: float = 8) -> Queue[_Item]:
+def _switching(
+    *items: _Item, bring_s: dict[str, float] | None = None, max_cost: float = 8, num_in_memory: int = 100
+) -> Queue[_Item]:
     """A queue whose keys begin with their model; `bring_s` are the times of the models that are not in memory."""
+    times_s = {} if bring_s is None else bring_s
     queue: Queue[_Item] = Queue(
         max_waiting=100,
         max_cost=max_cost,
         model_of=lambda key: str(key)[0],
-        bring_s=lambda model: bring_s.get(str(model), 0.0),
+        bring_s=lambda model: times_s.get(str(model), 0.0),
+        fits=lambda models: len(models) <= num_in_memory,
     )
     for item in items:
         queue.submit(item)
@@ -209,6 +213,81 @@ def test_a_lane_whose_model_is_not_in_memory_waits_for_ten_times_the_switch() ->
         bring_s["x" if lane.key == "y" else "y"] = 0.11
     # Each lane catches up with the other, then gets ahead of it by 1.1 seconds.
     assert "".join(map(str, taken)) == "yyxxxxyy"
+
+
+def test_a_request_waits_until_the_models_of_running_ones_leave_room_for_its_own() -> None:
+    items = [_Item("a", key="x1"), _Item("b", key="y"), _Item("c", key="z"), _Item("d", key="x2")]
+    queue = _switching(*items, num_in_memory=2)
+    assert _names(queue.admit()) == ("abd", "")
+    queue.remove(RequestId("a"))
+    assert _names(queue.admit()) == ("", "")
+    queue.remove(RequestId("d"))
+    assert _names(queue.admit()) == ("c", "")
+
+
+@pytest.mark.parametrize(("priority", "overtaken_s"), [("interactive", 1), ("standard", 6), ("batch", 360)])
+def test_a_request_whose_model_has_no_room_is_overtaken_for_a_tenth_of_its_patience(
+    priority: Priority, overtaken_s: float
+) -> None:
+    def admitted(due_s: float) -> str:
+        first = _Item("a", key="x", priority=priority)
+        queue = _switching(first, num_in_memory=1)
+        queue.admit()
+        queue.submit(_Item("b", due_s=1, key="y", priority=priority))
+        queue.submit(_Item("c", due_s=1 + due_s, key="x", priority=priority))
+        return _names(queue.admit())[0]
+
+    assert admitted(overtaken_s - 0.1) == "c"
+    assert admitted(overtaken_s + 0.1) == ""
+
+
+def test_a_request_whose_model_has_no_room_is_overtaken_by_a_batchs_worth_at_most() -> None:
+    queue = _switching(_Item("a", 4, key="x"), num_in_memory=1, max_cost=8)
+    queue.admit()
+    for item in (_Item("b", 4, key="y"), *(_Item(name, 4, key="x") for name in "cde")):
+        queue.submit(item)
+    assert _names(queue.admit()) == ("c", "")
+    queue.remove(RequestId("a"))
+    assert _names(queue.admit()) == ("d", "")
+    queue.remove(RequestId("c"))
+    assert _names(queue.admit()) == ("", "")
+    queue.remove(RequestId("d"))
+    assert _names(queue.admit()) == ("b", "")
+
+
+def test_a_request_that_gives_up_its_place_before_it_began_waits_on_and_is_not_parked() -> None:
+    """The second is due later, but its model is there; the first is of a higher class."""
+    items = [_Item("a", 8, key="x", priority="interactive"), _Item("b", due_s=0.5, key="y")]
+    queue = _switching(*items, bring_s={"x": 0.1})
+    assert _names(queue.admit()) == ("a", "")
+    assert (queue.num_waiting, queue.num_running) == (1, 1)
+    assert not queue.has_begun(RequestId("b"))
+    queue.remove(RequestId("a"))
+    assert _names(queue.admit()) == ("b", "")
+
+
+def test_all_requests_of_a_model_step_aside_for_one_of_a_higher_class() -> None:
+    running = [
+        _Item("a", due_s=100, key="x1", priority="batch"),
+        _Item("b", due_s=101, key="x2", priority="batch"),
+        _Item("c", due_s=102, key="y", priority="batch"),
+        _Item("d", due_s=5, key="y", priority="interactive"),
+    ]
+    queue = _switching(*running, num_in_memory=2)
+    queue.admit()
+    queue.submit(_Item("e", due_s=6, key="z", priority="interactive"))
+    assert _names(queue.admit()) == ("e", "ab")
+
+
+def test_nobody_steps_aside_where_each_model_has_a_request_that_stays() -> None:
+    running = [
+        _Item("a", due_s=100, key="x", priority="batch"),
+        _Item("b", due_s=5, key="x", priority="interactive"),
+    ]
+    queue = _switching(*running, num_in_memory=1)
+    queue.admit()
+    queue.submit(_Item("c", due_s=6, key="z", priority="interactive"))
+    assert _names(queue.admit()) == ("", "")
 
 
 def test_requests_that_wait_are_admitted_when_the_limits_are_raised() -> None:
