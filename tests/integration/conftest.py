@@ -24,7 +24,7 @@ from tests.hub import Hub, hub
 from tests.integration.steps import Steps
 
 _CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
-_LORA = Path(__file__).parents[2] / "zoo/weights/tiny-neon/tiny-neon.safetensors"
+_WEIGHTS = Path(__file__).parents[2] / "zoo/weights"
 _WAIT_S = 240
 WEBHOOK_SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
@@ -38,10 +38,11 @@ def free_port() -> int:
 class Graph:
     """A running graph whose config can be changed."""
 
-    def __init__(self, port: int, loras_dir: Path) -> None:
+    def __init__(self, port: int, loras_dir: Path, model_hub: Hub) -> None:
         self.address = f"http://127.0.0.1:{port}"
         self._port = port
         self.loras_dir = loras_dir
+        self.model_hub = model_hub
         #: Limits by deployment, and arguments of the graph, that differ from serve_config.yaml.
         self.user_configs: dict[str, dict[str, object]] = {"Router": {"max_body_bytes": 100_000}}
         #: Size of the cache of results. Without one, tests that ask for the same image again see it made again.
@@ -79,7 +80,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     with _model_hub(tmp_path_factory.mktemp("published")) as model_hub:
         os.environ |= model_hub.environment
         ray.init(include_dashboard=False, log_to_driver=False)
-        graph = Graph(free_port(), tmp_path_factory.mktemp("loras"))
+        graph = Graph(free_port(), tmp_path_factory.mktemp("loras"), model_hub)
         graph.deploy()
         yield graph
         serve.shutdown()
@@ -88,12 +89,14 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
 
 @contextmanager
 def _model_hub(root: Path) -> Iterator[Hub]:
-    """A model hub with the LoRA that the pages download: it is one of the zoo's."""
-    name = "nerijs/pixel-art-xl"
-    (root / name).mkdir(parents=True)
-    shutil.copy(_LORA, root / name / "pixel-art-xl.safetensors")
+    """A model hub with the LoRA that the pages download, which is one of the zoo's, and a copy of tiny-sdxl."""
+    lora, model = "nerijs/pixel-art-xl", "me/copy"
+    (root / lora).mkdir(parents=True)
+    shutil.copy(_WEIGHTS / "tiny-neon/tiny-neon.safetensors", root / lora / "pixel-art-xl.safetensors")
+    shutil.copytree(_WEIGHTS / "tiny-sdxl", root / model)
     with hub(root) as running:
-        running.cards[name] = {"tags": ["lora"], "cardData": {"license": "creativeml-openrail-m"}}
+        running.cards[lora] = {"tags": ["lora"], "cardData": {"license": "creativeml-openrail-m"}}
+        running.cards[model] = {"tags": ["diffusers:StableDiffusionXLPipeline"], "cardData": {"license": "mit"}}
         yield running
 
 
