@@ -15,18 +15,14 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from atelier.catalogue.entries import Defaults, Entry, ModelEntry, Sides
+from atelier.catalogue.entries import Entry, ModelEntry
 from atelier.catalogue.storage import Storage
-from atelier.core.geometry import Size
 from atelier.core.params.download import InstalledKind, RepositoryId
 from atelier.core.params.parsing import MAX_NAME_CHARS
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".yaml"
-#: What an SDXL model draws if its repository does not say it, as most do not.
-SDXL_DEFAULTS = Defaults(size=Size(width=1024, height=1024), num_inference_steps=30, guidance_scale=5.0)
-SDXL_SIDES = Sides(min=256, max=2048)
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 

@@ -10,17 +10,15 @@ from diffusers import ControlNetModel
 
 from atelier.control.residuals import Residuals, embed_control_image, residuals
 from atelier.families.unet.conditions import Conditions
-from atelier.families.unet.programs import (
+from atelier.families.unet.tensors import (
     EXAMPLE_SIDE,
-    TRACING,
     Tensors,
     conditions_of,
     example_conditions,
-    run,
     tensors_of,
-    traced,
 )
 from atelier.models.loading import Placement
+from atelier.models.programs import TRACING, run, traced
 
 #: `atelier.control.residuals.residuals` of one ControlNet.
 ComputeResiduals = Callable[[torch.Tensor, torch.Tensor, Conditions, torch.Tensor], Residuals]

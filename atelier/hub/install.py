@@ -20,16 +20,10 @@ from pathlib import Path
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
-from atelier.catalogue.entries import Files, ModelEntry
+from atelier.catalogue.catalogue import read_catalogue
+from atelier.catalogue.entries import SDXL_REPOSITORY, Files, ModelEntry
 from atelier.catalogue.header import Refused
-from atelier.catalogue.installed import (
-    SDXL_DEFAULTS,
-    SDXL_SIDES,
-    Installed,
-    delete_installed,
-    list_installed,
-    write_installed,
-)
+from atelier.catalogue.installed import Installed, delete_installed, list_installed, write_installed
 from atelier.catalogue.lora_files import read_lora
 from atelier.catalogue.watched_folder import SUFFIX
 from atelier.core.errors import AdapterInvalid, ModelUnavailable
@@ -110,6 +104,8 @@ def _check_model(repository: Repository, choice: Choice, folder: Path) -> None:
 
 
 def _model_entry(repository: Repository, choice: Choice) -> ModelEntry:
+    """Return a model's entry. What most repositories do not say is that of SDXL base: sides, defaults, previews."""
+    base = read_catalogue().model(SDXL_REPOSITORY)
     return ModelEntry(
         id=repository.id,
         description=f"{repository.name} by {repository.owner}, from the model hub.",
@@ -117,8 +113,10 @@ def _model_entry(repository: Repository, choice: Choice) -> ModelEntry:
         created=repository.created or datetime.datetime.now(datetime.UTC).date(),
         licence=repository.licence.id,
         files=Files(repository=repository.id, revision=repository.revision, variant=choice.variant),
-        sides_px=SDXL_SIDES,
-        defaults=SDXL_DEFAULTS,
+        sides_px=base.sides_px,
+        preview_decoder=base.preview_decoder,
+        latent_rgb=base.latent_rgb,
+        defaults=base.defaults,
     )
 
 

@@ -15,6 +15,7 @@ from atelier.core.geometry import PIXELS_PER_LATENT
 from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
+from atelier.models.programs import TRACING, run, traced
 from atelier.models.sources import vae_source
 from atelier.models.tiled_vae import TiledVae, Tiling
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _DEFAULT_TILING = Tiling()
+#: Latent height and width of the example that the decoder is traced with.
+_EXAMPLE_SIDE = 16
 
 Pixels = npt.NDArray[np.uint8]  # [images, height, width, 3]
 
@@ -47,7 +50,11 @@ class Autoencoder:
         self._placement = placement
         self._tiling = tiling if placement.memory.is_tiled else None
         size = entry.defaults.size
+        #: Decodes a whole image [1, 4, h, w] on the CPU without Python, which takes a fifth of the zoo's VAE's time.
+        self._program: torch.jit.ScriptModule | None = None
         with self._vae.lease() as vae:
+            if placement.device == "cpu":
+                self._program = TRACING.submit(_traced_decoder, vae, placement).result()
             of_tiles = {} if self._tiling is None else asdict(self._tiling)
             self.weights_hash = weights_hash(vae, settings={**vae.config, **of_tiles})
             shape = (1, vae.config.latent_channels, size.latent_height, size.latent_width)
@@ -88,15 +95,18 @@ class Autoencoder:
         )
         with self._vae.lease() as vae:
             scaled = scaled / vae.config.scaling_factor
-            tiled = self._tiled(vae, *(side * PIXELS_PER_LATENT for side in latents.shape[2:]))
-            decoded = [
-                vae.decode(of_image).sample if tiled is None else tiled.decode(of_image)
-                for of_image in scaled.split(1)
-            ]
-            images = torch.cat(decoded)
+            images = torch.cat([self._decoded(vae, latent) for latent in scaled.split(1)])
         unit = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         pixels: Pixels = (unit.float() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
         return pixels
+
+    def _decoded(self, vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
+        """Decode scaled latents [1, 4, h, w] to [1, 3, height, width], −1 … 1."""
+        tiled = self._tiled(vae, *(side * PIXELS_PER_LATENT for side in latent.shape[2:]))
+        if tiled is not None:
+            return tiled.decode(latent)
+        image: torch.Tensor = vae.decode(latent).sample if self._program is None else run(self._program, latent)
+        return image
 
     def _tiled(self, vae: AutoencoderKL, height: int, width: int) -> TiledVae | None:
         """Return the VAE over tiles for images of more pixels than may be whole; None for others."""
@@ -104,3 +114,19 @@ class Autoencoder:
         if tiling is None or height * width <= tiling.max_whole_pixels:
             return None
         return TiledVae(vae, self._placement.device, tiling.tile_px)
+
+
+class _Decoder(torch.nn.Module):
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self._vae = vae
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        image: torch.Tensor = self._vae.decode(latents).sample
+        return image
+
+
+@torch.inference_mode()
+def _traced_decoder(vae: AutoencoderKL, placement: Placement) -> torch.jit.ScriptModule:
+    shape = (1, vae.config.latent_channels, _EXAMPLE_SIDE, _EXAMPLE_SIDE)
+    return traced(_Decoder(vae), (torch.zeros(shape, dtype=placement.dtype),))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -117,6 +117,7 @@ class StreamedModule(Generic[M]):
 
     def unload(self) -> bool:
         """Take all blocks out of memory; return whether one is still there, because it is used."""
+        wait(list(self._ahead.values()))
         return sum(block.unload() for block in self._blocks) > 0
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -18,21 +18,19 @@ from cachetools import LRUCache
 
 from atelier.families.unet.conditions import Conditions
 from atelier.families.unet.halves import Encoded, decode_half, encode_half
-from atelier.families.unet.programs import (
+from atelier.families.unet.tensors import (
     EXAMPLE_ROWS,
     EXAMPLE_SIDE,
-    TRACING,
     Changed,
     Tensors,
     changed_layers,
     conditions_of,
     example_conditions,
     example_of,
-    run,
     tensors_of,
-    traced,
 )
 from atelier.models.loading import Placement
+from atelier.models.programs import TRACING, run, traced
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atelier.catalogue.entries import Files, ModelEntry
+from atelier.catalogue.entries import Defaults, Files, ModelEntry, Sides
 from atelier.catalogue.installed import (
-    SDXL_DEFAULTS,
-    SDXL_SIDES,
     Installed,
     delete_installed,
     list_installed,
@@ -20,6 +18,7 @@ from atelier.catalogue.installed import (
     write_installed,
 )
 from atelier.catalogue.storage import Storage
+from atelier.core.geometry import Size
 from tests.hub import COMMIT
 
 
@@ -31,8 +30,8 @@ def _model(model_id: str = "me/small") -> Installed:
         created=datetime.date(2026, 1, 2),
         licence="mit",
         files=Files(repository=model_id, revision=COMMIT, variant="fp16"),
-        sides_px=SDXL_SIDES,
-        defaults=SDXL_DEFAULTS,
+        sides_px=Sides(min=256, max=2048),
+        defaults=Defaults(size=Size(width=1024, height=1024), num_inference_steps=30, guidance_scale=5.0),
     )
     return Installed(
         id=model_id,

@@ -59,6 +59,8 @@ async def test_a_model_arrives_whole_and_gets_an_entry(own_hub: Hub, storage: St
     [model] = read_installed(storage.installed_dir, storage)
     assert (model.id, model.files.repository, model.files.revision) == ("me/tiny-sdxl", "me/tiny-sdxl", COMMIT)
     assert (model.licence, model.owned_by, str(model.defaults.size)) == ("apache-2.0", "me", "1024x1024")
+    assert model.latent_rgb is not None
+    assert model.preview_decoder is not None
     [installed] = list_installed(storage.installed_dir)
     assert installed.num_bytes == sum(map(len, wanted.values()))
     last = reports[-1]

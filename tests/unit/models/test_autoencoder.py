@@ -8,7 +8,7 @@ import torch
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.models.autoencoder import Autoencoder
-from atelier.models.loading import load_vae
+from atelier.models.loading import DtypeName, Placement, load_vae
 from tests.small_models import CPU
 from zoo.scenes import arrange, draw, random_description
 
@@ -60,6 +60,23 @@ def test_latents_are_in_the_scale_of_the_unet(small_catalogue: Catalogue) -> Non
         posterior = vae.encode(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
     np.testing.assert_allclose(mean, (0.8 * posterior.mean).numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(std, (0.8 * posterior.std).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 16), (16, 16), (9, 15), (24, 20), (40, 40)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_images_have_the_bits_of_diffusers_vae_at_any_size(
+    small_catalogue: Catalogue, height: int, width: int, dtype: DtypeName
+) -> None:
+    """The decoder is traced at one size; PyTorch's operations are chosen by size."""
+    entry, placement = small_catalogue.model(None), Placement("cpu", dtype)
+    latents = np.random.default_rng(0).standard_normal((1, 4, height, width), dtype=np.float32)
+    vae = load_vae(entry, placement)
+    vae.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        image = vae.decode(torch.tensor(latents).to(placement.dtype) / vae.config.scaling_factor).sample
+    expected = ((image / 2 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    decoded = Autoencoder(entry, placement).decode_latents(latents)
+    assert np.array_equal(decoded, expected)
 
 
 def test_results_are_contiguous(small_catalogue: Catalogue) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from atelier.core.errors import ModelUnavailable
-from atelier.families.unet.programs import TRACING, traced
 from atelier.models.host import HostedModule, HostStatus, ModelHost, ModuleSource
 from atelier.models.loading import Placement
 from atelier.models.memory import Memory
+from atelier.models.programs import TRACING, traced
 
 _WAIT_S = 30
 _SIDE = 16

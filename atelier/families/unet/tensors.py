@@ -1,14 +1,13 @@
-"""Programs of TorchScript, which run on the CPU without Python, and the tensors that they read.
+"""The tensors that programs of UNets and ControlNets read.
 
-A program takes tensors only, so `Conditions` become tuples of tensors on the way in and conditions again inside.
+A program (`atelier.models.programs`) takes tensors only, so `Conditions` become tuples of tensors on the way in and
+conditions again inside.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,28 +24,10 @@ if TYPE_CHECKING:
 #: Number of rows, and latent height and width, of the examples that programs are traced with.
 EXAMPLE_ROWS, EXAMPLE_SIDE = 2, 16
 
-#: PyTorch traces one model at a time in a process.
-TRACING = ThreadPoolExecutor(1, "trace", initializer=torch.set_num_threads, initargs=(1,))
-
 #: The layers that a call's LoRAs change, each with whether by weights and whether by factors.
 Changed = tuple[tuple[str, bool, bool], ...]
 #: Tensors of `Conditions` in the order of its fields, those of changes by the names of their layers.
 Tensors = tuple[tuple[torch.Tensor, ...], ...]
-
-
-def traced(module: torch.nn.Module, example: tuple[object, ...]) -> torch.jit.ScriptModule:
-    """Trace a module. Called in `TRACING`."""
-    with warnings.catch_warnings():
-        # Of branches by shape, which tests/unit/families/test_traced.py compares, and of TorchScript's deprecation.
-        warnings.simplefilter("ignore")
-        program: torch.jit.ScriptModule = torch.jit.trace(module, example, check_trace=False)
-        return program
-
-
-def run(program: torch.jit.ScriptModule, *inputs: object) -> Any:
-    """Run a program as it was traced; TorchScript would fuse operations otherwise, which changes bits."""
-    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-        return program(*inputs)
 
 
 def example_conditions(model: UNet2DConditionModel | ControlNetModel, placement: Placement) -> Conditions:
