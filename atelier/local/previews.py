@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from atelier.catalogue.catalogue import Catalogue
@@ -28,6 +31,25 @@ logger = logging.getLogger(__name__)
 
 #: Added to the thread's niceness: beside a busy step loop it gets a tenth of a core.
 _NICENESS = 10
+#: Maximum number of requests whose previews are decoded in one call.
+_MAX_TOGETHER = 8
+#: Time in which the others of a step come.
+_LINGER_S = 0.005
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """The preview of a step."""
+
+    request: DenoiseRequest
+    step: int
+    #: [images, 4, height / 8, width / 8]
+    latents: Floats
+    decoder: PreviewDecoder
+    emit: Callable[[DecodedPreview], None]
+
+    def shares_call_with(self, other: _Waiting) -> bool:
+        return self.decoder is other.decoder and self.latents.shape[1:] == other.latents.shape[1:]
 
 
 class Previews:
@@ -42,6 +64,9 @@ class Previews:
         """
         self._thread = ThreadPoolExecutor(1, "previews", initializer=_give_way)
         self._catalogue = catalogue
+        self._lock = threading.Lock()
+        # Threads share this, and use it only under `_lock`.
+        self._waiting: list[_Waiting] = []
         self._decoders: dict[Files | None, PreviewDecoder] = {}
         for entry in catalogue.models:
             files = entry.preview_decoder
@@ -60,28 +85,39 @@ class Previews:
         if decoder is None or not request.num_previews:
             yield emit
             return
-        decoding: list[Future[None]] = []
-
-        def decode(step: int, latents: Floats) -> None:
-            try:
-                pixels = decoder.decode(latents)
-            except Exception:
-                logger.exception("a preview was not decoded", extra={"request_id": request.request_id})
-            else:
-                emit(DecodedPreview(step, pixels))
 
         def receive(event: Event) -> None:
             if not isinstance(event, StepEvent) or event.preview is None:
                 emit(event)
                 return
             emit(replace(event, preview=None))
-            decoding.append(self._thread.submit(decode, event.step, event.preview))
+            with self._lock:
+                self._waiting.append(_Waiting(request, event.step, event.preview, decoder, emit))
+            self._thread.submit(self._decode_next)
 
         try:
             yield receive
         finally:
-            for preview in decoding:
-                preview.cancel()
+            with self._lock:
+                self._waiting = [one for one in self._waiting if one.request is not request]
+
+    def _decode_next(self) -> None:
+        """Decode the preview that has waited longest, with others of its size: that takes half as long."""
+        time.sleep(_LINGER_S)
+        with self._lock:
+            together = [one for one in self._waiting if one.shares_call_with(self._waiting[0])][:_MAX_TOGETHER]
+            self._waiting = [one for one in self._waiting if one not in together]
+        if not together:
+            return
+        try:
+            pixels = together[0].decoder.decode(np.concatenate([one.latents for one in together]))
+        except Exception:
+            ids = ", ".join(one.request.request_id for one in together)
+            logger.exception("a preview was not decoded", extra={"request_id": ids})
+            return
+        for one in together:
+            one.emit(DecodedPreview(one.step, pixels[: len(one.latents)]))
+            pixels = pixels[len(one.latents) :]
 
     def close(self) -> None:
         """Stop the thread after the preview in progress."""

@@ -124,6 +124,31 @@ def test_previews_of_other_requests_go_on_when_one_is_left(previews: Previews) -
     assert [event.step for event in first.received] == [1, 2, 1]  # type: ignore[union-attr]
 
 
+def test_previews_that_are_decoded_together_go_to_their_own_requests(previews: Previews) -> None:
+    holding, red, black = _Events(), _Events(), _Events()
+    holding.may_decode.clear()
+    with (
+        previews.decoded(_request(), holding.emit) as hold,
+        previews.decoded(_request(), red.emit) as receive_red,
+        previews.decoded(_request(), black.emit) as receive_black,
+    ):
+        hold(_step(1))
+        holding.wait(1)
+        two_images = np.concatenate([_step(2, red=1.0).preview, _step(2).preview])  # type: ignore[list-item]
+        receive_red(StepEvent(2, 4, two_images))
+        receive_black(_step(3))
+        holding.may_decode.set()
+        red.wait(1)
+        black.wait(1)
+    previews.close()
+    [of_red], [of_black] = (
+        [event for event in events.received if isinstance(event, DecodedPreview)] for events in (red, black)
+    )
+    assert (of_red.step, of_black.step) == (2, 3)
+    assert [bool(image[..., 0].min() > 200) for image in of_red.pixels] == [True, False]
+    assert [bool(image[..., 0].min() > 200) for image in of_black.pixels] == [False]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
 def test_previews_are_decoded_with_one_openmp_thread_that_gives_way(previews: Previews) -> None:
     seen = list[tuple[int, int]]()
