@@ -134,7 +134,7 @@ def test_previews_that_are_decoded_together_go_to_their_own_requests(previews: P
     ):
         hold(_step(1))
         holding.wait(1)
-        two_images = np.concatenate([_step(2, red=1.0).preview, _step(2).preview])  # type: ignore[list-item]
+        two_images = np.concatenate([_step(2, red=1.0).preview, _step(2).preview])
         receive_red(StepEvent(2, 4, two_images))
         receive_black(_step(3))
         holding.may_decode.set()
