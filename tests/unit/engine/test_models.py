@@ -88,17 +88,23 @@ def _alone(models: Catalogue, request: DenoiseRequest) -> Floats:
     return latents
 
 
+@pytest.fixture(scope="module")
+def alone(models: Catalogue, request_: DenoiseRequest) -> list[Floats]:
+    """The latents of the first three `exact` requests, one of each model, each in an engine of its own."""
+    return [_alone(models, request) for request in _requests(models, request_, "exact")[:3]]
+
+
 @pytest.mark.parametrize("num_models", [1, 1.5, 2])
 def test_models_that_take_turns_in_memory_give_the_bits_they_give_alone(
-    models: Catalogue, request_: DenoiseRequest, num_models: float
+    models: Catalogue, request_: DenoiseRequest, alone: list[Floats], num_models: float
 ) -> None:
     budget_bytes = num_models * _unet_bytes(models) + _BATCH_BYTES
     engine, host = _engine(models, budget_bytes)
     requests = _requests(models, request_, "exact")
     together = run_together(engine, requests)
     engine.close()
-    for request, latents in zip(requests[:3], together[:3], strict=True):
-        assert np.array_equal(latents, _alone(models, request))
+    for latents, expected in zip(together[:3], alone, strict=True):
+        assert np.array_equal(latents, expected)
     assert not np.array_equal(together[0], together[1])
     num_brought = host.status().num_brought
     assert num_brought > 3, "all fitted at once"

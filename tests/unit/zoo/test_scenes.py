@@ -86,14 +86,14 @@ def test_judge_detects_each_wrong_attribute() -> None:
 
 def test_images_in_another_palette_are_right_in_that_palette_alone() -> None:
     random = Random(9)
-    for background in COLOURS:
-        for colour in set(COLOURS) - {background}:
-            description = Description(things=(Thing(colour=colour, shape="square"),), background=background)
-            scene = arrange(description, random, width=96, height=96)
-            for palette, other in ((RGB, PALETTE), (PALETTE, RGB)):
-                assert judge(draw(scene, palette), description, palette).is_right
-                verdict = judge(draw(scene, palette), description, other)
-                assert (verdict.background, verdict.things[0].colour) == (False, False)
+    colours = list(COLOURS)
+    for background, colour in zip(colours, colours[1:] + colours[:1], strict=True):
+        description = Description(things=(Thing(colour=colour, shape="square"),), background=background)
+        scene = arrange(description, random, width=96, height=96)
+        for palette, other in ((RGB, PALETTE), (PALETTE, RGB)):
+            assert judge(draw(scene, palette), description, palette).is_right
+            verdict = judge(draw(scene, palette), description, other)
+            assert (verdict.background, verdict.things[0].colour) == (False, False)
 
 
 def test_judge_rejects_a_faded_colour_that_is_nearest_to_the_right_one() -> None:
