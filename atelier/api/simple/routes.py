@@ -37,7 +37,7 @@ async def generate(request: Request, service: UsedJobs, pipeline: UsedPipeline, 
     """Hand in a prompt; the image is made even if the client leaves."""
     asked = parse(SimpleParams, await json_fields(request))
     with errors_of_simple_routes():
-        draft = Draft(operation="generate", params=simple_params(asked))
+        draft = Draft(operation="generate", params=simple_params(asked, pipeline.catalogue))
         [job] = await service.submit(pipeline, [draft])
     return SimpleJob(
         job_id=job.id,
@@ -83,7 +83,7 @@ async def generate_image(request: Request, pipeline: UsedPipeline) -> SimpleImag
     with pipeline.arriving():
         asked = parse(SimpleImageParams, await json_fields(request))
     with errors_of_simple_routes():
-        result = await pipeline.generate(record, simple_params(asked))
+        result = await pipeline.generate(record, simple_params(asked, pipeline.catalogue))
     [picture] = result.pictures
     return SimpleImage(
         image=f"data:image/png;base64,{base64.b64encode(picture.data).decode('ascii')}",

@@ -43,8 +43,18 @@ class SimpleParams(Params):
         BeforeValidator(_as_tuple),
         at_most(MAX_LORAS),
     ] = Field(())
-    steps: int = Field(30, ge=10, le=100, description="Number of denoising steps.")
-    guidance_scale: float = Field(7.5, ge=1, le=30, description="Classifier-free guidance.")
+    steps: int | None = Field(
+        None,
+        ge=10,
+        le=100,
+        description="Number of denoising steps; 30 if absent, or the model's default if that is below 10.",
+    )
+    guidance_scale: float | None = Field(
+        None,
+        ge=1,
+        le=30,
+        description="Classifier-free guidance; 7.5 if absent, or the default of a model of fewer than 10 steps.",
+    )
     seed: int = Field(-1, ge=-1, le=MAX_SEED, description="The same seed makes the same image; −1 draws one.")
     width: _Side = Field(None, description="Width in pixels, with height; the model's default size if absent.")
     height: _Side = Field(None, description="Height in pixels, with width.")

@@ -56,10 +56,10 @@ async def test_a_prompt_is_enough(http: httpx2.AsyncClient, server: JobServer) -
     assert (waiting["progress"], waiting["position"]) == (0.0, 0)
     async with server.working():
         ended = await _ended(http, job)
-    assert (ended["status"], ended["progress"], ended["step"], ended["total_steps"]) == ("succeeded", 1.0, 30, 30)
+    assert (ended["status"], ended["progress"], ended["step"], ended["total_steps"]) == ("succeeded", 1.0, 4, 4)
     file = await http.get(ended["image_url"])
     parameters = json.loads(file.headers["x-generation-metadata"])["parameters"]
-    assert (parameters["num_inference_steps"], parameters["guidance_scale"]) == (30, 7.5)
+    assert (parameters["num_inference_steps"], parameters["guidance_scale"]) == (4, 5.0), "the small model's"
     assert (await http.get("/api/cache/stats")).json()["entries"] == 0, "nobody asks for a seed that was drawn"
     assert file.headers["content-disposition"].startswith(f'inline; filename="small-sdxl-{parameters["seed"]}-')
     assert decoded(file.content).format == "PNG"
