@@ -53,7 +53,7 @@ def search(
 @app.command()
 def download(
     repository: Repository,
-    file: Annotated[str | None, typer.Option(help="The LoRA's file, if the repository has several.")] = None,
+    file: Annotated[str | None, typer.Option(help="The LoRA's or checkpoint's file, if there are several.")] = None,
     kind: Kind = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; main by default.")] = None,
     accept_licence: Annotated[

@@ -147,21 +147,27 @@ class _Handler(BaseHTTPRequestHandler):
             return
         owner, name, _, _, *path = parts
         content = self.server.root.joinpath(owner, name, *path).read_bytes()
-        start = self._start() if with_body else 0
-        self.send_response(206 if start else 200)
+        start, end = self._range() if with_body else (0, None)
+        size, tag = len(content), hashlib.sha256(content).hexdigest()
+        content = content[:end]
+        is_part = start > 0 or len(content) < size
+        self.send_response(206 if is_part else 200)
         self.send_header("Content-Length", str(len(content) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        if is_part:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{size}")
+        self.send_header("ETag", f'"{tag}"')
         self.send_header("X-Repo-Commit", commit)
         self.end_headers()
         if with_body:
             self.server.sent.append("/".join(path))
             self._send("/".join(path), content, start)
 
-    def _start(self) -> int:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        return int(asked[1]) if asked and self.server.faults.has_ranges else 0
+    def _range(self) -> tuple[int, int | None]:
+        """Return the asked number of the first byte, and that after the last; None for all."""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is None or not self.server.faults.has_ranges:
+            return 0, None
+        return int(asked[1]), int(asked[2]) + 1 if asked[2] else None
 
     def _send(self, path: str, content: bytes, start: int) -> None:
         """Send a file from a byte on; if it is a large one, with its faults."""

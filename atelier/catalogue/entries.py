@@ -6,6 +6,7 @@ Loading is left to `atelier.models`. Clients choose among these ids; no path or 
 from __future__ import annotations
 
 import datetime
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,8 @@ def _size_from_text(value: object) -> object:
 
 def _beside_the_catalogue(value: object, info: ValidationInfo) -> object:
     folder: Path = (info.context or {}).get("folder", Path())
-    return (folder / value).resolve() if isinstance(value, str) else value
+    # Not resolved, because the hub's cache has links to files without a suffix.
+    return Path(os.path.abspath(folder / value)) if isinstance(value, str) else value
 
 
 def _storage(context: object) -> Storage:

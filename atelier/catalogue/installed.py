@@ -30,12 +30,12 @@ Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 class Installed(Entry):
     """A model or LoRA that was downloaded."""
 
-    #: The id in requests: the repository's for a model, the file's name for a LoRA.
+    #: The id in requests.
     id: str = Field(max_length=2 * MAX_NAME_CHARS)
     kind: InstalledKind
     repository: RepositoryId
     revision: Commit
-    #: The LoRA's file in the repository.
+    #: The LoRA's or checkpoint's file in the repository.
     file: str | None = None
     licence: str
     #: Size of the downloaded files.
@@ -65,7 +65,7 @@ def write_installed(folder: Path, installed: Installed) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     fields = installed.model_dump(mode="json", exclude_none=True)
     if installed.model is not None:
-        fields["model"] = _catalogue_fields(installed.model)
+        fields["model"] = _catalogue_fields(installed.model, folder)
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     handle, name = tempfile.mkstemp(prefix=".", suffix=_SUFFIX, dir=folder)
     try:
@@ -89,11 +89,13 @@ def _file(folder: Path, entry_id: str) -> Path:
     return folder / f"{entry_id.replace('/', '--')}{_SUFFIX}"
 
 
-def _catalogue_fields(model: ModelEntry) -> dict[str, Any]:
-    """Return a model's fields as a catalogue has them, with the size as a text."""
+def _catalogue_fields(model: ModelEntry, folder: Path) -> dict[str, Any]:
+    """Return a model's fields as a catalogue in the folder has them, with the size as a text."""
     fields = model.model_dump(mode="json", exclude_none=True, exclude={"preload", "keep", "exclusive"})
     defaults = model.defaults.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     fields["defaults"] = {**defaults, "size": str(model.defaults.size)}
+    if model.files.file is not None:
+        fields["files"] = {"file": os.path.relpath(model.files.file, folder)}
     return fields
 
 

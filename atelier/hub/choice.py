@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from atelier.core.errors import UnsupportedValue
@@ -24,6 +24,18 @@ class Choice:
     files: tuple[HubFile, ...]
     #: Suffix of a model's weight files.
     variant: str | None = None
+    #: Whether it is one of several files that could be chosen: a LoRA, or a model's checkpoint.
+    is_one_file: bool = False
+
+    @property
+    def file(self) -> str | None:
+        """Name of a LoRA's or checkpoint's file; None for a model of several files."""
+        return self.files[0].name if self.is_one_file else None
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is a model in one file, in the original layout."""
+        return self.kind == "model" and self.is_one_file
 
     @property
     def num_bytes(self) -> int:
@@ -37,7 +49,7 @@ def chosen(repository: Repository, kind: InstalledKind | None = None, file: str 
         raise _refusal(repository, "has no weights in safetensors; pickles may run code and are not downloaded")
     match held:
         case "lora":
-            return Choice(kind="lora", files=(_lora_file(repository, file),))
+            return Choice(kind="lora", files=(_one_file(repository, file),), is_one_file=True)
         case "model":
             return _model(repository, file)
         case None:
@@ -49,7 +61,13 @@ def chosen(repository: Repository, kind: InstalledKind | None = None, file: str 
             raise _refusal(repository, f"holds a {held}; only models and LoRAs are downloaded")
 
 
-def _lora_file(repository: Repository, name: str | None) -> HubFile:
+def configs_of(repository: Repository) -> Choice:
+    """Return the configs and tokenizers of a model, which go with a checkpoint."""
+    parts = [replace(part, weights=None) for part in MODEL_PARTS]
+    return Choice(kind="model", files=_matching(repository, [one for part in parts for one in part.patterns(None)]))
+
+
+def _one_file(repository: Repository, name: str | None) -> HubFile:
     files = repository.safetensors
     if name is None and len(files) == 1:
         return files[0]
@@ -62,17 +80,22 @@ def _lora_file(repository: Repository, name: str | None) -> HubFile:
 
 
 def _model(repository: Repository, file: str | None) -> Choice:
-    if file is not None:
-        raise UnsupportedValue("file: a model is downloaded whole; only a LoRA is one file.", param="file")
+    """Return the parts of a model in diffusers' layout, or the checkpoint that `file` names or that is alone."""
     names = {one.name for one in repository.files}
+    has_layout = any(name.startswith(f"{UNET.folder}/") for name in names)
+    if file is not None or not has_layout:
+        return Choice(kind="model", files=(_one_file(repository, file),), is_one_file=True)
     missing = ""
     for variant in _VARIANTS:
         missing = next(_missing(names, variant), "")
         if not missing:
             patterns = [pattern for part in MODEL_PARTS for pattern in part.patterns(variant)]
-            files = [one for one in repository.files if any(fnmatchcase(one.name, pattern) for pattern in patterns)]
-            return Choice(kind="model", files=tuple(files), variant=variant)
+            return Choice(kind="model", files=_matching(repository, patterns), variant=variant)
     raise _refusal(repository, f"is not an SDXL model in diffusers' layout with safetensors: it has no {missing}")
+
+
+def _matching(repository: Repository, patterns: Collection[str]) -> tuple[HubFile, ...]:
+    return tuple(one for one in repository.files if any(fnmatchcase(one.name, pattern) for pattern in patterns))
 
 
 def _missing(names: Collection[str], variant: str | None) -> Iterator[str]:

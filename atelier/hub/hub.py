@@ -21,12 +21,14 @@ from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from pydantic import TypeAdapter, ValidationError
 
+from atelier.catalogue.entries import SDXL_REPOSITORY, SDXL_REVISION
 from atelier.catalogue.installed import Installed, list_installed
 from atelier.catalogue.storage import Storage
 from atelier.core.errors import HubUnavailable, LicenceNotAccepted, NotFound, UnsupportedValue
 from atelier.core.jobs import Progress
 from atelier.core.params.download import DownloadParams, RepositoryId, RepositoryKind
-from atelier.hub.choice import Choice, chosen
+from atelier.hub.checkpoint import check_checkpoint
+from atelier.hub.choice import Choice, chosen, configs_of
 from atelier.hub.download import Meter, check_space, download
 from atelier.hub.failures import hub_errors
 from atelier.hub.install import install, uninstall
@@ -118,7 +120,11 @@ class Hub:
         await self._asked(lambda: check_space(source, choice))
         meter = Meter(source, choice)
 
+        configs = await self._asked(self._configs) if choice.is_checkpoint else None
+
         def work() -> Installed:
+            if configs is not None:
+                download(self._source(configs), configs_of(configs), stop)
             folder = download(source, choice, stop)
             return install(repository, choice, folder, self._storage.installed_dir, self._loras_dir)
 
@@ -187,9 +193,16 @@ class Hub:
         if repository.is_gated:
             with hub_errors(repository.id):
                 self._api.auth_check(repository.id)
+        if choice.is_checkpoint:
+            with hub_errors(repository.id, repository.revision):
+                check_checkpoint(self._api, repository, choice.files[0])
         check_space(self._source(repository), choice)
-        file = choice.files[0].name if choice.kind == "lora" else None
-        return params.model_copy(update={"revision": repository.revision, "kind": choice.kind, "file": file})
+        told = {"revision": repository.revision, "kind": choice.kind, "file": choice.file}
+        return params.model_copy(update=told)
+
+    def _configs(self) -> Repository:
+        """Return the repository of the configs and tokenizers that checkpoints lack."""
+        return self._repository(SDXL_REPOSITORY, SDXL_REVISION)
 
     @contextmanager
     def _as_hub(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from atelier.catalogue.catalogue import read_catalogue
+from atelier.catalogue.checkpoint_files import read_checkpoint
 from atelier.catalogue.entries import SDXL_REPOSITORY, Files, ModelEntry
 from atelier.catalogue.header import Refused
 from atelier.catalogue.installed import Installed, delete_installed, list_installed, write_installed
@@ -39,37 +40,36 @@ _MAX_TRIGGER_CHARS = 200
 def id_of(repository: Repository, choice: Choice) -> str:
     """Return the id by which requests name what was downloaded.
 
-    A model has its repository's id. A LoRA has one that `<lora:ID:0.8>` takes, and that names its file if the
-    repository has several.
+    A model has its repository's id, and a LoRA one that `<lora:ID:0.8>` takes. A LoRA or checkpoint from a repository
+    of several files has also the name of its file.
     """
+    file = Path(choice.file).stem if choice.file is not None and len(repository.safetensors) > 1 else None
     if choice.kind == "model":
-        return repository.id
-    parts = [repository.owner, repository.name]
-    if len(repository.safetensors) > 1:
-        parts.append(Path(choice.files[0].name).stem)
+        return repository.id if file is None else f"{repository.id}--{_NOT_IN_NAMES.sub('-', file).strip('-')}"
+    parts = [repository.owner, repository.name, *([] if file is None else [file])]
     return "--".join(_NOT_IN_NAMES.sub("-", part).strip("-") for part in parts)
 
 
 def install(repository: Repository, choice: Choice, folder: Path, registry: Path, loras_dir: Path) -> Installed:
     """Make the downloaded files in `folder` usable, and return the entry.
 
-    Raises ModelUnavailable if the model lacks a file, and AdapterInvalid if the LoRA's file is not served.
+    Raises ModelUnavailable if the model lacks a file or its checkpoint is not served, and AdapterInvalid if the LoRA
+    is not served.
     """
     entry_id = id_of(repository, choice)
-    if choice.kind == "model":
-        _check_model(repository, choice, folder)
-    else:
+    model = _model_entry(entry_id, repository, choice, folder) if choice.kind == "model" else None
+    if choice.kind == "lora":
         _add_lora(entry_id, repository, folder / choice.files[0].name, loras_dir)
     installed = Installed(
         id=entry_id,
         kind=choice.kind,
         repository=repository.id,
         revision=repository.revision,
-        file=choice.files[0].name if choice.kind == "lora" else None,
+        file=choice.file,
         licence=repository.licence.id,
         num_bytes=choice.num_bytes,
         installed_at=time.time(),
-        model=_model_entry(repository, choice) if choice.kind == "model" else None,
+        model=model,
     )
     write_installed(registry, installed)
     return installed
@@ -97,17 +97,19 @@ def uninstall(
             replace(found, repos=own).delete_revisions(installed.revision).execute()
 
 
-def _check_model(repository: Repository, choice: Choice, folder: Path) -> None:
+def _model_entry(entry_id: str, repository: Repository, choice: Choice, folder: Path) -> ModelEntry:
+    """Return a model's entry. What most repositories do not say is that of SDXL base: sides, defaults, previews.
+
+    Raises ModelUnavailable.
+    """
+    base = read_catalogue().model(SDXL_REPOSITORY)
+    if choice.file is not None:
+        return _checkpoint_entry(entry_id, repository, folder / choice.file, base)
     for part in MODEL_PARTS:
         if name := part.missing(folder, choice.variant):
             raise ModelUnavailable(f"The repository {repository.id!r} has no {name}.")
-
-
-def _model_entry(repository: Repository, choice: Choice) -> ModelEntry:
-    """Return a model's entry. What most repositories do not say is that of SDXL base: sides, defaults, previews."""
-    base = read_catalogue().model(SDXL_REPOSITORY)
     return ModelEntry(
-        id=repository.id,
+        id=entry_id,
         description=f"{repository.name} by {repository.owner}, from the model hub.",
         owned_by=repository.owner,
         created=repository.created or datetime.datetime.now(datetime.UTC).date(),
@@ -118,6 +120,15 @@ def _model_entry(repository: Repository, choice: Choice) -> ModelEntry:
         latent_rgb=base.latent_rgb,
         defaults=base.defaults,
     )
+
+
+def _checkpoint_entry(entry_id: str, repository: Repository, file: Path, base: ModelEntry) -> ModelEntry:
+    try:
+        entry = read_checkpoint(file, (), base)
+    except Refused as refused:
+        raise ModelUnavailable(f"The file {file.name!r} of {repository.id!r} is not served: {refused}.") from refused
+    told = {"id": entry_id, "owned_by": repository.owner, "licence": repository.licence.id}
+    return entry.model_copy(update=told)
 
 
 def _add_lora(entry_id: str, repository: Repository, file: Path, loras_dir: Path) -> None:

@@ -35,7 +35,7 @@ class DownloadParams(Params):
         None,
         max_length=MAX_NAME_CHARS,
         pattern=rf"^({_PART}/)*{_PART}\.safetensors$",
-        description="The LoRA's file in the repository; needed if that has several.",
+        description="The LoRA's or checkpoint's file in the repository; needed if that has several.",
     )
     kind: InstalledKind | None = Field(
         None, description="What the repository holds; by default what its tags and files say."

@@ -20,9 +20,11 @@ from atelier.hub.hub import Hub
 from tests.hub import COMMIT, hub
 from tests.hub import Hub as Server
 
+_ACCEPTED = {"accept_licence": "neon-licence"}
+
 
 def _params(repository: str, licence: str | None, **more: object) -> DownloadParams:
-    return parse(DownloadParams, {"repository": repository, "accept_licence": licence, **more})
+    return parse(DownloadParams, {"repository": repository, "accept_licence": licence} | more)
 
 
 async def test_the_branch_is_pinned_to_its_commit(own_hub: Hub) -> None:
@@ -47,8 +49,14 @@ async def test_a_licence_that_is_not_accepted_is_named_with_its_link(own_hub: Hu
         ("me/canny", {}, UnsupportedValue, "repository", "holds a controlnet"),
         ("me/styles", {}, UnsupportedValue, "file", "several; name one of: 'tiny-neon.safetensors', 'tiny-out"),
         ("me/styles", {"file": "x.safetensors"}, UnsupportedValue, "file", "has no 'x.safetensors' of: 'tiny-neon"),
-        ("me/neon", {"kind": "model"}, UnsupportedValue, "repository", "not an SDXL model .* no unet/config.json"),
-        ("me/tiny-sdxl", {"file": "a.safetensors"}, UnsupportedValue, "file", "a model is downloaded whole"),
+        (
+            "me/neon",
+            {"kind": "model", **_ACCEPTED},
+            UnsupportedValue,
+            "file",
+            "'tiny-neon.safetensors' .* not served: it",
+        ),
+        ("me/tiny-sdxl", {"file": "a.safetensors"}, UnsupportedValue, "file", "has no 'a.safetensors' of: "),
     ],
 )
 async def test_what_cannot_be_downloaded_is_refused(
