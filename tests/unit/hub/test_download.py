@@ -26,6 +26,7 @@ from tests.hub import Hub as Server
 _ROOT = Path(__file__).parents[3]
 _UNET = "unet/diffusion_pytorch_model.safetensors"
 _CUT = 4_000_000
+_PIECE_BYTES = 2**16
 _MODEL = parse(DownloadParams, {"repository": "me/tiny-sdxl", "accept_licence": "apache-2.0"})
 _LORA = parse(DownloadParams, {"repository": "me/neon", "accept_licence": "neon-licence"})
 
@@ -135,7 +136,7 @@ async def test_a_cancelled_download_ends_soon_and_is_not_installed_and_the_next_
     while True:
         transfer = (await reports.get()).transfer
         assert transfer is not None
-        if transfer.done_bytes > 0:
+        if transfer.done_bytes > 4 * _PIECE_BYTES:
             break
     assert transfer.done_bytes < transfer.total_bytes
     running.cancel()
@@ -144,10 +145,11 @@ async def test_a_cancelled_download_ends_soon_and_is_not_installed_and_the_next_
     server.faults.pause_s = 0
     assert list_installed(storage.installed_dir) == ()
     kept = sum(file.stat().st_size for file in _unet_blob(storage, repositories).parent.iterdir())
-    assert kept > 0
+    assert kept > 4 * _PIECE_BYTES
     server.sent_bytes.clear()
     await _download(own_hub, _MODEL)
-    assert server.sent_bytes.total() == transfer.total_bytes - kept
+    # The first connection may have sent a last piece, which nobody received.
+    assert server.sent_bytes.total() <= transfer.total_bytes - kept + _PIECE_BYTES
     assert len(list_installed(storage.installed_dir)) == 1
 
 
