@@ -143,6 +143,11 @@ class StepEvent:
     preview: Floats | None = None
     snapshot: Snapshot | None = None
 
+    @property
+    def has_latents(self) -> bool:
+        """Whether it carries latents, which were read from the device."""
+        return self.preview is not None or self.snapshot is not None
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedPreview:

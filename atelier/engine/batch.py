@@ -12,6 +12,7 @@ from atelier.engine.packing import Packed, Row, pack
 from atelier.engine.request import BatchKey, RunningRequest
 from atelier.engine.splits import Splits
 from atelier.families.family import Conditions, Family, PromptConditions
+from atelier.models.transfer import uploaded
 
 
 class Batch:
@@ -56,7 +57,7 @@ class Batch:
         taken = {slot: row for slot, row in enumerate(self._slots) if row is not None and row.request is request}
         rows, parts = list(taken.values()), self._parts(len(taken))
         slots = [*taken, *[max(taken)] * (parts[-1].stop - len(taken))]
-        index = torch.tensor(slots, device=request.latents.device)
+        index = uploaded(torch.tensor(slots), request.latents.device)
         return pack([request], rows, lambda part: self._read(index[part]), parts, width=self._width)
 
     def join(self, request: RunningRequest, prompts: Mapping[Role, PromptConditions]) -> None:

@@ -363,10 +363,12 @@ class Engine:
         """Emit the events of a batch's step; finish requests that are done or whose latents are not finite."""
         for request in list(batch.requests):
             with self._isolated(request.submitted):
-                if not request.is_finite:
+                event = request.step_event(self._now_s(), self._place)
+                has_latents = event is not None and event.has_latents
+                if not request.is_finite(waits=has_latents or request.is_finished):
                     raise ArithmeticError("the latents are not finite")
                 self._failures.succeeded()
-                if (event := request.step_event(self._now_s(), self._place)) is not None:
+                if event is not None:
                     request.submitted.emit(event)
                 if request.is_finished:
                     latents = request.latents.cpu().contiguous().numpy()

@@ -15,6 +15,7 @@ import torch
 from atelier.core.conditioning import Role
 from atelier.engine.request import RunningRequest
 from atelier.families.family import Conditions
+from atelier.models.transfer import uploaded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,9 +86,9 @@ def pack(
     negative_row = [row_of.get((*image, "negative"), row) for image, row in zip(images, positive_row, strict=True)]
     return Packed(
         calls=_calls(requests, rows, read, parts),
-        positive_row=torch.tensor(positive_row, device=device),
-        negative_row=torch.tensor(negative_row, device=device),
-        guidance_scale=torch.tensor([of.guidance_scale for of in passes], device=device).view(-1, 1, 1, 1),
+        positive_row=uploaded(torch.tensor(positive_row), device),
+        negative_row=uploaded(torch.tensor(negative_row), device),
+        guidance_scale=uploaded(torch.tensor([of.guidance_scale for of in passes]), device).view(-1, 1, 1, 1),
         guidance_rescale={
             image: of.guidance_rescale for image, of in enumerate(passes) if of.is_guided and of.guidance_rescale > 0
         },
@@ -108,4 +109,4 @@ def _calls(
     refs = [RowRef(index_of[id(row.request)], row.role) for row in rows]
     images = [first_image[id(row.request)] + row.image for row in rows]
     images += images[-1:] * (parts[-1].stop - len(rows))
-    return tuple(Call(read(part), torch.tensor(images[part], device=device), tuple(refs[part])) for part in parts)
+    return tuple(Call(read(part), uploaded(torch.tensor(images[part]), device), tuple(refs[part])) for part in parts)

@@ -21,8 +21,10 @@ from atelier.core.geometry import Size
 from atelier.core.origin import Origin
 from atelier.core.priority import PRIORITIES, Priority
 from atelier.core.snapshot import Snapshot
+from atelier.engine.readback import Finite
 from atelier.engine.schedules import ALPHA, B1, B2, SIGMA, S, Schedule
 from atelier.families.family import Adapter, Forms
+from atelier.models.transfer import uploaded
 
 #: One event of a request: a `StepEvent`, or, as the last event, `Denoised` or an error.
 Event = StepEvent | Denoised | AtelierError
@@ -152,8 +154,7 @@ class StepState:
     #: The latents after the step and the prediction of x₀ in it, [images, 4, h, w] each.
     latents: torch.Tensor
     denoised: torch.Tensor
-    #: Whether the latents hold neither infinities nor NaN.
-    is_finite: bool
+    finite: Finite
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -189,8 +190,23 @@ class RunningRequest:
     place: str | None = None
     #: Number of steps done.
     step_index: int = 0
-    #: Whether the latents hold neither infinities nor NaN.
-    is_finite: bool = True
+    #: What is known of the latents after the last step, and after the step before it; None if there was none.
+    finite: Finite | None = None
+    finite_before: Finite | None = None
+    #: `Schedule.steps` on the device, [steps, 11], float32.
+    numbers: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbers = uploaded(torch.tensor(self.schedule.steps, dtype=torch.float32), self.latents.device)
+
+    def is_finite(self, *, waits: bool) -> bool:
+        """Return whether the latents hold neither infinities nor NaN.
+
+        Those after the last step are looked at if the device has done it or if this `waits` for it, otherwise those
+        after the step before.
+        """
+        last = self.finite if waits or (self.finite is not None and self.finite.is_here) else self.finite_before
+        return last is None or last.read()
 
     @property
     def request(self) -> DenoiseRequest:
@@ -253,13 +269,13 @@ class RunningRequest:
     def _like_latents(self, floats: Floats | None) -> torch.Tensor:
         return torch.zeros_like(self.latents) if floats is None else torch.tensor(floats).to(self.latents)
 
-    def draw_noise(self) -> torch.Tensor:
-        """Return standard normal noise for the next step, [images, 4, h, w], on the CPU; zeros if it adds no noise.
+    def draw_noise(self) -> torch.Tensor | None:
+        """Return standard normal noise for the next step, [images, 4, h, w], on the CPU; None if it adds no noise.
 
         The noise is kept until the step is done, so that a step that is taken again has the same noise.
         """
         if self.schedule.steps[self.step_index, S] == 0:
-            return torch.zeros(self.latents.shape)
+            return None
         for generator in self.generators[len(self.noise) :]:
             self.noise.append(torch.randn(self.latents.shape[1:], generator=generator))
         return torch.stack(self.noise)
@@ -280,7 +296,7 @@ class RunningRequest:
     def commit(self, state: StepState) -> None:
         """Complete the step that led to `state`. Only assigns, so that it cannot fail halfway."""
         self.latents, self.denoised_1, self.denoised_2 = state.latents, state.denoised, self.denoised_1
-        self.is_finite = state.is_finite
+        self.finite, self.finite_before = state.finite, self.finite
         self.noise = []
         self.step_index += 1
 

@@ -30,7 +30,7 @@ from atelier.engine.request import BatchKey, InpaintState, RunningRequest, Submi
 from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
 from atelier.engine.side_by_side import SideBySide
 from atelier.engine.splits import Splits, fastest_splits
-from atelier.engine.step import advance, guide, numbers_of_step
+from atelier.engine.step import advance, guide, noise_of_step, numbers_of_step
 from atelier.families.family import (
     Adapter,
     Conditions,
@@ -43,6 +43,7 @@ from atelier.models.host import HostedModule
 from atelier.models.loading import Placement, load_scheduler
 from atelier.models.peak import peak_bytes
 from atelier.models.streaming import StreamedModule
+from atelier.models.transfer import uploaded
 
 #: With guidance.
 _ROWS_OF_ONE_IMAGE = 2
@@ -223,10 +224,10 @@ class Runner:
             self._step(requests, packed)
 
     def _step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
-        numbers = numbers_of_step(requests)
+        numbers, noise = numbers_of_step(requests), noise_of_step(requests)
         latents = torch.cat([request.latents for request in requests])
         noise_pred = self._predict(requests, packed, numbers[C_IN] * latents, numbers[TIMESTEP].flatten())
-        states = advance(requests, numbers, latents, guide(noise_pred, packed))
+        states = advance(requests, numbers, latents, guide(noise_pred, packed), noise)
         for request, state in zip(requests, states, strict=True):
             request.commit(state)
 
@@ -311,7 +312,7 @@ class Runner:
         shape = (self._num_channels, size.latent_height, size.latent_width)
         if request.init_image is not None:
             return self._noised(request.init_image, request.pass_.sampling, schedule, generators)
-        noise = draw_noise(generators, shape).to(self._placement.device)
+        noise = uploaded(draw_noise(generators, shape), self._placement.device)
         return noise * schedule.init_noise_sigma, None
 
     def _noised(
@@ -324,8 +325,8 @@ class Runner:
         """
         device, shape = self._placement.device, init_image.mean.shape[1:]
         posterior_noise = draw_noise(generators, shape)
-        x0 = (torch.tensor(init_image.mean) + torch.tensor(init_image.std) * posterior_noise).to(device)
-        noise = draw_noise(generators, shape).to(device)
+        x0 = uploaded(torch.tensor(init_image.mean) + torch.tensor(init_image.std) * posterior_noise, device)
+        noise = uploaded(draw_noise(generators, shape), device)
         alpha, sigma = schedule.steps[0, [ALPHA, SIGMA]].tolist()
         latents = alpha * x0 + sigma * noise
         if init_image.mask is None:
@@ -333,7 +334,8 @@ class Runner:
         draw_noise(generators, shape)
         if sampling.strength == 1:
             latents = noise * schedule.init_noise_sigma
-        return latents, InpaintState(x0=x0, noise=noise, mask=torch.tensor(init_image.mask, device=device))
+        mask = uploaded(torch.tensor(init_image.mask), device)
+        return latents, InpaintState(x0=x0, noise=noise, mask=mask)
 
     def warm_up(self) -> StepCosts:
         """Take steps at the default size, as most requests have it, and return what they take."""

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from atelier.engine.packing import Packed
+from atelier.engine.readback import Finite, Readback
 from atelier.engine.request import RunningRequest, StepState
 from atelier.engine.schedules import B0, B1, B2, C_OUT, C_SKIP, A, S
+from atelier.models.transfer import uploaded
 
 
 def numbers_of_step(requests: Sequence[RunningRequest]) -> torch.Tensor:
     """Return the columns of `Schedule.steps` for the present step of each image, [11, images, 1, 1, 1]."""
-    rows = [request.schedule.steps[request.step_index] for request in requests for _ in range(request.num_images)]
-    numbers = torch.from_numpy(np.stack(rows, axis=1).astype(np.float32))
-    return numbers[..., None, None, None].to(requests[0].latents.device)
+    rows = [request.numbers[request.step_index].expand(request.num_images, -1) for request in requests]
+    return torch.cat(rows).T[..., None, None, None]
+
+
+def noise_of_step(requests: Sequence[RunningRequest]) -> list[torch.Tensor | None]:
+    """Return each request's noise for its present step, [images, 4, h, w]; None if it adds none."""
+    drawn = [request.draw_noise() for request in requests]
+    return [None if noise is None else uploaded(noise, requests[0].latents.device) for noise in drawn]
 
 
 def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:
@@ -46,33 +52,28 @@ def _rescale(guided: torch.Tensor, noise_pred_text: torch.Tensor, guidance_resca
 
 
 def advance(
-    requests: Sequence[RunningRequest], numbers: torch.Tensor, latents: torch.Tensor, noise_pred: torch.Tensor
+    requests: Sequence[RunningRequest],
+    numbers: torch.Tensor,
+    latents: torch.Tensor,
+    noise_pred: torch.Tensor,
+    noise: Sequence[torch.Tensor | None],
 ) -> list[StepState]:
     """Compute the next latents of all images by the formula of `samplers`, and return one state per request.
 
-    `numbers` come from `numbers_of_step`; `latents` and the guided `noise_pred` are [images, 4, h, w].
+    `numbers` and `noise` come from `numbers_of_step` and `noise_of_step`; `latents` and the guided `noise_pred` are
+    [images, 4, h, w]. Nothing waits for the device.
     """
     denoised_1 = torch.cat([request.denoised_1 for request in requests])
     denoised_2 = torch.cat([request.denoised_2 for request in requests])
-    noise = torch.cat([request.draw_noise() for request in requests]).to(latents.device)
     denoised = numbers[C_SKIP] * latents + numbers[C_OUT] * noise_pred
-    latents = (
-        numbers[A] * latents
-        + numbers[B0] * denoised
-        + numbers[B1] * denoised_1
-        + numbers[B2] * denoised_2
-        + numbers[S] * noise
-    )
-    is_finite = torch.isfinite(latents).flatten(1).all(1).tolist()
+    latents = numbers[A] * latents + numbers[B0] * denoised + numbers[B1] * denoised_1 + numbers[B2] * denoised_2
+    readback = Readback(torch.isfinite(latents).flatten(1).all(1))
     states, first = [], 0
-    for request in requests:
+    for request, added in zip(requests, noise, strict=True):
         images = slice(first, first + request.num_images)
+        own = latents[images] if added is None else latents[images] + numbers[S][images] * added
         states.append(
-            StepState(
-                latents=request.restored(latents[images]),
-                denoised=denoised[images],
-                is_finite=all(is_finite[images]),
-            )
+            StepState(latents=request.restored(own), denoised=denoised[images], finite=Finite(readback, images))
         )
         first = images.stop
     return states

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 import torch
 
 
+def uploaded(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Return small values of the host on a device, for the kernels that this thread launches next.
+
+    Nothing waits, while a copy from pageable memory would wait for all kernels that were launched before it.
+    """
+    if torch.device(device).type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """Tensors on a device, or on their way."""

@@ -27,6 +27,7 @@ from atelier.families.unet.conditions import KeysValues, PromptConditions
 from atelier.families.unet.embeds import check_widths
 from atelier.models.loading import Placement
 from atelier.models.streaming import at_hand
+from atelier.models.transfer import uploaded
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -125,8 +126,10 @@ def prompt_conditions(
     the model reads.
     """
     check_widths(model, embeds)
-    prompt_embeds = torch.tensor(embeds.prompt_embeds, device=placement.device, dtype=placement.dtype)
-    pooled = torch.tensor(embeds.pooled_prompt_embeds, device=placement.device, dtype=placement.dtype)
+    prompt_embeds, pooled = (
+        uploaded(torch.tensor(floats, dtype=placement.dtype), placement.device)
+        for floats in (embeds.prompt_embeds, embeds.pooled_prompt_embeds)
+    )
     with applied(stacked([adapters.of_prompt])):
         computed = keys_values(model, prompt_embeds[None])
     return PromptConditions(computed, len(prompt_embeds), pooled, adapters.of_rows)

@@ -15,6 +15,7 @@ from atelier.families.unet.adapters.rows import Forms
 from atelier.families.unet.adapters.slots import AdapterSlots
 from atelier.families.unet.buffers import capacity, grown
 from atelier.families.unet.conditions import MASKED, Conditions, KeysValues, PromptConditions, add_time_ids
+from atelier.models.transfer import uploaded
 
 
 class ConditionSlots:
@@ -33,7 +34,7 @@ class ConditionSlots:
         self._grow(max(slots) + 1, prompt, keys_values)
         length, pooled = prompt.num_tokens, prompt.pooled_prompt_embeds
         bias, pooled_of_slot, time_ids = self._others
-        times = torch.tensor(add_time_ids(size)).to(pooled)
+        times = uploaded(torch.tensor(add_time_ids(size), dtype=pooled.dtype), pooled.device)
         self._adapters.write(slots, prompt.adapters)
         for slot in slots:
             for buffer in self._keys_values:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from atelier.core.sampling import Sampling
-from atelier.engine.request import InpaintState, StepState, Submitted
+from atelier.engine.readback import Finite, Readback
+from atelier.engine.request import InpaintState, RunningRequest, StepState, Submitted
 from atelier.engine.schedules import ALPHA, SIGMA
 from tests.unit.engine.requests import new_request, running
 
@@ -35,12 +36,19 @@ def test_the_kept_part_ends_without_noise() -> None:
     assert torch.equal(request.restored(torch.full_like(x0, 9)), x0)
 
 
+def _drawn(request: RunningRequest) -> torch.Tensor:
+    noise = request.draw_noise()
+    assert noise is not None
+    return noise
+
+
 def test_a_step_keeps_its_noise_until_it_is_done() -> None:
     request = running(new_request(num_images=2, sampling=Sampling(num_inference_steps=4, sampler="euler_a")))
-    first = request.draw_noise()
-    assert torch.equal(request.draw_noise(), first)
-    request.commit(StepState(latents=request.latents, denoised=request.latents, is_finite=True))
-    second = request.draw_noise()
+    first = _drawn(request)
+    assert torch.equal(_drawn(request), first)
+    finite = Finite(Readback(torch.tensor([True, True])), slice(0, 2))
+    request.commit(StepState(latents=request.latents, denoised=request.latents, finite=finite))
+    second = _drawn(request)
     assert not torch.equal(second, first)
     expected = torch.Generator().manual_seed(1)
     for noise in (first, second):
@@ -55,7 +63,11 @@ def test_noise_drawn_for_some_images_is_not_drawn_again() -> None:
     ]
     interrupted, whole = requests
     interrupted.noise.append(torch.randn(interrupted.latents.shape[1:], generator=interrupted.generators[0]))
-    assert torch.equal(interrupted.draw_noise(), whole.draw_noise())
+    assert torch.equal(_drawn(interrupted), _drawn(whole))
+
+
+def test_a_step_of_a_sampler_without_noise_draws_none() -> None:
+    assert running(new_request(sampling=Sampling(num_inference_steps=4, sampler="euler"))).draw_noise() is None
 
 
 @pytest.mark.parametrize(

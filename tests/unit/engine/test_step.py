@@ -11,7 +11,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from atelier.core.sampling import Sampling
 from atelier.engine.packing import Packed
 from atelier.engine.request import InpaintState, RunningRequest
-from atelier.engine.step import advance, guide, numbers_of_step
+from atelier.engine.step import advance, guide, noise_of_step, numbers_of_step
 from tests.failing import FailAt
 from tests.unit.engine.requests import new_request, running
 
@@ -84,7 +84,8 @@ def _noisy_requests() -> list[RunningRequest]:
 def _step(requests: list[RunningRequest], *, fail_at: int) -> None:
     latents = torch.cat([request.latents for request in requests])
     with FailAt(fail_at):
-        states = advance(requests, numbers_of_step(requests), latents, 0.1 * latents)
+        numbers, noise = numbers_of_step(requests), noise_of_step(requests)
+        states = advance(requests, numbers, latents, 0.1 * latents, noise)
     for request, state in zip(requests, states, strict=True):
         request.commit(state)
 
