@@ -28,6 +28,7 @@ from atelier.models.hashes import weights_hash
 from atelier.models.host import ModelHost
 from atelier.models.loading import Placement
 from atelier.models.sources import controlnet_source
+from atelier.models.transfer import uploaded
 
 #: A context (about 25 MB at SDXL's size) is evicted after this many calls without it; it can be sent again.
 _EVICTED_AFTER_CALLS = 16
@@ -52,9 +53,21 @@ class _Prepared:
 class _Pass:
     """One pass of a ControlNet."""
 
-    rows: tuple[ControlRow, ...]
     #: Input of the UNet, timesteps, conditions and embeddings of the control images.
     inputs: tuple[torch.Tensor, torch.Tensor, Conditions, torch.Tensor]
+    #: Factors on the residuals, [skips + 1, rows]; None if all are 1.
+    scales: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stacked:
+    """What is the same in all steps of some rows."""
+
+    conditions: Conditions
+    #: Embeddings of the control images, [rows, channels, h, w].
+    embedding: torch.Tensor
+    #: See `_Pass.scales`.
+    scales: torch.Tensor | None
 
 
 def load_controlnets(catalogue: Catalogue, placement: Placement, host: ModelHost | None = None) -> ControlNets:
@@ -83,12 +96,14 @@ class ControlNets:
         self._hosted = {name: host.add(name, controlnet_source(entry, placement)) for name, entry in entries.items()}
         #: Hashes of the weights, by the ControlNets' ids.
         self.weights: dict[str, str] = {}
+        self._num_skips: dict[str, int] = {}
         self._programs: dict[str, ComputeResiduals] = {}
         on_cpu = placement.device == "cpu"
         for name, hosted in self._hosted.items():
             with hosted.lease() as controlnet:
                 _install(name, catalogue.model(entries[name].base).family, controlnet)
                 self.weights[name] = weights_hash(controlnet)
+                self._num_skips[name] = len(controlnet.controlnet_down_blocks)
                 if on_cpu:
                     self._programs[name] = trace(controlnet, placement)
         self._placement = placement
@@ -97,7 +112,7 @@ class ControlNets:
         self._last_call: dict[ContextId, int] = {}
         self._num_calls = 0
         calls_side_by_side = torch.get_num_threads() if on_cpu else 1
-        self._stacked: LRUCache[tuple[tuple[ControlRow, ...], int], tuple[Conditions, torch.Tensor]] = LRUCache(
+        self._stacked: LRUCache[tuple[tuple[ControlRow, ...], int], _Stacked] = LRUCache(
             _MAX_STACKED * calls_side_by_side
         )
 
@@ -143,7 +158,7 @@ class ControlNets:
     def _compute(self, call: ControlCall, passes: Sequence[_Pass]) -> Residuals:
         with self._hosted[call.controlnet].lease() as controlnet:
             compute = self._programs.get(call.controlnet, partial(residuals, controlnet))
-            parts = [_scaled(compute(*of_pass.inputs), of_pass.rows) for of_pass in passes]
+            parts = [_scaled(compute(*of_pass.inputs), of_pass.scales) for of_pass in passes]
         joined = Residuals.joined(parts).select(slice(len(call.rows)))
         return replace(joined, weights_hash=self.weights[call.controlnet])
 
@@ -174,7 +189,9 @@ class ControlNets:
         rows = _padded(call.rows[part], width)
         model_input = torch.stack(_padded(call.model_input[part].unbind(), width))
         timesteps = torch.stack(_padded(call.timesteps[part].unbind(), width))
-        return _Pass(rows, (model_input.to(self._placement.dtype), timesteps, *self._stack(rows, call.num_tokens)))
+        stacked = self._stack(call.controlnet, rows, call.num_tokens)
+        inputs = (model_input.to(self._placement.dtype), timesteps, stacked.conditions, stacked.embedding)
+        return _Pass(inputs, stacked.scales)
 
     def _evict(self) -> None:
         oldest = self._num_calls - _EVICTED_AFTER_CALLS
@@ -182,14 +199,15 @@ class ControlNets:
             del self._prepared[context_id], self._last_call[context_id]
             self._stacked.clear()
 
-    def _stack(self, rows: tuple[ControlRow, ...], num_tokens: int) -> tuple[Conditions, torch.Tensor]:
-        """Stack the conditions and the control images' embeddings of rows."""
+    def _stack(self, controlnet_id: str, rows: tuple[ControlRow, ...], num_tokens: int) -> _Stacked:
+        """Stack the conditions, the control images' embeddings and the scales of rows."""
         if (rows, num_tokens) not in self._stacked:
             contexts = [self._prepared[row.context_id] for row in rows]
             prompts = [context.prompts[row.role] for context, row in zip(contexts, rows, strict=True)]
             embedding = torch.cat([context.embedding for context in contexts])
             conditions = stack(prompts, [context.size for context in contexts], num_tokens=num_tokens)
-            self._stacked[rows, num_tokens] = conditions, embedding
+            scales = _scales(rows, num_skips=self._num_skips[controlnet_id], like=embedding)
+            self._stacked[rows, num_tokens] = _Stacked(conditions, embedding, scales)
         return self._stacked[rows, num_tokens]
 
 
@@ -198,14 +216,18 @@ def _padded(rows: tuple[T, ...], width: int) -> tuple[T, ...]:
     return rows + rows[-1:] * (width - len(rows))
 
 
-def _scaled(residuals: Residuals, rows: Sequence[ControlRow]) -> Residuals:
+def _scales(rows: Sequence[ControlRow], *, num_skips: int, like: torch.Tensor) -> torch.Tensor | None:
     if all(row.controlnet_conditioning_scale == 1 and not row.guess_mode for row in rows):
-        return residuals
+        return None
     scales = [
-        scales_of_layers(row.controlnet_conditioning_scale, num_skips=len(residuals.skips), guess_mode=row.guess_mode)
+        scales_of_layers(row.controlnet_conditioning_scale, num_skips=num_skips, guess_mode=row.guess_mode)
         for row in rows
     ]
-    return residuals.scaled(torch.stack(scales, dim=1).to(residuals.hidden_states))
+    return uploaded(torch.stack(scales, dim=1).to(like.dtype), like.device)
+
+
+def _scaled(residuals: Residuals, scales: torch.Tensor | None) -> Residuals:
+    return residuals if scales is None else residuals.scaled(scales)
 
 
 def _install(name: str, family: FamilyName, controlnet: ControlNetModel) -> None:

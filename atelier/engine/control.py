@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -17,6 +18,7 @@ from atelier.core.control import Control
 from atelier.engine.packing import Call
 from atelier.engine.request import RunningRequest
 from atelier.families.family import Encoded
+from atelier.models.transfer import uploaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +124,9 @@ def _row_index(rows: list[int], like: torch.Tensor) -> slice | torch.Tensor:
     first, last = rows[0], rows[-1]
     if rows == list(range(first, last + 1)):
         return slice(first, last + 1)
-    return torch.tensor(rows, device=like.device)
+    return _index_tensor(tuple(rows), like.device)
+
+
+@lru_cache(maxsize=256)
+def _index_tensor(rows: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return uploaded(torch.tensor(rows), device)
