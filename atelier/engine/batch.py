@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 
 import torch
 
@@ -10,7 +11,7 @@ from atelier.core.conditioning import TOKENS_PER_CHUNK, Role
 from atelier.core.denoising import RequestId
 from atelier.engine.packing import Packed, Row, pack
 from atelier.engine.request import BatchKey, RunningRequest
-from atelier.engine.splits import Splits
+from atelier.engine.splits import Splits, even_parts
 from atelier.families.family import Conditions, Family, PromptConditions
 from atelier.models.transfer import uploaded
 
@@ -21,12 +22,18 @@ class Batch:
     Rows are packed when a request has joined or left, before the next step. Until then a slot may be empty.
     """
 
-    def __init__(self, key: BatchKey, family: Family, *, exact_width: int, splits: Splits) -> None:
-        """`exact_width` is the number of rows in every call of `exact` requests; `splits` are those of others."""
+    def __init__(
+        self, key: BatchKey, family: Family, *, exact_width: int, splits: Splits, max_call_rows: int | None = None
+    ) -> None:
+        """`exact_width` is the number of rows in every call of `exact` requests.
+
+        Those of others have `splits`, and `max_call_rows` at most.
+        """
         self.key = key
         self.requests: list[RunningRequest] = []
         self._width = None if key.exact_chunks is None else exact_width
         self._splits = splits
+        self._max_call_rows = max_call_rows
         self._conditions = family.new_slots()
         #: The row in each slot; None if its request has left.
         self._slots: list[Row | None] = []
@@ -40,6 +47,19 @@ class Batch:
     def num_padding_rows(self) -> int:
         """Number of copied rows that pad a step's last UNet call to its fixed width; 0 for `fast` requests."""
         return -self.num_rows % self._width if self._width else 0
+
+    @property
+    def max_call_rows(self) -> int:
+        """Number of rows in the largest of the step's UNet calls."""
+        return max(len(call.image) for call in self.packed.calls)
+
+    def halve_calls(self) -> bool:
+        """Let UNet calls have half as many rows from now on; return whether they can, which `exact` ones cannot."""
+        num_rows = self.max_call_rows // 2
+        if self._width is not None or num_rows == 0:
+            return False
+        self._max_call_rows, self._packed = num_rows, None
+        return True
 
     @property
     def packed(self) -> Packed:
@@ -89,7 +109,8 @@ class Batch:
     def _parts(self, num_rows: int) -> list[slice]:
         """Return the positions of the rows of each call; beyond the last row they are padding."""
         if self._width is None:
-            return self._splits.parts(num_rows)
+            parts, max_rows = self._splits.parts(num_rows), self._max_call_rows or num_rows
+            return even_parts(num_rows, max(len(parts), ceil(num_rows / max_rows)))
         return [slice(start, start + self._width) for start in range(0, num_rows, self._width)]
 
     def _fill_empty_slots(self) -> None:

@@ -25,6 +25,7 @@ from atelier.engine.queue import Lane, Queue, lane_of
 from atelier.engine.request import BatchKey, Emit, Event, RunningRequest, Submitted
 from atelier.engine.runners import Runners
 from atelier.engine.step_times import StepTimes
+from atelier.engine.stepping import take_step
 from atelier.models.failures import Failures
 from atelier.models.host import HostStatus
 
@@ -247,13 +248,18 @@ class Engine:
         try:
             while self._is_open:
                 self._iterate()
+        except torch.AcceleratorError:
+            logger.exception("the device has failed; this engine ends")
         finally:
             if self._is_open:
                 self._is_open = False
                 self._lose_all()
 
     def _iterate(self) -> None:
-        """Do one step. An error outside of the requests' own work ends them all, and the loop goes on."""
+        """Do one step. An error outside of the requests' own work ends them all, and the loop goes on.
+
+        Raises torch.AcceleratorError.
+        """
         self._last_beat_s = self._now_s()
         try:
             self._remove_cancelled()
@@ -265,6 +271,8 @@ class Engine:
                 batch = self._batches[lane]
                 self._step(lane, batch)
                 self._retire(batch)
+        except torch.AcceleratorError:
+            raise
         except Exception:
             logger.exception("the step loop failed")
             self._failures.count()
@@ -328,14 +336,7 @@ class Engine:
         start_s = self._now_s()
         num_requests, num_rows, num_padding_rows = len(batch.requests), batch.num_rows, batch.num_padding_rows
         pixel_rows = num_rows * batch.key.size.num_pixels
-        runner = self._runners.runner(batch.key.model)
-        try:
-            runner.step(batch.requests, batch.packed)
-        except Exception:
-            logger.exception("step failed; retrying its requests one at a time", extra={"key": batch.key})
-            for request in list(batch.requests):
-                with self._isolated(request.submitted):
-                    runner.step([request], batch.pack_alone(request))
+        take_step(self._runners.runner(batch.key.model), batch, self._isolated)
         end_s = self._now_s()
         gap_s = None if self._last_end_s is None else start_s - self._last_end_s
         self._last_end_s = end_s
@@ -377,9 +378,11 @@ class Engine:
 
     @contextmanager
     def _isolated(self, submitted: Submitted) -> Iterator[None]:
-        """Context manager that confines failures: an exception in its body ends `submitted`; other requests go on."""
+        """Confine failures: an exception in the context ends `submitted`, unless the device has failed."""
         try:
             yield
+        except torch.AcceleratorError:
+            raise
         except Exception as error:
             logger.exception("request failed", extra={"request_id": submitted.request_id})
             self._finish(submitted, self._failures.failed(error, what=f"Request {submitted.request_id}"))

@@ -102,6 +102,8 @@ class Runner:
         self._unet = unet
         self._transport = transport
         self._side_by_side = side_by_side
+        #: Rows of a call, times the pixels of an image, for which memory has lasted so far.
+        self._max_call_pixels = math.inf
         #: What steps take; None until it was measured.
         self.costs: StepCosts | None = None
         with unet.lease() as module:
@@ -209,7 +211,26 @@ class Runner:
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
         """Return an empty batch for requests with this key, of a model that has been warmed up."""
         assert self.costs is not None
-        return Batch(key, self.family, exact_width=exact_width, splits=self.costs.splits)
+        limit = self._max_call_pixels / key.size.num_pixels
+        return Batch(
+            key,
+            self.family,
+            exact_width=exact_width,
+            splits=self.costs.splits,
+            max_call_rows=None if limit == math.inf else max(1, int(limit)),
+        )
+
+    def halve_calls(self, batch: Batch) -> bool:
+        """Let the calls of a batch, and of those after it, have half as many rows; return whether they can.
+
+        Memory that the failed call has left is given back to the device first.
+        """
+        if not batch.halve_calls():
+            return False
+        self._max_call_pixels = batch.max_call_rows * batch.key.size.num_pixels
+        if self._placement.device != "cpu":
+            torch.cuda.empty_cache()
+        return True
 
     @torch.inference_mode()
     def step(self, requests: Sequence[RunningRequest], packed: Packed) -> None:
