@@ -37,8 +37,8 @@ class ConditionSlots:
         times = uploaded(torch.tensor(add_time_ids(size), dtype=pooled.dtype), pooled.device)
         self._adapters.write(slots, prompt.adapters)
         for slot in slots:
-            for buffer in self._keys_values:
-                buffer[slot, length:] = 0
+            if length < self._num_tokens:
+                torch._foreach_zero_([buffer[slot, length:] for buffer in self._keys_values])
             taken = [buffer[slot, :length] for buffer in self._keys_values]
             torch._foreach_copy_(taken, [layer[0] for layer in keys_values])
             bias[slot, 0, :length], bias[slot, 0, length:] = 0, MASKED
