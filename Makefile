@@ -9,7 +9,7 @@ ROOM ?= pipeline
 # Keep bytecode even where the environment says not to: compiling the libraries takes seconds in every process.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run setup format check test-quick test-fast test test-all clients zoo mutate
+.PHONY: help run setup format check test-quick test-fast test test-all clients gpu zoo mutate
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
@@ -45,6 +45,11 @@ test-all: test  ## the same, and what takes too long for it
 	$(BIN)/pytest -m long
 
 clients: tests/clients/.venv/ready tests/clients/node_modules/ready  ## install OpenAI's clients, which the tests run
+
+gpu: setup  ## measure SDXL at its real size on a CUDA device; needs 40 GB of its memory
+	$(BIN)/python -m benchmarks.launches
+	$(BIN)/python -m benchmarks.sdxl_gpu --dtype float16
+	$(BIN)/python -m benchmarks.sdxl_gpu --dtype bfloat16
 
 zoo: setup  ## train the zoo, or one model of it with MODEL=name
 	$(BIN)/python -m zoo $(MODEL)

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from atelier.catalogue.catalogue import read_catalogue
@@ -79,14 +80,19 @@ def _write_loras(entry: ModelEntry, folder: Path) -> dict[str, Path]:
     names = {f"lora-{index}": _RANKS[index % len(_RANKS)] for index in range(_NUM_RESIDENT)}
     names |= {f"large-{index}": 256 for index in range(4)}
     for name, rank in names.items():
-        tensors = {}
-        for layer, module in unet.named_modules():
-            if layer.endswith(_LAYERS) and isinstance(module, torch.nn.Linear):
-                key = f"unet.{layer}.lora"
-                tensors[f"{key}_A.weight"] = torch.randn(rank, module.in_features) * 0.02
-                tensors[f"{key}_B.weight"] = torch.randn(module.out_features, rank) * 0.02
-        save_file(tensors, folder / f"{name}.safetensors")
+        write_lora(unet, rank, folder / f"{name}.safetensors")
     return {name: folder / f"{name}.safetensors" for name in names}
+
+
+def write_lora(unet: UNet2DConditionModel, rank: int, file: Path) -> None:
+    """Write a LoRA of random factors for the layers that LoRAs usually change."""
+    tensors = {}
+    for layer, module in unet.named_modules():
+        if layer.endswith(_LAYERS) and isinstance(module, torch.nn.Linear):
+            key = f"unet.{layer}.lora"
+            tensors[f"{key}_A.weight"] = torch.randn(rank, module.in_features) * 0.02
+            tensors[f"{key}_B.weight"] = torch.randn(module.out_features, rank) * 0.02
+    save_file(tensors, file)
 
 
 def _admitted(runner: Runner, submitted: Submitted) -> tuple[RunningRequest, Mapping[Role, PromptConditions]]:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
@@ -20,7 +21,7 @@ def provenance(name: str) -> dict[str, str]:
     return {"benchmark": name, "machine": machine, "commit": commit}
 
 
-def record(name: str, numbers: dict[str, float | int]) -> None:
+def record(name: str, numbers: Mapping[str, float | int | str]) -> None:
     """Print the numbers and write benchmarks/results/NAME.json."""
     text = json.dumps({**provenance(name), **numbers}, indent=2)
     print(text)
