@@ -143,6 +143,11 @@ class GraphArgs(Selection):
 
         If a transport to ControlNets fails, another one may finish the image, which must not change its bits.
         """
+        if self.denoiser.has_remote_control and self.denoiser.device == "cuda":
+            raise ValueError(
+                "denoiser.control_transports has more than in_process: residuals would travel through the host's "
+                "memory, 54 MB a row of 1024x1024 in every step; with device: cuda, use in_process alone"
+            )
         if self.denoiser.has_remote_control:
             theirs, ours = (options.model_dump() for options in (self.controlnet, self.denoiser))
             for name in ("device", "dtype", "num_threads"):

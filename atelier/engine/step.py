@@ -26,7 +26,11 @@ def numbers_of_step(requests: Sequence[RunningRequest]) -> torch.Tensor:
 def noise_of_step(requests: Sequence[RunningRequest]) -> list[torch.Tensor | None]:
     """Return each request's noise for its present step, [images, 4, h, w]; None if it adds none."""
     drawn = [request.draw_noise() for request in requests]
-    return [None if noise is None else uploaded(noise, requests[0].latents.device) for noise in drawn]
+    noisy = [noise for noise in drawn if noise is not None]
+    if not noisy:
+        return [None for _ in drawn]
+    on_device = iter(uploaded(torch.cat(noisy), requests[0].latents.device).split([len(noise) for noise in noisy]))
+    return [None if noise is None else next(on_device) for noise in drawn]
 
 
 def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:

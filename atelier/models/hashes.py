@@ -18,11 +18,13 @@ _LIBRARIES = ("diffusers", "numpy", "opencv-python-headless", "pillow", "torch",
 def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
     """Hash everything outside the weights that bits depend on.
 
-    It covers device model, precision, library versions, threads, rows per call (`width`) and attention backend.
+    It covers device model, precision, library versions, threads, rows per call (`width`) and attention backend. With
+    a GPU it also covers the instructions of the CPU, which draws the noise.
     """
     is_gpu = placement.device != "cpu"
     parts = {
-        "device": torch.cuda.get_device_name() if is_gpu else torch.backends.cpu.get_cpu_capability(),
+        "device": _gpu() if is_gpu else None,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "dtype": placement.dtype_name,
         "libraries": [version(name) for name in _LIBRARIES],
         "num_threads": None if is_gpu else num_threads,
@@ -30,6 +32,13 @@ def place_hash(placement: Placement, *, num_threads: int, width: int) -> str:
         "attention": "scaled_dot_product_attention",
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _gpu() -> list[object]:
+    """Return the GPU's model, its libraries' versions, and the attention kernels that PyTorch may choose from."""
+    kernels = torch.backends.cuda
+    chosen = [kernels.flash_sdp_enabled(), kernels.mem_efficient_sdp_enabled(), kernels.cudnn_sdp_enabled()]
+    return [torch.cuda.get_device_name(), torch.version.cuda, torch.backends.cudnn.version(), chosen]
 
 
 def weights_hash(*modules: torch.nn.Module, settings: Mapping[str, object] | None = None) -> str:

@@ -29,10 +29,9 @@ def test_a_step_copies_nothing_from_the_host_and_reads_nothing(unet: UNet2DCondi
         assert steps.step().copies == 0
 
 
-def test_noise_comes_in_one_copy_per_request_that_nothing_waits_for(unet: UNet2DConditionModel) -> None:
-    noisy = _samplers(noisy=True)
-    counts = Steps(unet, _SIZE, [*noisy, "euler"]).step()
-    assert (counts.copies, counts.blocking_copies) == (len(noisy), 0)
+def test_the_noise_of_all_requests_is_one_copy_that_nothing_waits_for(unet: UNet2DConditionModel) -> None:
+    counts = Steps(unet, _SIZE, [*_samplers(noisy=True), "euler"]).step()
+    assert (counts.copies, counts.blocking_copies) == (1, 0)
 
 
 def test_a_request_joins_without_waiting(unet: UNet2DConditionModel) -> None:

@@ -125,6 +125,16 @@ def test_a_remote_transport_adds_controlnet_replicas(transport: TransportName) -
     assert _names(build(args)) == _NODES | {"ControlNet"}
 
 
+@pytest.mark.parametrize("transports", [["same_node"], ["handle", "in_process"]])
+def test_residuals_of_a_gpu_do_not_travel_through_the_hosts_memory(transports: list[str]) -> None:
+    on_gpu = {"device": "cuda", "dtype": "float16"}
+    fields = {"denoiser": {**on_gpu, "control_transports": transports}, "controlnet": on_gpu}
+    with pytest.raises(ValidationError, match=r"control_transports .* with device: cuda, use in_process alone"):
+        GraphArgs.model_validate(fields)
+    fields["denoiser"] = {**on_gpu, "control_transports": ["in_process"]}
+    assert GraphArgs.model_validate(fields).denoiser.device == "cuda"
+
+
 def test_an_app_is_built_from_a_mapping_or_from_typed_args() -> None:
     transports = ["handle", "in_process"]
     app = build_app({"denoiser": {"control_transports": transports}})

@@ -36,6 +36,27 @@ def test_device_model_and_library_versions_change_the_place(monkeypatch: pytest.
     assert len({here, on_other_cpu, with_other_libraries}) == 3
 
 
+@pytest.mark.parametrize(
+    ("owner", "name", "changed"),
+    [
+        (torch.cuda, "get_device_name", lambda: "another GPU"),
+        (torch.version, "cuda", "0.1"),
+        (torch.backends.cudnn, "version", lambda: 1),
+        (torch.backends.cuda, "flash_sdp_enabled", lambda: False),
+        (torch.backends.cpu, "get_cpu_capability", lambda: "another CPU"),
+    ],
+)
+def test_a_gpu_its_libraries_and_its_cpu_change_the_place(
+    owner: object, name: str, changed: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    placement = Placement("cuda", "float16")
+    here = place_hash(placement, num_threads=2, width=4)
+    assert place_hash(placement, num_threads=1, width=4) == here, "threads of the CPU do not count"
+    monkeypatch.setattr(owner, name, changed)
+    assert place_hash(placement, num_threads=2, width=4) != here
+
+
 def test_equal_weights_have_equal_hashes_in_any_memory_layout() -> None:
     assert weights_hash(_network()) == weights_hash(_network().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
