@@ -49,6 +49,7 @@ clients: tests/clients/.venv/ready tests/clients/node_modules/ready  ## install 
 gpu: setup  ## measure SDXL at its real size on a CUDA device; needs 40 GB of its memory
 	$(BIN)/python -m benchmarks.launches
 	$(BIN)/python -m benchmarks.sdxl_gpu --dtype float16
+	$(BIN)/python -m benchmarks.sdxl_gpu --dtype float16 --graphs --no-compile
 	$(BIN)/python -m benchmarks.sdxl_gpu --dtype bfloat16
 
 zoo: setup  ## train the zoo, or one model of it with MODEL=name

@@ -18,6 +18,7 @@ import argparse
 
 import torch
 
+from atelier.models.loading import Placement
 from benchmarks.results import record
 from benchmarks.sdxl_images import correctness, images, vae
 from benchmarks.sdxl_setup import Numbers, Setup, real_setup, zoo_setup
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sdxl_gpu", description=__doc__)
     parser.add_argument("--zoo", action="store_true", help="the zoo's model on the CPU")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
+    parser.add_argument("--graphs", action="store_true", help="run the engine's UNet as CUDA graphs")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     options = parser.parse_args()
     if options.zoo:
@@ -43,8 +45,10 @@ def main() -> None:
         return
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; --zoo runs anywhere")
-    with real_setup("cuda", options.dtype, is_compiled=not options.no_compile) as setup:
-        record(f"sdxl_gpu_{options.dtype}", {"device": torch.cuda.get_device_name(), **measure(setup)})
+    placement = Placement("cuda", options.dtype, uses_graphs=options.graphs)
+    with real_setup(placement, is_compiled=not options.no_compile) as setup:
+        name = f"sdxl_gpu_{options.dtype}{'_graphs' if options.graphs else ''}"
+        record(name, {"device": torch.cuda.get_device_name(), **measure(setup)})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from atelier.core.conditioning import TOKENS_PER_CHUNK, Conditioning, TextEmbeds
 from atelier.core.denoising import DenoiseRequest, Pass, RequestId
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
-from atelier.models.loading import DtypeName, Placement
+from atelier.models.loading import Placement
 from benchmarks.sdxl_size import write_catalogue
 
 Numbers = dict[str, float | int | str]
@@ -101,9 +101,8 @@ def _config(entry: ModelEntry) -> dict[str, int]:
 
 
 @contextmanager
-def real_setup(device: str, dtype: DtypeName, *, is_compiled: bool) -> Iterator[Setup]:
+def real_setup(placement: Placement, *, is_compiled: bool) -> Iterator[Setup]:
     """Return what is measured at SDXL's real size; its weights are deleted afterwards."""
-    placement = Placement(device, dtype)
     with tempfile.TemporaryDirectory() as folder:
         yield Setup(
             catalogue=write_catalogue(Path(folder), placement),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
 from ray.serve.handle import DeploymentHandle
@@ -38,7 +39,7 @@ class Denoiser:
         from deployments.residuals import transport
 
         log_to_serve()
-        place = placement(options)
+        place = replace(placement(options), uses_graphs=options.cuda_graphs)
         self._limits = limits = DenoiserLimits()
         self._metrics = metrics = DenoiserMetrics()
         self._previews = Previews(catalogue, place)

@@ -73,6 +73,10 @@ class DenoiserOptions(ReplicaOptions):
     """Options of the Denoiser, which runs the UNet and, by default, ControlNets."""
 
     num_threads: NumThreads = 2
+    cuda_graphs: bool = Field(
+        False,
+        description="Whether UNets run as CUDA graphs: fewer launches, and more memory. Not measured on a GPU yet.",
+    )
     exact_width: int = Field(
         8,
         ge=1,
@@ -91,6 +95,12 @@ class DenoiserOptions(ReplicaOptions):
         gt=0,
         description="Seconds that a ControlNet replica has for a step before the next transport takes over.",
     )
+
+    @model_validator(mode="after")
+    def _graphs_need_a_gpu(self) -> DenoiserOptions:
+        if self.cuda_graphs and (self.device != "cuda" or self.memory_level in ("sequential", "aggressive")):
+            raise ValueError("cuda_graphs needs device: cuda, and a memory_level at which the whole UNet stays there")
+        return self
 
     @property
     def has_remote_control(self) -> bool:

@@ -35,7 +35,9 @@ from atelier.families.family import (
     Adapter,
     Conditions,
     Encoded,
+    GraphedUNet,
     PromptConditions,
+    TracedUNet,
     family_of,
 )
 from atelier.models.hashes import tensors_hash
@@ -118,8 +120,12 @@ class Runner:
                 raise ModelUnavailable(f"Model {entry.id!r}: {error}.") from error
             self.weights_hash = tensors_hash(unet.named_tensors(), settings=scheduler.config)
             # A program reads all weights, so a UNet whose blocks come one by one is run by Python.
-            is_traced = placement.device == "cpu" and not placement.memory.is_streamed
-            self._traced = self.family.trace(module, placement) if is_traced else None
+            if isinstance(unet, StreamedModule):
+                self._whole: TracedUNet | GraphedUNet | None = None
+            elif placement.uses_graphs:
+                self._whole = self.family.graph(module, lambda: unet.num_arrivals)
+            else:
+                self._whole = self.family.trace(module, placement) if placement.device == "cpu" else None
 
     @property
     def architecture(self) -> str:
@@ -311,9 +317,9 @@ class Runner:
         return decode(encoded, conditions).float()
 
     def _halves(self, unet: UNet2DConditionModel) -> tuple[_EncodeHalf, _DecodeHalf]:
-        if self._traced is None:
+        if self._whole is None:
             return partial(self.family.encode_half, unet), partial(self.family.decode_half, unet)
-        return self._traced.encode_half, self._traced.decode_half
+        return self._whole.encode_half, self._whole.decode_half
 
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""
@@ -360,6 +366,7 @@ class Runner:
 
     def warm_up(self) -> StepCosts:
         """Take steps at the default size, as most requests have it, and return what they take."""
+        self._prepare_graphs()
         new_batch = functools.cache(self._new_warm_up_batch)
 
         def step(num_rows: int, num_calls: int) -> None:
@@ -370,6 +377,14 @@ class Runner:
             step(_ROWS_OF_ONE_IMAGE, 1)
         splits = fastest_splits(step, 1 if self._side_by_side is None else torch.get_num_threads())
         return StepCosts(splits=splits, row_bytes_per_pixel=self._row_bytes_per_pixel())
+
+    @torch.inference_mode()
+    def _prepare_graphs(self) -> None:
+        if isinstance(self._whole, GraphedUNet):
+            size = self._entry.defaults.size
+            with self._unet.lease() as unet:
+                like = self.family.example_conditions(unet, self._placement)
+                self._whole.prepare(size.latent_height, size.latent_width, like)
 
     def _row_bytes_per_pixel(self) -> float:
         """Measure the memory of a request and its steps by its rows; they take it in proportion to their pixels.

@@ -8,7 +8,7 @@ ones. Importing a family does not import diffusers, because the TextEncoder need
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -24,6 +24,7 @@ from atelier.families.unet.adapters.loaded import LoadedAdapters
 from atelier.families.unet.adapters.rows import Forms, RequestLayers
 from atelier.families.unet.attention import NO_ADAPTERS, RequestAdapters
 from atelier.families.unet.conditions import Conditions, PromptConditions
+from atelier.families.unet.graphs import GraphedUNet
 from atelier.families.unet.halves import Encoded
 from atelier.families.unet.slots import ConditionSlots
 from atelier.families.unet.traced import TracedUNet
@@ -40,6 +41,7 @@ __all__ = [
     "Encoded",
     "Family",
     "Forms",
+    "GraphedUNet",
     "LoadedAdapters",
     "Part",
     "PromptConditions",
@@ -152,6 +154,17 @@ class Family(Protocol):
 
     def trace(self, unet: UNet2DConditionModel, placement: Placement) -> TracedUNet:
         """Return the two halves of an installed UNet as programs that run on the CPU without Python."""
+        ...
+
+    def graph(self, unet: UNet2DConditionModel, num_arrivals: Callable[[], int]) -> GraphedUNet:
+        """Return an installed UNet on a GPU that runs as CUDA graphs.
+
+        `num_arrivals` returns how often its weights have come to the device.
+        """
+        ...
+
+    def example_conditions(self, model: UNet2DConditionModel | ControlNetModel, placement: Placement) -> Conditions:
+        """Return conditions of a few rows with prompts of one chunk, for an installed model."""
         ...
 
     def encode_half(

@@ -93,6 +93,8 @@ class HostedModule(Generic[M]):
         self._arrival: Arrival | None = None
         #: The ends of the kernels of the last leases of each thread.
         self._last_uses: dict[int, torch.cuda.Event] = {}
+        #: Number of times that the weights have come to the device, each time to other addresses.
+        self.num_arrivals = 0
         #: Time that it took to bring the module to the device when it was last brought.
         self._bring_s = _UNMEASURED_S
 
@@ -177,6 +179,7 @@ class HostedModule(Generic[M]):
             self._arrival = self._host.on_device(self, in_host, is_copy=copy is not None)
             assert self._weights is not None
             self._weights.put(self._arrival.tensors)
+            self.num_arrivals += 1
         except BaseException:
             self._arrival = None
             self._host.give_up(self)

@@ -51,11 +51,13 @@ DtypeName = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Device, precision and memory of a replica's modules."""
+    """Where and how a replica's modules run."""
 
     device: str
     dtype_name: DtypeName
     memory: Memory = UNLIMITED
+    #: Whether UNets run as CUDA graphs.
+    uses_graphs: bool = False
 
     @property
     def dtype(self) -> torch.dtype:

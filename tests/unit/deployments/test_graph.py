@@ -135,6 +135,13 @@ def test_residuals_of_a_gpu_do_not_travel_through_the_hosts_memory(transports: l
     assert GraphArgs.model_validate(fields).denoiser.device == "cuda"
 
 
+@pytest.mark.parametrize("options", [{}, {"device": "cuda", "memory_level": "sequential"}])
+def test_cuda_graphs_need_a_gpu_that_holds_the_unet(options: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="cuda_graphs needs device: cuda"):
+        DenoiserOptions.model_validate({**options, "cuda_graphs": True})
+    assert DenoiserOptions(device="cuda", cuda_graphs=True).cuda_graphs
+
+
 def test_an_app_is_built_from_a_mapping_or_from_typed_args() -> None:
     transports = ["handle", "in_process"]
     app = build_app({"denoiser": {"control_transports": transports}})
