@@ -1,9 +1,9 @@
 """What durability costs over HTTP: jobs against direct requests, a cached answer, and many watchers of one job.
 
-`python -m benchmarks.durable` starts a graph and lets 16 clients make images in turn by direct requests, as jobs
-whose events they follow, and by direct requests while 200 WebSockets watch one long job. A job's client hands it in,
-waits for its last event and reads its file; a direct one reads its image behind a URL, too. Requests have no seed, so
-that none is answered from the cache.
+`python -m benchmarks.durable` starts a graph and lets 16 clients make images in turn by direct requests, as jobs that
+they wait for, as jobs whose events they follow, and by direct requests while 200 WebSockets watch one long job. A job's
+client hands it in with `Prefer: wait`, or waits for its last event, and reads its file; a direct one reads its image
+behind a URL, too. Requests have no seed, so that none is answered from the cache.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ def main() -> None:
 
 async def _measured(address: str) -> dict[str, float | int]:
     async with httpx2.AsyncClient(base_url=address, timeout=600) as http:
-        for make in (_direct, _as_job):
+        for make in (_direct, _as_job, _followed):
             await _rate(http, make)
-        durable, watched = [], []
+        durable, followed, watched = [], [], []
         for _ in range(_NUM_ROUNDS):
             direct = await _rate(http, _direct)
             durable.append(direct / await _rate(http, _as_job))
+            followed.append(direct / await _rate(http, _followed))
             async with _long_job(http) as job_id:
                 alone = await _rate(http, _direct)
                 async with _watchers(job_id):
@@ -56,6 +57,7 @@ async def _measured(address: str) -> dict[str, float | int]:
             "time as jobs / directly": round(statistics.median(durable), 3),
             "time as jobs / directly, lowest": round(min(durable), 3),
             "time as jobs / directly, highest": round(max(durable), 3),
+            "time as jobs whose events are followed / directly": round(statistics.median(followed), 3),
             "watchers": _NUM_WATCHERS,
             "throughput with watchers / without": round(statistics.median(watched), 3),
             "cached answer, median ms": round(1000 * await _hit_s(http), 1),
@@ -81,6 +83,13 @@ async def _direct(http: httpx2.AsyncClient) -> None:
 
 
 async def _as_job(http: httpx2.AsyncClient) -> None:
+    body = {"operation": "generate", "input": _ASKED}
+    answer = await http.post("/v1/jobs", json=body, headers={"Prefer": "wait=60"})
+    assert answer.status_code == 200, answer.text
+    await _read(http, answer.json()["result"]["data"][0]["url"])
+
+
+async def _followed(http: httpx2.AsyncClient) -> None:
     job = await _handed_in(http, _ASKED)
     events = (await http.get(f"/v1/jobs/{job}/events")).raise_for_status().text
     name, data = events.strip().split("\n\n")[-1].split("\n")

@@ -16,9 +16,10 @@ from atelier.api.native.files import FILES, file_response
 from atelier.api.native.job_answers import job_response, job_responses
 from atelier.api.native.job_inputs import draft_of
 from atelier.api.native.job_schemas import JobList, JobRequest, JobResponse
+from atelier.api.preferences import GivenWait
 from atelier.api.services import JOB_FILE_ROUTE, UsedJobs, UsedPipeline, UsedUrls
 from atelier.core.errors import NotFound
-from atelier.core.jobs import JobState, Operation
+from atelier.core.jobs import FINAL, JobState, Operation
 from atelier.core.params import parse
 
 router = APIRouter(prefix="/v1/jobs", tags=["Atelier"])
@@ -29,7 +30,7 @@ _MAX_PAGE = 100
 @router.post(
     "",
     status_code=202,
-    responses=ERRORS,
+    responses={**ERRORS, 200: {"model": JobResponse, "description": "The job, which has ended."}},
     openapi_extra=job_body(),
     response_model_exclude_none=True,
 )
@@ -40,10 +41,12 @@ async def hand_in(
     pipeline: UsedPipeline,
     url_of: UsedUrls,
     idempotency_key: GivenKey,
+    wait_s: GivenWait,
 ) -> JobResponse | Batch:
     """Hand in a job, which is done even if the client leaves or the server restarts.
 
-    A list of jobs, or one with a `grid`, is a batch: all of its jobs are taken, or none.
+    With `Prefer: wait` the answer comes when the job has ended, with its result or error. A list of jobs, or one with
+    a `grid`, is a batch: all of its jobs are taken, or none, and the answer comes at once.
     """
     sent, catalogue = await json_value(request), pipeline.catalogue
     base_url = url_of("list_jobs").removesuffix(router.prefix)
@@ -55,6 +58,10 @@ async def hand_in(
     asked = parse(JobRequest, as_object(sent))
     draft = draft_of(asked, catalogue, idempotency_key=idempotency_key)
     [job] = await service.submit(pipeline, [draft], base_url=base_url)
+    if wait_s is not None:
+        job = await service.ended(job.id, timeout_s=wait_s)
+        response.headers["preference-applied"] = f"wait={wait_s}"
+        response.status_code = 200 if job.state in FINAL else 202
     answer = await job_response(job, service, url_of)
     response.headers["location"] = answer.status_url
     return answer
