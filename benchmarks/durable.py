@@ -1,9 +1,9 @@
 """What durability costs over HTTP: jobs against direct requests, a cached answer, and many watchers of one job.
 
 `python -m benchmarks.durable` starts a graph and lets 16 clients make images in turn by direct requests, as jobs that
-they wait for, as jobs whose events they follow, and by direct requests while 200 WebSockets watch one long job. A job's
-client hands it in with `Prefer: wait`, or waits for its last event, and reads its file; a direct one reads its image
-behind a URL, too. Requests have no seed, so that none is answered from the cache.
+they wait for, as jobs whose events they follow, and by direct requests while 200 WebSockets watch one long job. The
+client of a job hands it in with `Prefer: wait`, or follows its events to the last, and reads its file; a direct one
+reads its image behind a URL, too. Requests have no seed, so that none is answered from the cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.graph import PORT, running_app
 from benchmarks.results import record
 from graph import build_app
 
-_NUM_CLIENTS, _NUM_IMAGES, _NUM_ROUNDS = 16, 48, 5
+_NUM_CLIENTS, _NUM_IMAGES, _NUM_ROUNDS = 16, 96, 3
 _NUM_WATCHERS, _NUM_HITS = 200, 300
 _ASKED = {"prompt": "a red circle, white background", "num_inference_steps": 20}
 #: A job that goes on for as long as a round takes, behind all other work.

@@ -60,8 +60,9 @@ async def test_a_job_that_takes_longer_is_answered_as_it_is_then(http: httpx2.As
 async def test_a_job_goes_on_when_the_client_that_waits_leaves(http: httpx2.AsyncClient, server: JobServer) -> None:
     waiting = asyncio.create_task(http.post(_JOBS, json=_BODY, headers={"Prefer": "wait"}))
     async with asyncio.timeout(_WAIT_S):
-        while not (jobs := await _listed(http)):
-            await asyncio.sleep(0)
+        jobs: list[dict[str, Any]] = []
+        while not jobs:
+            jobs = await _listed(http)
         waiting.cancel()
         await asyncio.wait([waiting])
         async with server.working():
