@@ -60,9 +60,11 @@ async def test_a_job_that_takes_longer_is_answered_as_it_is_then(http: httpx2.As
 async def test_a_job_goes_on_when_the_client_that_waits_leaves(http: httpx2.AsyncClient, server: JobServer) -> None:
     waiting = asyncio.create_task(http.post(_JOBS, json=_BODY, headers={"Prefer": "wait"}))
     async with asyncio.timeout(_WAIT_S):
-        jobs: list[dict[str, Any]] = []
-        while not jobs:
+        while True:
             jobs = await _listed(http)
+            if jobs:
+                break
+            await asyncio.sleep(0.01)
         waiting.cancel()
         await asyncio.wait([waiting])
         async with server.working():
