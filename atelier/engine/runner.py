@@ -19,15 +19,16 @@ from diffusers import UNet2DConditionModel
 from atelier.catalogue.entries import ModelEntry
 from atelier.control.transports import Transport, Wait
 from atelier.core.conditioning import Conditioning, Role, TextEmbeds
-from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
+from atelier.core.denoising import DenoiseRequest, Pass, RequestId
 from atelier.core.errors import ModelUnavailable
 from atelier.core.origin import Origin
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
 from atelier.engine.control import StepControl, control_contexts
+from atelier.engine.initial import initial_latents
 from atelier.engine.packing import Call, Packed
-from atelier.engine.request import BatchKey, InpaintState, RunningRequest, Submitted, draw_noise
-from atelier.engine.schedules import ALPHA, C_IN, SIGMA, TIMESTEP, Schedule, Schedules
+from atelier.engine.request import BatchKey, RunningRequest, Submitted
+from atelier.engine.schedules import C_IN, TIMESTEP, Schedules
 from atelier.engine.side_by_side import SideBySide
 from atelier.engine.splits import Splits, fastest_splits
 from atelier.engine.step import advance, guide, noise_of_step, numbers_of_step
@@ -45,7 +46,6 @@ from atelier.models.host import HostedModule
 from atelier.models.loading import Placement, load_scheduler
 from atelier.models.peak import peak_bytes
 from atelier.models.streaming import StreamedModule
-from atelier.models.transfer import uploaded
 
 #: With guidance.
 _ROWS_OF_ONE_IMAGE = 2
@@ -171,7 +171,7 @@ class Runner:
         request, adapters = submitted.request, [adapter.result() for adapter in submitted.adapters]
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
-        latents, inpaint = self._initial_latents(request, schedule, generators)
+        latents, inpaint = initial_latents(request, schedule, generators, self._num_channels, self._placement.device)
         running = RunningRequest(
             submitted=submitted,
             schedule=schedule,
@@ -327,42 +327,6 @@ class Runner:
         for lora, adapter in zip(request.pass_.loras, adapters, strict=True):
             hashes[f"{lora.id}/unet"] = adapter.weights_hash
         return hashes
-
-    def _initial_latents(
-        self, request: DenoiseRequest, schedule: Schedule, generators: Sequence[torch.Generator]
-    ) -> tuple[torch.Tensor, InpaintState | None]:
-        """Return the latents before the first step, [images, 4, h, w], and the inpainting state if there is a mask.
-
-        Every image draws its random numbers in the order of the diffusers pipeline.
-        """
-        size = request.pass_.size
-        shape = (self._num_channels, size.latent_height, size.latent_width)
-        if request.init_image is not None:
-            return self._noised(request.init_image, request.pass_.sampling, schedule, generators)
-        noise = uploaded(draw_noise(generators, shape), self._placement.device)
-        return noise * schedule.init_noise_sigma, None
-
-    def _noised(
-        self, init_image: InitImage, sampling: Sampling, schedule: Schedule, generators: Sequence[torch.Generator]
-    ) -> tuple[torch.Tensor, InpaintState | None]:
-        """Noise the init image to the noise level of the first step; return the inpainting state if there is a mask.
-
-        Draws from the VAE's posterior, then the noise. Inpainting then makes and discards one more draw, which
-        diffusers uses for the posterior of the masked image; at strength 1 it starts from noise alone.
-        """
-        device, shape = self._placement.device, init_image.mean.shape[1:]
-        posterior_noise = draw_noise(generators, shape)
-        x0 = uploaded(torch.tensor(init_image.mean) + torch.tensor(init_image.std) * posterior_noise, device)
-        noise = uploaded(draw_noise(generators, shape), device)
-        alpha, sigma = schedule.steps[0, [ALPHA, SIGMA]].tolist()
-        latents = alpha * x0 + sigma * noise
-        if init_image.mask is None:
-            return latents, None
-        draw_noise(generators, shape)
-        if sampling.strength == 1:
-            latents = noise * schedule.init_noise_sigma
-        mask = uploaded(torch.tensor(init_image.mask), device)
-        return latents, InpaintState(x0=x0, noise=noise, mask=mask)
 
     def warm_up(self) -> StepCosts:
         """Take steps at the default size, as most requests have it, and return what they take."""
