@@ -7,9 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, insert, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atelier.core.jobs import Job, JobError, Progress, Transfer
+from atelier.stores.database import Writer
 from atelier.stores.tables import job_events, jobs
 from atelier.stores.webhooks import make_due
 
@@ -36,9 +36,7 @@ def progress_of(fields: dict[str, Any] | None) -> Progress | None:
     return Progress(**{**fields, **converted})
 
 
-async def change_state(
-    connection: AsyncConnection, which: ColumnElement[bool], *, now: float, **values: Any
-) -> list[Job]:
+async def change_state(connection: Writer, which: ColumnElement[bool], *, now: float, **values: Any) -> list[Job]:
     """Give the jobs that are meant other values, among them `state`, and record it. Returns them as they are then."""
     statement = update(jobs).where(which).values(num_events=jobs.c.num_events + 1, **values).returning(jobs)
     rows = (await connection.execute(statement)).mappings().all()
@@ -48,7 +46,7 @@ async def change_state(
     return [job_of(row) for row in rows]
 
 
-async def record_events(connection: AsyncConnection, rows: Sequence[RowMapping], now: float) -> None:
+async def record_events(connection: Writer, rows: Sequence[RowMapping], now: float) -> None:
     """Record the state that jobs have come into; `num_events` of each has been counted up."""
     events = [
         {

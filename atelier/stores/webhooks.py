@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 
 from sqlalchemy import RowMapping, and_, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atelier.core.jobs import FINAL
 from atelier.core.webhooks import NewWebhook, Webhook
-from atelier.stores.database import Database
+from atelier.stores.database import Database, Writer
 from atelier.stores.tables import webhooks
 
 _FIELDS = [field.name for field in fields(Webhook)]
@@ -81,13 +80,13 @@ class Webhooks:
             return bool(stored.rowcount)
 
 
-async def add_webhook(connection: AsyncConnection, job_id: str, new: NewWebhook) -> None:
+async def add_webhook(connection: Writer, job_id: str, new: NewWebhook) -> None:
     """Store the webhook of a job; it is due when the job has ended."""
     values = {"job_id": job_id, "state": "pending", "attempts": 0, **asdict(new)}
     await connection.execute(insert(webhooks), values)
 
 
-async def make_due(connection: AsyncConnection, rows: Sequence[RowMapping], now: float) -> None:
+async def make_due(connection: Writer, rows: Sequence[RowMapping], now: float) -> None:
     """Make the webhooks due of those of the jobs in `rows` that have ended."""
     ended = [row["id"] for row in rows if row["has_webhook"] and row["state"] in FINAL]
     if ended:

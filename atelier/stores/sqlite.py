@@ -1,0 +1,119 @@
+"""A SQLite file, read and written in the event loop: a statement takes less time than a change of threads.
+
+Only what may wait has a thread: the lock that other processes hold, and the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, CursorResult, Executable, create_engine, event
+
+T = TypeVar("T")
+
+
+class AtOnce:
+    """Runs statements in the event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def execute(
+        self, statement: Executable, parameters: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None, /
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run a statement, once for each of several parameters."""
+        return self._connection.execute(statement, parameters)
+
+    async def run_sync(self, call: Callable[[Connection], T]) -> T:
+        """Call a function with the connection."""
+        return call(self._connection)
+
+
+class SqliteFile:
+    """An open file. Transactions that write take turns, because SQLite would let them poll."""
+
+    def __init__(self, url: URL, *, timeout_s: float) -> None:
+        """`timeout_s` is how long a transaction waits for those of other processes."""
+        url = url.set(drivername="sqlite")
+        self._writing = create_engine(url, connect_args={"timeout": timeout_s, "check_same_thread": False})
+        event.listen(self._writing, "connect", _set_up)
+        event.listen(self._writing, "begin", _begin)
+        # Readers wait for nobody, but for a file that is being recovered.
+        self._reading = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": 1})
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "sqlite")
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AtOnce]:
+        """Run the body in a transaction."""
+        async with self._turn:
+            connection = await self._begun()
+            try:
+                yield AtOnce(connection)
+            except BaseException:
+                connection.close()
+                raise
+            await asyncio.shield(self._in_thread(lambda: _commit(connection)))
+
+    @contextmanager
+    def reading(self) -> Iterator[AtOnce]:
+        """Run the statements of the body, each on the latest state."""
+        with self._reading.connect() as connection:
+            yield AtOnce(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._thread.shutdown()
+        self._writing.dispose()
+        self._reading.dispose()
+
+    async def _begun(self) -> Connection:
+        """Return a connection that has the lock of the file."""
+
+        def begin() -> Connection:
+            connection = self._writing.connect()
+            try:
+                connection.begin()
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        begun = self._in_thread(begin)
+        try:
+            return await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            begun.add_done_callback(_give_up)
+            raise
+
+    def _in_thread(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _set_up(connection: Any, _: object) -> None:
+    # Otherwise the driver begins transactions itself, and too late.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction as a writer: one that begins as a reader cannot wait for other writers."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def _give_up(begun: asyncio.Future[Connection]) -> None:
+    """Undo a transaction that nobody waits for any more."""
+    if begun.exception() is None:
+        begun.result().close()
