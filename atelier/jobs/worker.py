@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 #: Seconds that a worker has a job after its last sign of life, and between two of these, which carry the progress.
 LEASE_S, _ALIVE_S = 10.0, 0.5
 #: Least time between two looks at the queue, in seconds.
-_GAP_S = 0.1
+_GAP_S = 0.05
 #: Number of times that a job is tried if its errors may pass, and seconds before the second one; doubled each time.
 _MAX_ATTEMPTS, _DELAY_S = 5, 2.0
 #: Seconds before an unreachable database is tried again.

@@ -19,7 +19,7 @@ from atelier.stores.database import CHANNEL, Database
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a SQLite file, and before Postgres is connected again.
-_LOOK_S, _RECONNECT_S = 0.05, 1.0
+_LOOK_S, _RECONNECT_S = 0.02, 1.0
 
 
 class Changes:

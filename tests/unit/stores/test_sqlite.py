@@ -45,10 +45,13 @@ async def _add(file: SqliteFile) -> None:
 
 
 async def test_an_error_undoes_the_transaction_and_the_next_one_goes_on(file: SqliteFile) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def add_and_fail() -> None:
         async with file.writing() as connection:
             await connection.execute(_ADD)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await add_and_fail()
     assert await _count(file) == 0
     await _add(file)
     assert await _count(file) == 1
