@@ -5,15 +5,14 @@ A row is one image with one of its prompts. A ControlNet call has only those row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-from atelier.control.calls import Contexts, ControlCall, ControlContext, ControlRow
+from atelier.control.calls import Contexts, ControlCall, ControlRow
 from atelier.control.residuals import Residuals
-from atelier.core.conditioning import Role, TextEmbeds
 from atelier.core.control import Control
 from atelier.engine.packing import Call
 from atelier.engine.request import RunningRequest
@@ -75,7 +74,9 @@ class StepControl:
                     width=width,
                 )
             )
-        contexts = {context.context_id: context for request in requests for context in request.control_contexts}
+        contexts = {
+            context.context_id: context for request in requests for context in request.submitted.control_contexts
+        }
         return cls(calls, contexts, list(by_controlnet.values()))
 
     def add(self, residuals: Sequence[Residuals], encoded: Encoded, requests: Sequence[RunningRequest]) -> None:
@@ -96,11 +97,6 @@ class StepControl:
                     of_call.select(_row_index(chosen, encoded.hidden_states)).add_to(encoded, rows)
 
 
-def control_contexts(controls: Sequence[Control], embeds: Mapping[Role, TextEmbeds]) -> tuple[ControlContext, ...]:
-    """Return one `ControlContext` per control of a request, in the order of the controls."""
-    return tuple(ControlContext.of(control.controlnet, control.control_image, embeds) for control in controls)
-
-
 def _acting_controls(requests: Sequence[RunningRequest], call: Call) -> list[_ActingControl]:
     """Return which controls act on which rows in the requests' current steps; guess mode skips negative rows."""
     acting = []
@@ -110,7 +106,7 @@ def _acting_controls(requests: Sequence[RunningRequest], call: Call) -> list[_Ac
             acts = control.acts_at(request.step_index, len(request.schedule.steps))
             if acts and (ref.role == "positive" or not control.guess_mode):
                 control_row = ControlRow(
-                    request.control_contexts[position].context_id,
+                    request.submitted.control_contexts[position].context_id,
                     ref.role,
                     control.controlnet_conditioning_scale,
                     control.guess_mode,

@@ -87,9 +87,14 @@ class Submitted:
     #: The model, if it is not known to be loaded.
     model: Loading | None = None
     key: BatchKey = field(init=False)
+    #: One context per control of the request, in the order of the controls; hashed here, outside of the step loop.
+    control_contexts: tuple[ControlContext, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", BatchKey.of(self.request))
+        embeds = self.request.embeds
+        contexts = (ControlContext.of(one.controlnet, one.control_image, embeds) for one in self.request.controls)
+        object.__setattr__(self, "control_contexts", tuple(contexts))
 
     @property
     def request_id(self) -> RequestId:
@@ -178,8 +183,6 @@ class RunningRequest:
     inpaint: InpaintState | None = None
     #: Forms in which the request's slots have the changes of its LoRAs, by layer.
     adapter_forms: Forms = field(default_factory=dict)
-    #: One context per control of the request, in the order of the controls.
-    control_contexts: tuple[ControlContext, ...] = ()
     #: Weights hashes of the models that have run on the request so far, by name.
     weights: dict[str, str] = field(default_factory=dict)
     #: Seconds from the submission to the admission.

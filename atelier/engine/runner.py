@@ -24,7 +24,7 @@ from atelier.core.errors import ModelUnavailable
 from atelier.core.origin import Origin
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
-from atelier.engine.control import StepControl, control_contexts
+from atelier.engine.control import StepControl
 from atelier.engine.initial import initial_latents
 from atelier.engine.packing import Call, Packed
 from atelier.engine.request import BatchKey, RunningRequest, Submitted
@@ -180,7 +180,6 @@ class Runner:
             generators=generators,
             latents=latents,
             inpaint=inpaint,
-            control_contexts=control_contexts(request.controls, request.embeds),
             weights=self._weights(request, adapters),
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),

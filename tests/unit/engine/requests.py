@@ -8,14 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from atelier.control.calls import ControlContext
 from atelier.core.conditioning import Conditioning, Role, TextEmbeds
 from atelier.core.control import Control
 from atelier.core.denoising import DenoiseRequest, Pass, RequestId
 from atelier.core.geometry import Size
 from atelier.core.sampling import Sampling
 from atelier.engine.batch import Batch
-from atelier.engine.control import control_contexts
 from atelier.engine.request import RunningRequest, Submitted
 from atelier.engine.schedules import Schedules
 from atelier.engine.splits import Splits
@@ -63,7 +61,6 @@ def running(request: DenoiseRequest) -> RunningRequest:
     """The request after admission, with latents of zeros."""
     size, num_images = request.pass_.size, len(request.pass_.seeds)
     latents = torch.zeros(num_images, 4, size.latent_height, size.latent_width)
-    contexts: tuple[ControlContext, ...] = control_contexts(request.controls, request.embeds)
     return RunningRequest(
         submitted=Submitted(request, emit=lambda _: None),
         schedule=_SCHEDULES.of(request.pass_.sampling),
@@ -73,7 +70,6 @@ def running(request: DenoiseRequest) -> RunningRequest:
         latents=latents,
         denoised_1=torch.zeros_like(latents),
         denoised_2=torch.zeros_like(latents),
-        control_contexts=contexts,
     )
 
 
