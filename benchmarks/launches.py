@@ -20,8 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.entries import ModelEntry
-from atelier.control.calls import Contexts, ControlCall
-from atelier.control.transports import Wait
+from atelier.control.transports import InOrder
 from atelier.core.conditioning import Conditioning
 from atelier.core.denoising import DenoiseRequest, Pass, RequestId
 from atelier.core.geometry import Size
@@ -86,8 +85,6 @@ def counted() -> Iterator[Counts]:
 class _MetaUNet:
     """A UNet on `meta`, as a host holds it."""
 
-    num_bytes, bring_s = 0, 0.0
-
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.unet = unet
 
@@ -102,16 +99,6 @@ class _MetaUNet:
         return iter(())
 
 
-class _NoControlNets:
-    is_concurrent = False
-
-    def __init__(self) -> None:
-        self.weights: dict[str, str] = {}
-
-    def start(self, calls: Sequence[ControlCall], contexts: Contexts) -> Wait:
-        raise NotImplementedError
-
-
 class Steps:
     """A batch of guided requests on the device `meta`, one per sampler."""
 
@@ -119,7 +106,7 @@ class Steps:
         self, unet: UNet2DConditionModel, size: Size, samplers: Sequence[SamplerName], *, num_chunks: int = 1
     ) -> None:
         self._entry: ModelEntry = read_catalogue().model("tiny-sdxl")
-        self._runner = Runner(self._entry, _META, _MetaUNet(unet), _NoControlNets())  # type: ignore[arg-type]
+        self._runner = Runner(self._entry, _META, _MetaUNet(unet), InOrder({}))  # type: ignore[arg-type]
         self._unet, self._size, self._num_chunks = unet, size, num_chunks
         requests = [self._request(index, sampler) for index, sampler in enumerate(samplers)]
         num_rows = 2 * len(requests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -12,7 +11,6 @@ from atelier.core.errors import InvalidParameter
 _NAME = "Prefer"
 #: Seconds that may be waited, and those of a plain `wait`.
 _MAX_WAIT_S, _WAIT_S = 60, 30
-_PREFERENCE = re.compile(r'\s*([^=;,\s]+)(?:\s*=\s*("[^"]*"|[^;,\s]*))?[^,]*(?:,|$)')
 
 
 async def _wait_s(
@@ -24,13 +22,13 @@ async def _wait_s(
         ),
     ] = None,
 ) -> int | None:
-    preferences = _PREFERENCE.findall(",".join(prefer or ()))
-    value = next((value.strip('"') for name, value in preferences if name.lower() == "wait"), None)
+    preferences = (one.partition(";")[0].partition("=") for one in ",".join(prefer or ()).split(","))
+    value = next((value.strip(' \t"') for name, _, value in preferences if name.strip().lower() == "wait"), None)
     if value is None:
         return None
     if not value:
         return _WAIT_S
-    if not re.fullmatch(r"[0-9]{1,2}", value) or not 1 <= int(value) <= _MAX_WAIT_S:
+    if not value.isdecimal() or len(value) > len(str(_MAX_WAIT_S)) or not 1 <= int(value) <= _MAX_WAIT_S:
         raise InvalidParameter(f"{_NAME}: wait is 1 to {_MAX_WAIT_S} seconds; got {value[:20]!r}.", param=_NAME)
     return int(value)
 

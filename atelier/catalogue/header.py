@@ -10,12 +10,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 MAX_HEADER_BYTES = 4 * 2**20
+#: Number of bytes that give the length of the header, before it.
+LENGTH_BYTES = 8
 #: Maximum number of values in a JSON text; so many take up to 40 MB of memory.
 _MAX_VALUES = 400_000
-_LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 
 
@@ -36,9 +36,30 @@ def read_header(file: Path) -> Header:
     """Read a file's header. Raises Refused if it is not safetensors, incomplete, or larger than allowed."""
     try:
         with file.open("rb") as opened:
-            text, num_data_bytes = _read(opened)
+            num_bytes = os.fstat(opened.fileno()).st_size
+            length = header_length(opened.read(LENGTH_BYTES), num_bytes)
+            text = opened.read(length)
     except OSError as error:
         raise Refused(f"it cannot be read: {error.strerror}") from error
+    return header_of(text, num_bytes)
+
+
+def header_length(prefix: bytes, num_bytes: int) -> int:
+    """Return the length of the header, which follows the first `LENGTH_BYTES` bytes of a file of `num_bytes`.
+
+    Raises Refused if the file is too small for it, or if it is larger than allowed.
+    """
+    length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
+    if LENGTH_BYTES + length > num_bytes:
+        raise Refused("it is not a safetensors file, or is still being copied")
+    if length > MAX_HEADER_BYTES:
+        raise Refused(f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are read")
+    return length
+
+
+def header_of(text: bytes, num_bytes: int) -> Header:
+    """Parse the header of a file of `num_bytes`. Raises Refused if it is wrong, or the file incomplete."""
+    num_data_bytes = num_bytes - LENGTH_BYTES - len(text)
     header = bounded_json(text, "its header")
     if not isinstance(header, dict):
         raise Refused("its header is not a JSON object")
@@ -59,18 +80,6 @@ def bounded_json(text: bytes | str, what: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Refused(f"{what} is not valid JSON") from error
-
-
-def _read(opened: BinaryIO) -> tuple[bytes, int]:
-    """Return the header's JSON, and the number of bytes after it."""
-    num_bytes = os.fstat(opened.fileno()).st_size
-    length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-    num_data_bytes = num_bytes - _LENGTH_BYTES - length
-    if num_data_bytes < 0:
-        raise Refused("it is not a safetensors file, or is still being copied")
-    if length > MAX_HEADER_BYTES:
-        raise Refused(f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are read")
-    return opened.read(length), num_data_bytes
 
 
 def _end(tensor: object) -> int:

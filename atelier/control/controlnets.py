@@ -123,8 +123,8 @@ class ControlNets:
     @torch.inference_mode()
     def prepare(self, context: ControlContext) -> None:
         """Embed the control image and prepare the prompts, once for all steps of a request."""
-        image = torch.tensor(context.control_image).permute(2, 0, 1)[None]
-        image = image.to(self._placement.device, self._placement.dtype) / 255
+        pixels = uploaded(torch.tensor(context.control_image), self._placement.device)
+        image = pixels.permute(2, 0, 1)[None].to(self._placement.dtype) / 255
         height, width, _ = context.control_image.shape
         with self._hosted[context.controlnet].lease() as controlnet:
             self._last_call[context.context_id] = self._num_calls

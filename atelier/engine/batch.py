@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, inf
 
 import torch
 
@@ -23,7 +23,7 @@ class Batch:
     """
 
     def __init__(
-        self, key: BatchKey, family: Family, *, exact_width: int, splits: Splits, max_call_rows: int | None = None
+        self, key: BatchKey, family: Family, *, exact_width: int, splits: Splits, max_call_rows: float = inf
     ) -> None:
         """`exact_width` is the number of rows in every call of `exact` requests.
 
@@ -49,13 +49,13 @@ class Batch:
         return -self.num_rows % self._width if self._width else 0
 
     @property
-    def max_call_rows(self) -> int:
+    def largest_call(self) -> int:
         """Number of rows in the largest of the step's UNet calls."""
         return max(len(call.image) for call in self.packed.calls)
 
     def halve_calls(self) -> bool:
         """Let UNet calls have half as many rows from now on; return whether they can, which `exact` ones cannot."""
-        num_rows = self.max_call_rows // 2
+        num_rows = self.largest_call // 2
         if self._width is not None or num_rows == 0:
             return False
         self._max_call_rows, self._packed = num_rows, None
@@ -109,8 +109,8 @@ class Batch:
     def _parts(self, num_rows: int) -> list[slice]:
         """Return the positions of the rows of each call; beyond the last row they are padding."""
         if self._width is None:
-            parts, max_rows = self._splits.parts(num_rows), self._max_call_rows or num_rows
-            return even_parts(num_rows, max(len(parts), ceil(num_rows / max_rows)))
+            num_calls = max(len(self._splits.parts(num_rows)), ceil(num_rows / self._max_call_rows))
+            return even_parts(num_rows, num_calls)
         return [slice(start, start + self._width) for start in range(0, num_rows, self._width)]
 
     def _fill_empty_slots(self) -> None:

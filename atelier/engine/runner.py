@@ -121,11 +121,11 @@ class Runner:
             self.weights_hash = tensors_hash(unet.named_tensors(), settings=scheduler.config)
             # A program reads all weights, so a UNet whose blocks come one by one is run by Python.
             if isinstance(unet, StreamedModule):
-                self._whole: TracedUNet | GraphedUNet | None = None
+                self._programs: TracedUNet | GraphedUNet | None = None
             elif placement.uses_graphs:
-                self._whole = self.family.graph(module, lambda: unet.num_arrivals)
+                self._programs = self.family.graph(module, lambda: unet.num_arrivals)
             else:
-                self._whole = self.family.trace(module, placement) if placement.device == "cpu" else None
+                self._programs = self.family.trace(module, placement) if placement.device == "cpu" else None
 
     @property
     def architecture(self) -> str:
@@ -216,25 +216,19 @@ class Runner:
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
         """Return an empty batch for requests with this key, of a model that has been warmed up."""
         assert self.costs is not None
-        limit = self._max_call_pixels / key.size.num_pixels
-        return Batch(
-            key,
-            self.family,
-            exact_width=exact_width,
-            splits=self.costs.splits,
-            max_call_rows=None if limit == math.inf else max(1, int(limit)),
-        )
+        max_call_rows = max(1, self._max_call_pixels / key.size.num_pixels)
+        return Batch(key, self.family, exact_width=exact_width, splits=self.costs.splits, max_call_rows=max_call_rows)
 
     def halve_calls(self, batch: Batch) -> bool:
         """Let the calls of a batch, and of those after it, have half as many rows; return whether they can.
 
         Memory that the failed call has left is given back to the device first.
         """
-        if not batch.halve_calls():
-            return False
-        self._max_call_pixels = batch.max_call_rows * batch.key.size.num_pixels
         if self._placement.device != "cpu":
             torch.cuda.empty_cache()
+        if not batch.halve_calls():
+            return False
+        self._max_call_pixels = batch.largest_call * batch.key.size.num_pixels
         return True
 
     @torch.inference_mode()
@@ -316,9 +310,9 @@ class Runner:
         return decode(encoded, conditions).float()
 
     def _halves(self, unet: UNet2DConditionModel) -> tuple[_EncodeHalf, _DecodeHalf]:
-        if self._whole is None:
+        if self._programs is None:
             return partial(self.family.encode_half, unet), partial(self.family.decode_half, unet)
-        return self._whole.encode_half, self._whole.decode_half
+        return self._programs.encode_half, self._programs.decode_half
 
     def _weights(self, request: DenoiseRequest, adapters: Sequence[Adapter]) -> dict[str, str]:
         """Return the hashes of the UNet's weights and of the LoRAs', by name."""
@@ -329,7 +323,6 @@ class Runner:
 
     def warm_up(self) -> StepCosts:
         """Take steps at the default size, as most requests have it, and return what they take."""
-        self._prepare_graphs()
         new_batch = functools.cache(self._new_warm_up_batch)
 
         def step(num_rows: int, num_calls: int) -> None:
@@ -342,12 +335,13 @@ class Runner:
         return StepCosts(splits=splits, row_bytes_per_pixel=self._row_bytes_per_pixel())
 
     @torch.inference_mode()
-    def _prepare_graphs(self) -> None:
-        if isinstance(self._whole, GraphedUNet):
+    def make_graphs(self) -> None:
+        """Make the CUDA graphs for the default size, if the UNet runs as graphs."""
+        if isinstance(self._programs, GraphedUNet):
             size = self._entry.defaults.size
             with self._unet.lease() as unet:
                 like = self.family.example_conditions(unet, self._placement)
-                self._whole.prepare(size.latent_height, size.latent_width, like)
+                self._programs.prepare(size.latent_height, size.latent_width, like)
 
     def _row_bytes_per_pixel(self) -> float:
         """Measure the memory of a request and its steps by its rows; they take it in proportion to their pixels.

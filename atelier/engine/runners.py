@@ -103,6 +103,7 @@ class Runners:
         """
         runner = self.prepare(model).result()
         if runner.costs is None:
+            runner.make_graphs()
             known = self._costs.get(runner.architecture)
             runner.costs = self._costs[runner.architecture] = runner.warm_up() if known is None else known
             self._measured.append(runner)

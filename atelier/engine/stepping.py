@@ -23,7 +23,7 @@ def take_step(runner: Runner, batch: Batch, isolated: Callable[[Submitted], Abst
     """
     while (failure := _failure(runner, batch)) is not None:
         if issubclass(failure, torch.OutOfMemoryError) and runner.halve_calls(batch):
-            logger.warning("out of memory; %d rows in a call from now on", batch.max_call_rows)
+            logger.warning("out of memory; %d rows in a call from now on", batch.largest_call)
             continue
         logger.warning("taking the step of each request, one at a time")
         for request in list(batch.requests):

@@ -115,12 +115,11 @@ class Hub:
         """
         async with self._limited():
             repository = await self._asked(lambda: self._repository(params.repository, params.revision))
-        choice = _accepted(repository, params)
+            choice = _accepted(repository, params)
+            configs = await self._asked(self._configs) if choice.is_checkpoint else None
         source, stop = self._source(repository), threading.Event()
         await self._asked(lambda: check_space(source, choice))
         meter = Meter(source, choice)
-
-        configs = await self._asked(self._configs) if choice.is_checkpoint else None
 
         def work() -> Installed:
             if configs is not None:
@@ -193,10 +192,11 @@ class Hub:
         if repository.is_gated:
             with hub_errors(repository.id):
                 self._api.auth_check(repository.id)
+        source = self._source(repository)
         if choice.is_checkpoint:
             with hub_errors(repository.id, repository.revision):
-                check_checkpoint(self._api, repository, choice.files[0])
-        check_space(self._source(repository), choice)
+                check_checkpoint(source, choice.files[0], timeout_s=self._timeout_s)
+        check_space(source, choice)
         told = {"revision": repository.revision, "kind": choice.kind, "file": choice.file}
         return params.model_copy(update=told)
 

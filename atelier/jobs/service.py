@@ -6,18 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from atelier.core.errors import AtelierError, JobsUnavailable, NotFound, NotSupported, QueueFull
-from atelier.core.jobs import FINAL, Job, JobEvent, JobId, Json, NewJob, Operation, Progress
+from atelier.core.jobs import Job, JobEvent, JobId, Json, NewJob, Operation, Progress
 from atelier.core.params import AnnotateParams, DownloadParams, GenerateParams, Params, UpscaleParams
 from atelier.core.webhooks import NewWebhook
-from atelier.jobs.feed import Feed, Mailbox
+from atelier.jobs.feed import Feed
 from atelier.jobs.params import blobs_in, stored
 from atelier.jobs.receivers import Receivers
 from atelier.jobs.watching import OfJob, watch, watch_all
+from atelier.jobs.worker import repeated
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
@@ -154,15 +155,19 @@ class JobService:
         return None if self._speed is None else self._speed.work_per_s
 
     async def ended(self, job_id: JobId, *, timeout_s: float) -> Job:
-        """Return a job when it has ended, or as it is after a time. Raises NotFound if it is deleted."""
-        end_s = time.monotonic() + timeout_s
-        async with self.feed.mailbox(lambda one, _: one == job_id) as mailbox:
-            while True:
-                job = await self.get(job_id)
-                left_s = end_s - time.monotonic()
-                if job.state in FINAL or left_s <= 0:
-                    return job
-                await _final_news(mailbox, timeout_s=left_s)
+        """Return a job when it has ended, or as it is after a time. Raises NotFound if it is deleted.
+
+        A database that cannot be reached for a while is waited for, because the client does not know the job yet.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await repeated(lambda: self._watched(job_id))
+        return await self.get(job_id)
+
+    async def _watched(self, job_id: JobId) -> None:
+        async with aclosing(self.watch(job_id)) as news:
+            async for _ in news:
+                pass
 
     def watch(self, job_id: str, *, after: int = 0) -> AsyncGenerator[JobEvent | Progress | None]:
         """Yield what happens to a job; see `watching.watch`."""
@@ -233,16 +238,6 @@ def _outlook(job: Job, ahead: Ahead | None, work_per_s: float | None) -> Outlook
     if ahead is None:
         return Outlook(None, None)
     return Outlook(ahead.num_jobs, None if work_per_s is None else (ahead.work + job.work) / work_per_s)
-
-
-async def _final_news(mailbox: Mailbox, *, timeout_s: float) -> None:
-    """Wait until a job seems to have ended, until the database must be read again, or for a time."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            while True:
-                events, progress = await mailbox.news(timeout_s=timeout_s)
-                if any(event.state in FINAL for event in events) or not (events or progress):
-                    return
 
 
 def _found(job: Job | None, job_id: str) -> Job:

@@ -9,7 +9,7 @@ import torch
 
 
 def uploaded(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Return small values of the host on a device, for the kernels that this thread launches next.
+    """Return values of the host on a device, for the kernels that this thread launches next.
 
     Nothing waits, while a copy from pageable memory would wait for all kernels that were launched before it.
     """

@@ -12,6 +12,7 @@ import torch
 
 from atelier.core.geometry import Size
 from atelier.families.unet.adapters.rows import RequestLayers, RowAdapters
+from atelier.models.transfer import uploaded
 
 #: Bias added to the attention scores of padding tokens; their softmax is exactly zero (diffusers' value).
 MASKED = -10_000.0
@@ -40,7 +41,7 @@ class PromptConditions:
     adapters: RequestLayers = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Conditions:
     """Everything besides latents and timesteps that a UNet reads for its rows (images with one prompt each)."""
 
@@ -69,7 +70,7 @@ def stack(prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tok
     num_tokens = num_tokens or int(lengths.max())
     positions = torch.arange(num_tokens)
     pooled = torch.stack([prompt.pooled_prompt_embeds for prompt in prompts])
-    bias = torch.where(positions < lengths[:, None], 0.0, MASKED).to(pooled)
+    bias = uploaded(torch.where(positions < lengths[:, None], 0.0, MASKED).to(pooled.dtype), pooled.device)
     return Conditions(
         prompt=KeysValues(
             _padded([prompt.keys_values.keys for prompt in prompts], num_tokens),
@@ -77,7 +78,9 @@ def stack(prompts: Sequence[PromptConditions], sizes: Sequence[Size], *, num_tok
         ),
         prompt_bias=bias[:, None],
         pooled_prompt_embeds=pooled,
-        add_time_ids=torch.tensor([add_time_ids(size) for size in sizes]).to(pooled),
+        add_time_ids=uploaded(
+            torch.tensor([add_time_ids(size) for size in sizes], dtype=pooled.dtype), pooled.device
+        ),
     )
 
 

@@ -7,6 +7,7 @@ are added between the halves, in the memory that the second half reads.
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ class _Graphed:
         groups = tuple(tuple(of.new_zeros((num_rows, *of.shape[1:])) for of in group) for group in tensors_of(like))
         self._conditions = conditions_of(groups, ())
         self._tensors = [tensor for group in groups for tensor in group]
-        self._loaded: Conditions | None = None
+        #: The conditions whose tensors were copied last; they hold the buffers of a batch.
+        self._loaded: Callable[[], Conditions | None] = lambda: None
 
         def encode() -> Tensors:
             encoded = encode_half(unet, self._model_input, self._timesteps, self._conditions)
@@ -75,10 +77,10 @@ class _Graphed:
 
     def encode(self, model_input: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> Encoded:
         num_rows = len(model_input)
-        if conditions is not self._loaded:
+        if conditions is not self._loaded():
             given = [tensor for group in tensors_of(conditions) for tensor in group]
             torch._foreach_copy_([tensor[:num_rows] for tensor in self._tensors], given)
-            self._loaded = conditions
+            self._loaded = weakref.ref(conditions)
         self._model_input[:num_rows].copy_(model_input)
         self._timesteps[:num_rows].copy_(timesteps)
         self._encode()

@@ -51,7 +51,7 @@ def _named(request: DenoiseRequest, count: int, **changes: object) -> list[Denoi
     ]
 
 
-def _latents_together(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Event]:
+def _ends_together(engine: Engine, requests: Sequence[DenoiseRequest]) -> list[Event]:
     ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
     with held_at_first_step(engine, replace(requests[0], request_id=RequestId("first"))):
         for request, events in zip(requests, ends, strict=True):
@@ -64,13 +64,13 @@ def test_steps_that_memory_has_no_room_for_are_taken_in_smaller_calls(
 ) -> None:
     requests = _named(request_, 6)
     alone = [run_together(engine, [request])[0] for request in requests]
-    for event, expected in zip(_latents_together(engine, requests), alone, strict=True):
+    for event, expected in zip(_ends_together(engine, requests), alone, strict=True):
         assert isinstance(event, Denoised)
         assert np.abs(event.latents - expected).max() < 5e-4 * np.abs(expected).max()
     failed = [width for width in widths if width > 4]
     assert failed == sorted(failed, reverse=True)
     widths.clear()
-    assert all(isinstance(event, Denoised) for event in _latents_together(engine, requests))
+    assert all(isinstance(event, Denoised) for event in _ends_together(engine, requests))
     assert max(widths) <= 4, "a later batch begins with calls that fit"
 
 
@@ -85,7 +85,7 @@ def test_calls_of_fixed_width_that_memory_has_no_room_for_fail_one_request_at_a_
         step(runner, requests, packed)
 
     monkeypatch.setattr(Runner, "step", fail_for_seed_1)
-    events = _latents_together(engine, _named(request_, 3, reproducibility="exact"))
+    events = _ends_together(engine, _named(request_, 3, reproducibility="exact"))
     assert [type(event) for event in events] == [Denoised, GenerationFailed, Denoised]
 
 
@@ -102,7 +102,7 @@ def test_a_device_that_has_failed_loses_every_request_at_once(
         return failing(runner, given, *others)
 
     monkeypatch.setattr(Runner, method, fail_for_seed_1)
-    assert [type(event) for event in _latents_together(engine, _named(request_, 3))] == [ReplicaLost] * 3
+    assert [type(event) for event in _ends_together(engine, _named(request_, 3))] == [ReplicaLost] * 3
     with pytest.raises(RuntimeError, match="the engine's thread has ended"):
         engine.check(stall_s=WAIT_S)
     with pytest.raises(ReplicaLost):

@@ -56,6 +56,23 @@ def test_all_graphs_of_the_default_size_are_there_before_the_first_request(
     assert captured.num_captured == num_captured
 
 
+def test_every_model_of_an_architecture_has_its_graphs_before_its_first_step(
+    small_catalogue: Catalogue, captured: Captured, asked: DenoiseRequest
+) -> None:
+    model = small_catalogue.model("small-sdxl")
+    catalogue = Catalogue(models=(model, model.model_copy(update={"id": "another"})))
+    engine = new_engine(catalogue, placement=_GRAPHED)
+    try:
+        before = captured.num_captured
+        run_together(engine, [asked])
+        assert captured.num_captured == before
+        num_runs = captured.num_runs
+        run_together(engine, [replace(asked, pass_=replace(asked.pass_, model="another"))])
+        assert captured.num_runs - num_runs == 2 * asked.pass_.sampling.num_taken_steps
+    finally:
+        engine.close()
+
+
 def test_latents_are_those_without_graphs(
     engine: Engine, plain: Engine, captured: Captured, asked: DenoiseRequest
 ) -> None:

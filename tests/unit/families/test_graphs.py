@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -83,6 +85,15 @@ def test_a_graph_reads_the_conditions_of_each_call(unet: UNet2DConditionModel, g
     one, other = _conditions(unet, 2), _conditions(unet, 2)
     for conditions in (one, other, one):
         _check(unet, graphed, conditions)
+
+
+@torch.inference_mode()
+def test_the_conditions_of_the_last_call_are_not_kept(unet: UNet2DConditionModel, graphed: GraphedUNet) -> None:
+    conditions = _conditions(unet, 2)
+    _check(unet, graphed, conditions)
+    last = weakref.ref(conditions)
+    del conditions
+    assert last() is None
 
 
 @torch.inference_mode()

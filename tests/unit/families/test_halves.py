@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.geometry import Size
@@ -13,6 +12,7 @@ from atelier.families.unet.attention import keys_values
 from atelier.families.unet.conditions import MASKED, Conditions
 from atelier.families.unet.halves import block_names
 from atelier.models.loading import load_unet
+from benchmarks.sdxl_size import new_unet
 from tests.small_models import CPU, POOLED_WIDTH, TEXT_WIDTHS
 from tests.small_sd15 import TEXT_WIDTH
 
@@ -57,18 +57,7 @@ def test_halves_equal_the_forward_pass(
 def test_blocks_of_sdxl_hold_all_of_its_weights() -> None:
     """Sizes in parameters are those of SDXL base 1.0, whose config this is."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            block_out_channels=(320, 640, 1280),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(5, 10, 20),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        )
+        unet = new_unet()
     names = block_names(unet)
     sizes = [sum(tensor.numel() for tensor in unet.get_submodule(name).parameters()) for name in names]
     assert len(set(names)) == len(names)

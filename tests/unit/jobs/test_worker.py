@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pytest
 
 from atelier.core.errors import InvalidParameter, JobsUnavailable, ReplicaLost
 from atelier.core.jobs import Job, JobId, JobState, Json, NewJob, Progress, WorkerId
+from atelier.jobs.service import JobService
 from atelier.jobs.worker import Worker
+from atelier.stores.blobs import BlobStore
 from atelier.stores.changes import Changes
 from atelier.stores.claims import Claims
 from atelier.stores.database import Database
@@ -228,7 +231,7 @@ async def test_an_error_that_may_pass_gives_a_job_back_for_later(queue: _Queue) 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_programs() is None, reason="initdb is not installed")
-async def test_a_database_that_is_away_for_a_while_costs_no_job() -> None:
+async def test_a_database_that_is_away_for_a_while_costs_no_job_and_no_wait_for_it(tmp_path: Path) -> None:
     programs = find_programs()
     assert programs is not None
     with postgres(programs) as server:
@@ -242,10 +245,13 @@ async def test_a_database_that_is_away_for_a_while_costs_no_job() -> None:
             server.kill()
             with pytest.raises(JobsUnavailable):
                 await queue.add()
+            service = JobService(queue.jobs, queue.changes, BlobStore(tmp_path.as_uri(), ttl=timedelta(hours=1)))
+            waiting = asyncio.create_task(service.ended(jobs[0].id, timeout_s=_WAIT_S))
             queue.work.may_end.set()
             await asyncio.to_thread(server.start)
             for job in jobs:
                 assert (await queue.until_in(job, "succeeded")).attempts == 1
+            assert (await waiting).state == "succeeded"
             [job] = await queue.add()
             await queue.until_in(job, "succeeded")
         await database.close()

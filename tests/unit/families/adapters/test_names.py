@@ -6,29 +6,17 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from atelier.families.unet.adapters.keys import by_layer
 from atelier.families.unet.adapters.names import layer_names, plain
+from benchmarks.sdxl_size import new_unet
 
 
 @cache
 def _names() -> dict[str, dict[str, str]]:
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=128,
-            block_out_channels=(320, 640, 1280),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(5, 10, 20),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        )
+        unet = new_unet()
         first = CLIPTextModel(CLIPTextConfig(hidden_size=768, num_attention_heads=12, num_hidden_layers=12))
         second = CLIPTextModelWithProjection(
             CLIPTextConfig(hidden_size=1280, num_attention_heads=20, num_hidden_layers=32, projection_dim=1280)
