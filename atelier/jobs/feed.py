@@ -21,7 +21,7 @@ from atelier.stores.jobs import Jobs, Running
 logger = logging.getLogger(__name__)
 
 #: Seconds between two reports to watchers, at least.
-_REPORT_S = 0.05
+_REPORT_S = 0.01
 #: Longest wait for a change, in seconds.
 _PAUSE_S = 10.0
 #: Seconds between two looks at the progress of jobs, which workers write twice a second.

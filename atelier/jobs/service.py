@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from atelier.core.webhooks import NewWebhook
 from atelier.jobs.feed import Feed
 from atelier.jobs.params import blobs_in, stored
 from atelier.jobs.receivers import Receivers
-from atelier.jobs.watching import OfJob, watch, watch_all
+from atelier.jobs.watching import OfJob, ended, watch, watch_all
 from atelier.jobs.worker import repeated
 from atelier.pipeline.pipeline import Pipeline
 from atelier.stores.blobs import BlobStore
@@ -159,15 +159,12 @@ class JobService:
 
         A database that cannot be reached for a while is waited for, because the client does not know the job yet.
         """
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(timeout_s):
-                await repeated(lambda: self._watched(job_id))
-        return await self.get(job_id)
-
-    async def _watched(self, job_id: JobId) -> None:
-        async with aclosing(self.watch(job_id)) as news:
-            async for _ in news:
-                pass
+                job = await repeated(lambda: ended(self.jobs, self.feed, job_id))
+        except TimeoutError:
+            job = await self.jobs.get(job_id)
+        return _found(job, job_id)
 
     def watch(self, job_id: str, *, after: int = 0) -> AsyncGenerator[JobEvent | Progress | None]:
         """Yield what happens to a job; see `watching.watch`."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
-from atelier.core.jobs import FINAL, JobEvent, JobId, Progress
+from atelier.core.jobs import FINAL, Job, JobEvent, JobId, Progress
 from atelier.jobs.feed import Feed, Mailbox
 from atelier.stores.jobs import Jobs
 
@@ -65,6 +65,17 @@ async def _news(mailbox: Mailbox, after: int) -> AsyncGenerator[JobEvent | Progr
         if not events and not progress:
             yield None
             return
+
+
+async def ended(jobs: Jobs, feed: Feed, job_id: str) -> Job | None:
+    """Return a job when it has ended, or None when it is deleted. Raises JobsUnavailable."""
+    async with feed.mailbox(lambda one, _: one == job_id) as mailbox:
+        job = await jobs.get(job_id)
+        while job is not None and job.state not in FINAL:
+            events, progress = await mailbox.news(timeout_s=_PAUSE_S)
+            if any(event.state in FINAL for event in events) or not (events or progress):
+                job = await jobs.get(job_id)
+        return job
 
 
 async def watch_all(

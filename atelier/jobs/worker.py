@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 #: Seconds that a worker has a job after its last sign of life, and between two of these, which carry the progress.
 LEASE_S, _ALIVE_S = 10.0, 0.5
 #: Least time between two looks at the queue, in seconds.
-_GAP_S = 0.05
+_GAP_S = 0.01
 #: Number of times that a job is tried if its errors may pass, and seconds before the second one; doubled each time.
 _MAX_ATTEMPTS, _DELAY_S = 5, 2.0
 #: Seconds before an unreachable database is tried again.
@@ -91,26 +91,21 @@ class Worker:
         self._turned_at = time.monotonic()
         if self._turned_at - self._alive_at >= _ALIVE_S:
             await self._give_sign_of_life()
-        elif self._running:
-            self._cancel(await self._claims.to_cancel())
-        room = self.max_running - len(self._running)
-        for job in await self._claims.claim(room) if room > 0 else []:
+        news, room = await self._claims.news(), self.max_running - len(self._running)
+        for job_id in news.to_cancel & self._running.keys():
+            self._running[job_id].stop("cancelled")
+        for job in await self._claims.claim(room) if news.is_any_ready and room > 0 else []:
             self._running[job.id] = _Running(asyncio.create_task(self._work(job)))
 
     async def _give_sign_of_life(self) -> None:
         self._alive_at = time.monotonic()
         if self._running:
             progress = {job_id: job.progress for job_id, job in self._running.items()}
-            held = await self._claims.keep(progress)
-            self._cancel(held.to_cancel)
-            for job_id in (progress.keys() - held.kept) & self._running.keys():
+            kept = await self._claims.keep(progress)
+            for job_id in (progress.keys() - kept) & self._running.keys():
                 self._running[job_id].stop("lost")
         if self._alive_at - self._reached_since >= LEASE_S:
             await self._claims.expire()
-
-    def _cancel(self, job_ids: frozenset[JobId]) -> None:
-        for job_id in job_ids & self._running.keys():
-            self._running[job_id].stop("cancelled")
 
     async def _work(self, job: Job) -> None:
         """Work on a job and end it."""

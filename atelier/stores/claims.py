@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import JSON, and_, bindparam, func, or_, select, update
+from sqlalchemy import JSON, and_, bindparam, func, or_, select, union_all, update
 
 from atelier.core.errors import AtelierError, DeadlineExceeded, PoisonRequest
 from atelier.core.jobs import MAX_DEATHS, Job, JobError, JobId, Json, Progress, WorkerId
@@ -23,13 +23,30 @@ from atelier.stores.tables import jobs
 _FREE: Mapping[str, Any] = {"worker": None, "lease_until": None, "progress": None}
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a worker learns from its signs of life."""
+_IS_READY = and_(jobs.c.state == "queued", jobs.c.run_after <= bindparam("now"))
+#: The queued jobs that are due first. The lock is not a part of an update: Postgres may run a query inside one again
+#: and lock more.
+_FIRST = (
+    select(jobs.c.id)
+    .where(_IS_READY)
+    .order_by(jobs.c.due_at, jobs.c.id)
+    .limit(bindparam("max_jobs"))
+    .with_for_update(skip_locked=True)
+)
+_IS_TO_CANCEL = and_(jobs.c.state == "running", jobs.c.worker == bindparam("worker"), jobs.c.is_cancel_requested)
+_NEWS = union_all(
+    select(select(jobs.c.id, jobs.c.state).where(_IS_READY).limit(1).subquery()),
+    select(jobs.c.id, jobs.c.state).where(_IS_TO_CANCEL),
+)
 
-    #: The jobs that it still has.
-    kept: frozenset[JobId]
-    #: Those among them that are to be cancelled.
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a worker is to do."""
+
+    #: Whether a job waits to be claimed.
+    is_any_ready: bool
+    #: Those of the worker's jobs that are to be cancelled.
     to_cancel: frozenset[JobId]
 
 
@@ -47,18 +64,20 @@ class Claims:
         #: The progress that was stored last.
         self._told: dict[JobId, Progress] = {}
 
+    async def news(self) -> News:
+        """Return what there is to do. It costs less than `claim`, and wakes nobody who waits for changes."""
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(_NEWS, {"now": self._clock(), "worker": self._worker})).all()
+        return News(
+            is_any_ready=any(row.state == "queued" for row in rows),
+            to_cancel=frozenset(row.id for row in rows if row.state == "running"),
+        )
+
     async def claim(self, max_jobs: int) -> list[Job]:
         """Return up to this number of queued jobs, which this worker has from now on; those that are due first."""
-        now = self._clock()
-        is_ready = and_(jobs.c.state == "queued", jobs.c.run_after <= now)
-        first = select(jobs.c.id).where(is_ready).order_by(jobs.c.due_at, jobs.c.id).limit(max_jobs)
-        # A transaction that claims nothing would wake all who wait for changes, this worker too.
-        async with self._database.reading() as connection:
-            if not (await connection.execute(first)).first():
-                return []
         async with self._database.writing() as connection:
-            # Not a part of the update: Postgres may run a query inside it again and lock more.
-            ids = (await connection.execute(first.with_for_update(skip_locked=True))).scalars().all()
+            now = self._clock()
+            ids = (await connection.execute(_FIRST, {"now": now, "max_jobs": max_jobs})).scalars().all()
             if not ids:
                 return []
             claimed = await change_state(
@@ -73,8 +92,8 @@ class Claims:
             )
         return sorted(claimed, key=lambda job: (job.due_at, job.id))
 
-    async def keep(self, progress: Mapping[JobId, Progress | None]) -> Held:
-        """Extend the leases of the jobs that the worker works on, with their progress."""
+    async def keep(self, progress: Mapping[JobId, Progress | None]) -> frozenset[JobId]:
+        """Extend the leases of the jobs that the worker works on, with their progress. Returns those it still has."""
         until, mine = self._clock() + self._lease_s, and_(jobs.c.state == "running", jobs.c.worker == self._worker)
         extended = update(jobs).where(jobs.c.id.in_(progress), mine).values(lease_until=until)
         reached = (
@@ -82,20 +101,12 @@ class Claims:
         )
         news = {job_id: one for job_id, one in progress.items() if one is not None and one != self._told.get(job_id)}
         async with self._database.writing() as connection:
-            rows = (await connection.execute(extended.returning(jobs.c.id, jobs.c.is_cancel_requested))).all()
+            kept = frozenset((await connection.execute(extended.returning(jobs.c.id))).scalars())
             if news:
                 told = [{"of": job_id, "reached": asdict(one)} for job_id, one in news.items()]
                 await connection.execute(reached, told)
         self._told = {job_id: one for job_id, one in progress.items() if one is not None}
-        return Held(frozenset(row.id for row in rows), frozenset(row.id for row in rows if row.is_cancel_requested))
-
-    async def to_cancel(self) -> frozenset[JobId]:
-        """Return the jobs of this worker that are to be cancelled."""
-        mine = select(jobs.c.id).where(
-            jobs.c.state == "running", jobs.c.worker == self._worker, jobs.c.is_cancel_requested
-        )
-        async with self._database.reading() as connection:
-            return frozenset((await connection.execute(mine)).scalars())
+        return kept
 
     async def succeed(self, job_id: JobId, result: Json, progress: Progress | None = None) -> bool:
         """End a job with its outcome. Returns False if the worker does not have it any more."""
@@ -112,8 +123,8 @@ class Claims:
 
     async def give_back(self, job_id: JobId, *, delay_s: float = 0.0) -> bool:
         """Queue a job again, from `delay_s` on. Returns False if the worker does not have it any more."""
-        now = self._clock()
         async with self._database.writing() as connection:
+            now = self._clock()
             values = {**_FREE, "state": "queued", "run_after": now + delay_s}
             return bool(await change_state(connection, self._has(job_id), now=now, **values))
 
@@ -129,16 +140,17 @@ class Claims:
             if not (await connection.execute(select(jobs.c.id).where(or_(is_over, is_late)).limit(1))).first():
                 return
         async with self._database.writing() as connection:
+            at = self._clock()
             is_asked = and_(is_over, jobs.c.is_cancel_requested)
-            await change_state(connection, is_asked, now=now, state="cancelled", **ended)
+            await change_state(connection, is_asked, now=at, state="cancelled", **ended)
             is_poison = and_(is_over, jobs.c.deaths + 1 >= MAX_DEATHS)
-            await change_state(connection, is_poison, now=now, state="failed", error=poison, **ended)
-            await change_state(connection, is_over, now=now, state="queued", **freed)
-            await change_state(connection, is_late, now=now, state="failed", error=late, finished_at=now)
+            await change_state(connection, is_poison, now=at, state="failed", error=poison, **ended)
+            await change_state(connection, is_over, now=at, state="queued", **freed)
+            await change_state(connection, is_late, now=at, state="failed", error=late, finished_at=now)
 
     async def _end(self, job_id: JobId, **values: Any) -> bool:
-        now = self._clock()
         async with self._database.writing() as connection:
+            now = self._clock()
             values = {"worker": None, "lease_until": None, "finished_at": now, **values}
             return bool(await change_state(connection, self._has(job_id), now=now, **values))
 

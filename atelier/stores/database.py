@@ -32,7 +32,9 @@ T = TypeVar("T")
 class Reader(Protocol):
     """Runs statements that change nothing."""
 
-    async def execute(self, statement: Executable, /) -> Result[*tuple[Any, ...]]: ...
+    async def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | None = None, /
+    ) -> Result[*tuple[Any, ...]]: ...
 
 
 class Writer(Protocol):

@@ -8,7 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple, get_args
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, tuple_
+from sqlalchemy import (
+    Double,
+    Executable,
+    Integer,
+    RowMapping,
+    String,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.exc import IntegrityError
 
 from atelier.core.errors import IdempotencyConflict
@@ -20,6 +34,24 @@ from atelier.stores.webhooks import Webhooks, add_webhook
 
 #: Number of jobs whose speed is an estimate of the next ones'.
 _NUM_MEASURED = 20
+
+_OF_IDS = select(jobs).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
+_NUM_QUEUED = select(func.count()).where(jobs.c.state == "queued")
+_RUNNING = select(jobs.c.id, jobs.c.owner, jobs.c.progress).where(jobs.c.state == "running")
+_EVENTS = (
+    select(job_events, jobs.c.owner)
+    .join(jobs)
+    .order_by(job_events.c.at, job_events.c.job_id, job_events.c.number)
+    .limit(bindparam("max_events"))
+)
+_EVENTS_OF = _EVENTS.where(job_events.c.job_id == bindparam("of"), job_events.c.number > bindparam("after"))
+_EVENTS_SINCE = _EVENTS.where(job_events.c.at >= bindparam("since"))
+_EVENTS_BEYOND = _EVENTS_SINCE.where(
+    tuple_(job_events.c.at, job_events.c.job_id, job_events.c.number)
+    > tuple_(bindparam("at", type_=Double), bindparam("of", type_=String), bindparam("number", type_=Integer))
+)
+#: More events than there are.
+_ALL = 2**31 - 1
 
 
 class Ahead(NamedTuple):
@@ -74,7 +106,7 @@ class Jobs:
     async def get_all(self, job_ids: Sequence[str]) -> list[Job]:
         """Return the jobs with these ids, as far as there are any, in any order."""
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(jobs).where(jobs.c.id.in_(job_ids)))
+            rows = await connection.execute(_OF_IDS, {"job_ids": job_ids})
             return [job_of(row) for row in rows.mappings()]
 
     async def of_batch(self, batch: str) -> list[Job]:
@@ -123,8 +155,7 @@ class Jobs:
     async def num_queued(self) -> int:
         """Return the number of jobs that wait."""
         async with self._database.reading() as connection:
-            number = await connection.execute(select(func.count()).where(jobs.c.state == "queued"))
-            return int(number.scalar_one())
+            return int((await connection.execute(_NUM_QUEUED)).scalar_one())
 
     async def num_by_state(self) -> dict[JobState, int]:
         """Return the number of jobs in each state."""
@@ -157,35 +188,34 @@ class Jobs:
 
     async def events(self, job_id: str, *, after: int = 0) -> list[JobEvent]:
         """Return the changes of a job's state that follow the event of this number."""
-        return await self._events(job_events.c.job_id == job_id, job_events.c.number > after)
+        return await self._events(_EVENTS_OF, {"of": job_id, "after": after, "max_events": _ALL})
 
     async def events_since(
-        self, at: float, *, beyond: JobEvent | None = None, max_events: int | None = None
+        self, at: float, *, beyond: JobEvent | None = None, max_events: int = _ALL
     ) -> list[JobEvent]:
         """Return changes of all jobs' states since this time, in order, from the one that follows `beyond` on."""
-        which = [job_events.c.at >= at]
-        if beyond is not None:
-            order = tuple_(job_events.c.at, job_events.c.job_id, job_events.c.number)
-            which.append(order > tuple_(beyond.at, beyond.job_id, beyond.number))
-        return await self._events(*which, max_events=max_events)
+        values: dict[str, object] = {"since": at, "max_events": max_events}
+        if beyond is None:
+            return await self._events(_EVENTS_SINCE, values)
+        last = {"at": beyond.at, "of": beyond.job_id, "number": beyond.number}
+        return await self._events(_EVENTS_BEYOND, values | last)
 
     @property
     def late_s(self) -> float:
         """Seconds by which an event may be stored after the time that it has, with differences of clocks."""
-        # On SQLite a transaction reads the clock before it waits for the others.
-        return 5.0 if self._database.is_postgres else 1.0
+        # On SQLite a transaction reads the clock when it has the file to itself.
+        return 5.0 if self._database.is_postgres else 0.1
 
     async def progress(self) -> list[Running]:
         """Return the progress of the jobs that run."""
-        running = select(jobs.c.id, jobs.c.owner, jobs.c.progress).where(jobs.c.state == "running")
         async with self._database.reading() as connection:
-            rows = await connection.execute(running)
+            rows = await connection.execute(_RUNNING)
             return [Running(row.id, row.owner, progress_of(row.progress)) for row in rows]
 
     async def cancel(self, job_id: str) -> Job | None:
         """Cancel a job; its worker stops one that runs. Returns it as it is then, or None if there is none."""
-        now = self._clock()
         async with self._database.writing() as connection:
+            now = self._clock()
             await change_state(
                 connection,
                 and_(jobs.c.id == job_id, jobs.c.state == "queued"),
@@ -209,15 +239,14 @@ class Jobs:
         async with self._database.writing() as connection:
             return (await connection.execute(old)).rowcount
 
-    async def _events(self, *which: ColumnElement[bool], max_events: int | None = None) -> list[JobEvent]:
-        found = select(job_events, jobs.c.owner).join(jobs).where(*which)
-        found = found.order_by(job_events.c.at, job_events.c.job_id, job_events.c.number).limit(max_events)
+    async def _events(self, which: Executable, values: Mapping[str, object]) -> list[JobEvent]:
         async with self._database.reading() as connection:
-            return [JobEvent(**row) for row in (await connection.execute(found)).mappings()]
+            return [JobEvent(**row) for row in (await connection.execute(which, values)).mappings()]
 
     async def _add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
-        now, added = self._clock(), list[Job]()
+        added = list[Job]()
         async with self._database.writing() as connection:
+            now = self._clock()
             for new in new_jobs:
                 key = new.idempotency_key
                 row = None if key is None else await _with_key(connection, new.owner, key, new.fingerprint)

@@ -95,8 +95,11 @@ class _QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(_WORKERS), max_jobs=st.integers(1, 3))
     def claim(self, worker: str, max_jobs: int) -> None:
+        news = self._run(self._workers[worker].news())
+        mine = {job_id for job_id, job in self._model.items() if job.worker == worker and job.is_cancel_requested}
         claimed = self._run(self._workers[worker].claim(max_jobs))
         ready = [job for job in self._model.values() if job.state == "queued" and job.run_after <= self._now]
+        assert (news.is_any_ready, news.to_cancel) == (bool(ready), mine)
         expected = sorted(ready, key=lambda job: (job.due_at, job.id))[:max_jobs]
         assert [job.id for job in claimed] == [job.id for job in expected]
         for job in expected:
@@ -105,9 +108,8 @@ class _QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(_WORKERS), job_id=jobs)
     def keep(self, worker: str, job_id: JobId) -> None:
-        held, job = self._run(self._workers[worker].keep({job_id: None})), self._model[job_id]
-        assert held.kept == ({job_id} if job.worker == worker else set())
-        assert held.to_cancel == ({job_id} if job.worker == worker and job.is_cancel_requested else set())
+        kept, job = self._run(self._workers[worker].keep({job_id: None})), self._model[job_id]
+        assert kept == ({job_id} if job.worker == worker else set())
         if job.worker == worker:
             job.lease_until = self._now + _LEASE_S
 
