@@ -23,7 +23,7 @@ from benchmarks.graph import PORT, running_app
 from benchmarks.results import record
 from graph import build_app
 
-_NUM_CLIENTS, _NUM_IMAGES, _NUM_ROUNDS = 16, 96, 3
+_NUM_CLIENTS, _NUM_IMAGES, _NUM_ROUNDS = 16, 96, 5
 _NUM_WATCHERS, _NUM_HITS = 200, 300
 _ASKED = {"prompt": "a red circle, white background", "num_inference_steps": 20}
 #: A job that goes on for as long as a round takes, behind all other work.

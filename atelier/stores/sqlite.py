@@ -1,17 +1,19 @@
 """A SQLite file, read and written in the event loop: a statement takes less time than a change of threads.
 
-Only what may wait has a thread: the lock that other processes hold, and the disk.
+Only what waits has a thread: for the lock, when another process has it, and for the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, CursorResult, Executable, create_engine, event
+from sqlalchemy.exc import OperationalError
 
 T = TypeVar("T")
 
@@ -39,13 +41,15 @@ class SqliteFile:
     def __init__(self, url: URL, *, timeout_s: float) -> None:
         """`timeout_s` is how long a transaction waits for those of other processes."""
         url = url.set(drivername="sqlite")
-        self._writing = create_engine(url, connect_args={"timeout": timeout_s, "check_same_thread": False})
+        self._timeout_s = timeout_s
+        self._writing = create_engine(url, connect_args={"check_same_thread": False})
         event.listen(self._writing, "connect", _set_up)
         event.listen(self._writing, "begin", _begin)
         # Readers wait for nobody, but for a file that is being recovered.
         self._reading = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": 1})
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "sqlite")
+        # A commit does not wait for a transaction that waits for it.
+        self._locking, self._committing = (ThreadPoolExecutor(1, f"sqlite {name}") for name in ("lock", "commit"))
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AtOnce]:
@@ -57,7 +61,7 @@ class SqliteFile:
             except BaseException:
                 connection.close()
                 raise
-            await asyncio.shield(self._in_thread(lambda: _commit(connection)))
+            await asyncio.shield(_in(self._committing, lambda: _commit(connection)))
 
     @contextmanager
     def reading(self) -> Iterator[AtOnce]:
@@ -67,31 +71,34 @@ class SqliteFile:
 
     def close(self) -> None:
         """Close all connections."""
-        self._thread.shutdown()
+        self._locking.shutdown()
+        self._committing.shutdown()
         self._writing.dispose()
         self._reading.dispose()
 
     async def _begun(self) -> Connection:
         """Return a connection that has the lock of the file."""
-
-        def begin() -> Connection:
-            connection = self._writing.connect()
-            try:
-                connection.begin()
-            except BaseException:
-                connection.close()
+        try:
+            return self._begin(timeout_s=0)
+        except OperationalError as error:
+            if not isinstance(error.orig, sqlite3.OperationalError) or not _is_busy(error.orig):
                 raise
-            return connection
-
-        begun = self._in_thread(begin)
+        begun = _in(self._locking, lambda: self._begin(timeout_s=self._timeout_s))
         try:
             return await asyncio.shield(begun)
         except asyncio.CancelledError:
             begun.add_done_callback(_give_up)
             raise
 
-    def _in_thread(self, call: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, call)
+    def _begin(self, *, timeout_s: float) -> Connection:
+        connection = self._writing.connect()
+        try:
+            connection.connection.cursor().execute(f"PRAGMA busy_timeout = {round(1000 * timeout_s)}")
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 def _set_up(connection: Any, _: object) -> None:
@@ -104,6 +111,15 @@ def _set_up(connection: Any, _: object) -> None:
 def _begin(connection: Connection) -> None:
     """Begin a transaction as a writer: one that begins as a reader cannot wait for other writers."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _in(thread: Executor, call: Callable[[], T]) -> asyncio.Future[T]:
+    return asyncio.get_running_loop().run_in_executor(thread, call)
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    """Whether another process has the lock; the lowest byte is the code, the others say why."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _commit(connection: Connection) -> None:
