@@ -20,8 +20,8 @@ from atelier.stores.jobs import Jobs, Running
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two reports to watchers, at least.
-_REPORT_S = 0.01
+#: Seconds between two reports to watchers: as many times as long as the last one took, and within these bounds.
+_REST, _MIN_REST_S, _MAX_REST_S = 9, 0.01, 0.5
 #: Longest wait for a change, in seconds.
 _PAUSE_S = 10.0
 #: Seconds between two looks at the progress of jobs, which workers write twice a second.
@@ -109,14 +109,15 @@ class Feed:
     async def _read_on(self, since: float) -> None:
         self._progress = {}
         while self._mailboxes:
-            seen = self._changes.num_seen
+            seen, began_s = self._changes.num_seen, time.monotonic()
             try:
                 since = await self._read(since)
             except JobsUnavailable as error:
                 logger.warning("cannot read the news of jobs: %s", error.__cause__)
                 for mailbox in self._mailboxes:
                     mailbox.wake()
-            await asyncio.sleep(_REPORT_S)
+            rest_s = _REST * (time.monotonic() - began_s)
+            await asyncio.sleep(min(max(rest_s, _MIN_REST_S), _MAX_REST_S))
             await self._changes.after(seen, timeout_s=_PAUSE_S)
 
     async def _read(self, since: float) -> float:

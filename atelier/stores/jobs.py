@@ -28,13 +28,14 @@ from sqlalchemy.exc import IntegrityError
 from atelier.core.errors import IdempotencyConflict
 from atelier.core.jobs import FINAL, Job, JobEvent, JobId, JobState, NewJob, Operation, Progress
 from atelier.stores.database import Database, Reader
-from atelier.stores.rows import change_state, job_of, progress_of, record_events
+from atelier.stores.rows import change_state, changing, job_of, progress_of, record_events
 from atelier.stores.tables import job_events, jobs
 from atelier.stores.webhooks import Webhooks, add_webhook
 
 #: Number of jobs whose speed is an estimate of the next ones'.
 _NUM_MEASURED = 20
 
+_ADD = insert(jobs).returning(jobs)
 _OF_IDS = select(jobs).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 _NUM_QUEUED = select(func.count()).where(jobs.c.state == "queued")
 _RUNNING = select(jobs.c.id, jobs.c.owner, jobs.c.progress).where(jobs.c.state == "running")
@@ -216,13 +217,8 @@ class Jobs:
         """Cancel a job; its worker stops one that runs. Returns it as it is then, or None if there is none."""
         async with self._database.writing() as connection:
             now = self._clock()
-            await change_state(
-                connection,
-                and_(jobs.c.id == job_id, jobs.c.state == "queued"),
-                now=now,
-                state="cancelled",
-                finished_at=now,
-            )
+            is_waiting = and_(jobs.c.id == job_id, jobs.c.state == "queued")
+            await change_state(connection, changing(is_waiting, state="cancelled", finished_at=now), now=now)
             asked = jobs.update().where(jobs.c.id == job_id, jobs.c.state == "running")
             await connection.execute(asked.values(is_cancel_requested=True))
         return await self.get(job_id)
@@ -251,7 +247,7 @@ class Jobs:
                 key = new.idempotency_key
                 row = None if key is None else await _with_key(connection, new.owner, key, new.fingerprint)
                 if row is None:
-                    stored = await connection.execute(insert(jobs).returning(jobs), _row(new, now))
+                    stored = await connection.execute(_ADD, _row(new, now))
                     row = stored.mappings().one()
                     await record_events(connection, [row], now)
                     if new.webhook is not None:

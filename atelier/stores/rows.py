@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, insert, update
+from sqlalchemy import ColumnElement, Executable, RowMapping, insert, update
 
 from atelier.core.jobs import Job, JobError, Progress, Transfer
 from atelier.stores.database import Writer
 from atelier.stores.tables import job_events, jobs
 from atelier.stores.webhooks import make_due
 
+_RECORD = insert(job_events)
 _FIELDS = [field.name for field in fields(Job)]
 
 
@@ -36,10 +37,16 @@ def progress_of(fields: dict[str, Any] | None) -> Progress | None:
     return Progress(**{**fields, **converted})
 
 
-async def change_state(connection: Writer, which: ColumnElement[bool], *, now: float, **values: Any) -> list[Job]:
-    """Give the jobs that are meant other values, among them `state`, and record it. Returns them as they are then."""
-    statement = update(jobs).where(which).values(num_events=jobs.c.num_events + 1, **values).returning(jobs)
-    rows = (await connection.execute(statement)).mappings().all()
+def changing(which: ColumnElement[bool], **values: Any) -> Executable:
+    """Return a statement that gives the jobs that are meant other values, among them `state`."""
+    return update(jobs).where(which).values(num_events=jobs.c.num_events + 1, **values).returning(jobs)
+
+
+async def change_state(
+    connection: Writer, changing: Executable, parameters: Mapping[str, Any] | None = None, *, now: float
+) -> list[Job]:
+    """Change jobs by a statement of `changing`, and record it. Returns them as they are then."""
+    rows = (await connection.execute(changing, parameters)).mappings().all()
     if rows:
         await record_events(connection, rows, now)
         await make_due(connection, rows, now)
@@ -58,4 +65,4 @@ async def record_events(connection: Writer, rows: Sequence[RowMapping], now: flo
         }
         for row in rows
     ]
-    await connection.execute(insert(job_events), events)
+    await connection.execute(_RECORD, events)
