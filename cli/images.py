@@ -59,6 +59,7 @@ def edit(
     prompt: options.Prompt,
     mask: options.Mask = None,
     strength: options.Strength = None,
+    image_guidance: options.ImageGuidance = None,
     model: options.Model = None,
     size: options.Size = None,
     steps: options.Steps = None,
@@ -76,12 +77,13 @@ def edit(
     detach: options.Detach = False,
     server: options.ServerAddress = options.DEFAULT_SERVER,
 ) -> None:
-    """Paint an image anew by a prompt, inside a mask or everywhere."""
+    """Paint an image anew by a prompt, inside a mask or everywhere, or edit it by an instruction."""
     fields = {
         "image": _base64(image),
         "prompt": prompt,
         "mask": None if mask is None else _base64(mask),
         "strength": strength,
+        "image_guidance_scale": image_guidance,
         "model": model,
         "size": size,
         "num_inference_steps": steps,

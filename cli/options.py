@@ -39,6 +39,10 @@ Model = Annotated[str | None, typer.Option(help="Id of a model; the server's fir
 Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels; the model's by default.")]
 Steps = Annotated[int | None, typer.Option(help="Number of denoising steps; the model's by default.")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance; the model's by default.")]
+ImageGuidance = Annotated[
+    float | None,
+    typer.Option(help="How closely an edit by an instruction keeps to the image; only for models that edit so."),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of the first image; by default one is drawn.")]
 Number = Annotated[int | None, typer.Option("--n", help="Number of images; 1 by default.")]
 NegativePrompt = Annotated[str | None, typer.Option(help="What the image does not show.")]

@@ -73,6 +73,14 @@ def two_families(small_catalogue: Catalogue, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
+def edit_catalogue(two_families: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """The small random models, and those of tests/small_edits.py, which edit by instructions."""
+    from tests.small_edits import with_small_edits
+
+    return with_small_edits(two_families, tmp_path_factory.mktemp("small-edits"))
+
+
+@pytest.fixture(scope="session")
 def small_stages(small_catalogue: Catalogue) -> Iterator[LocalStages]:
     """The stages of the small random models."""
     # Operations this small gain nothing from a second thread, which spins while it waits for the first.

@@ -9,6 +9,7 @@ from functools import partial
 from zoo import (
     control_report,
     depth_estimator,
+    edit_report,
     lightning,
     lora_report,
     loras,
@@ -16,6 +17,7 @@ from zoo import (
     preview_decoder,
     report,
     tiny_controlnets,
+    tiny_edit,
     tiny_sd15,
     tiny_sdxl,
     upscaler,
@@ -27,6 +29,7 @@ RECIPES: dict[str, Callable[[], None]] = {
     "tiny-sd15": tiny_sd15.make,
     "tiny-sdxl-lightning": lightning.make,
     "tiny-pony": pony.make,
+    "tiny-edit": tiny_edit.make,
     "tiny-sdxl-preview": preview_decoder.make,
     "tiny-canny": partial(tiny_controlnets.make, "canny"),
     "tiny-depth": partial(tiny_controlnets.make, "depth"),
@@ -48,6 +51,7 @@ def main() -> None:
             RECIPES[name]()
     for model in report.BASE_MODELS:
         report.write(model)
+    edit_report.write()
     control_report.write()
     lora_report.write()
 

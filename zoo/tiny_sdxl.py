@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from zoo.dataset import latent_scaling_factor
@@ -26,11 +32,17 @@ def make() -> None:
     delete_states("vae", "vae-decoder", "sdxl", "sdxl-refined")
 
 
-def write(vae: AutoencoderKL, model: TextAndUNet, scheduler: EulerDiscreteScheduler, folder: Path) -> None:
-    """Write all parts of a model as a diffusers folder, in fp16."""
+def write(
+    vae: AutoencoderKL,
+    model: TextAndUNet,
+    scheduler: EulerDiscreteScheduler,
+    folder: Path,
+    kind: type[DiffusionPipeline] = StableDiffusionXLPipeline,
+) -> None:
+    """Write all parts of a model as a folder of diffusers' pipeline of this kind, in fp16."""
     # A tokenizer that has padded prompts is written with that padding, so new ones are written.
     tokenizer, tokenizer_2 = new_tokenizers()
-    pipeline = StableDiffusionXLPipeline(
+    pipeline = kind(
         vae=vae,
         text_encoder=model.text_encoder,
         text_encoder_2=model.text_encoder_2,

@@ -27,16 +27,17 @@ class Supported:
     def of(cls, model: ModelEntry, catalogue: Catalogue, loras: Loras) -> Supported:
         """Return what a model can do with the ControlNets of the catalogue and these LoRAs.
 
-        Models of every family draw from text, from images and behind masks. None edits by instructions: that takes
-        UNets with more input channels, which no family has.
+        Models of every family draw from text, from images and behind masks, unless they edit by instructions. Those
+        have UNets with more input channels than ControlNets read.
         """
+        draws = not model.edits
         can: dict[Capability, bool] = {
-            "text_to_image": True,
-            "image_to_image": True,
-            "inpaint": True,
-            "control": bool(catalogue.controlnets_for(model.id)),
+            "text_to_image": draws,
+            "image_to_image": draws,
+            "inpaint": draws,
+            "control": draws and bool(catalogue.controlnets_for(model.id)),
             "lora": any(entry.goes_with(model) for entry in loras.by_id.values()),
-            "edit": False,
+            "edit": model.edits,
             "previews": model.has_previews,
         }
         return cls(model.id, can)

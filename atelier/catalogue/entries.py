@@ -28,7 +28,14 @@ from atelier.core.control import MAX_CONTROL_SCALE, ControlKind
 from atelier.core.geometry import PIXELS_PER_LATENT, Size
 from atelier.core.params.generate import MAX_PROMPT_CHARS
 from atelier.core.params.parsing import MAX_NAME_CHARS
-from atelier.core.sampling import SAMPLERS, GuidanceScale, NumInferenceSteps, SamplerName, ScheduleName
+from atelier.core.sampling import (
+    SAMPLERS,
+    GuidanceScale,
+    ImageGuidanceScale,
+    NumInferenceSteps,
+    SamplerName,
+    ScheduleName,
+)
 
 #: The model whose configs and tokenizers go with SDXL checkpoints, at the commit in catalogue.yaml.
 SDXL_REPOSITORY = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -140,6 +147,8 @@ class Defaults(Entry):
     size: DefaultSize
     num_inference_steps: NumInferenceSteps
     guidance_scale: GuidanceScale
+    #: For models that edit by instructions; the default of diffusers.
+    image_guidance_scale: ImageGuidanceScale = 1.5
     #: If None, it is that of the family.
     negative_prompt: str | None = None
     sampler: SamplerName = "euler"
@@ -181,6 +190,8 @@ class ModelEntry(Entry):
     #: Overrides whether the files say that training began at pure noise (Lin et al. 2024).
     zero_terminal_snr: bool | None = None
     sides_px: Sides
+    #: Whether the model edits by instructions (InstructPix2Pix): its UNet reads the image in four more channels.
+    edits: bool = False
     #: Whether replicas load the model before they are ready, or when the first request names it.
     preload: bool = True
     #: Whether the model stays on the device once it is there, and whether no other model may be there with it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,9 @@ from atelier.core.adapters import Lora
 
 Floats = npt.NDArray[np.float32]
 
-#: Positive prompts steer an image towards their text, negative ones away from it (classifier-free guidance).
-Role = Literal["positive", "negative"]
+#: Positive prompts steer an image towards their text, negative ones away from it (classifier-free guidance). In the
+#: role `image`, which only edits by instructions have, the UNet reads the negative prompt with the image to edit.
+Role = Literal["positive", "negative", "image"]
 
 TOKENS_PER_CHUNK = 77
 
@@ -75,8 +77,7 @@ class Conditioning:
     #: None where guidance runs against embeddings of zeros, or where there is no guidance.
     negative: TextEmbeds | None
 
-    def by_role(self, *, is_guided: bool) -> dict[Role, TextEmbeds]:
-        """Return the embeddings that the UNet reads: both roles with guidance, only the positive one without."""
-        if not is_guided:
-            return {"positive": self.positive}
-        return {"negative": self.negative or self.positive.zeros(), "positive": self.positive}
+    def by_role(self, roles: Sequence[Role]) -> dict[Role, TextEmbeds]:
+        """Return the embeddings that the UNet reads for each of some roles."""
+        negative = self.negative or self.positive.zeros()
+        return {role: self.positive if role == "positive" else negative for role in roles}

@@ -35,6 +35,9 @@ class Pass:
     #: Blend factor, 0 … 1: 0 keeps the guided prediction, 1 rescales it to the standard deviation of the positive
     #: prediction.
     guidance_rescale: float = 0.0
+    #: How closely an edit by an instruction keeps to its image, from 1 (Brooks et al. 2023, s_I in eq. 3); None for
+    #: models that do not edit so.
+    image_guidance_scale: float | None = None
     #: The LoRAs that act, each once, in the order of `in_order`.
     loras: tuple[Lora, ...] = ()
     #: `exact` gives the same bits for an equal exactness key, whatever else is in the batch.
@@ -52,6 +55,13 @@ class Pass:
     def is_guided(self) -> bool:
         """Whether classifier-free guidance is on: guidance of 1 or less needs no negative rows."""
         return self.guidance_scale > 1
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of the prompts that the UNet reads for each image, in the order of their rows."""
+        if not self.is_guided:
+            return ("positive",)
+        return ("negative", "positive") if self.image_guidance_scale is None else ("negative", "image", "positive")
 
     @property
     def pixel_steps(self) -> int:
@@ -86,6 +96,9 @@ class DenoiseRequest:
     pass_: Pass
     conditioning: Conditioning
     init_image: InitImage | None = None
+    #: The image to edit by an instruction, as the mean of the VAE's posterior without the scaling of latents,
+    #: [1, 4, height / 8, width / 8].
+    edited_image: Floats | None = None
     controls: tuple[Control, ...] = ()
     priority: Priority = "standard"
     #: Whether to emit a `StepEvent` after every step.
@@ -109,6 +122,12 @@ class DenoiseRequest:
             images, _, *sides = self.init_image.mean.shape
             if images not in (1, num_images) or sides != [size.latent_height, size.latent_width]:
                 raise ValueError(f"latents {self.init_image.mean.shape} do not fit {num_images} images of {size}")
+        if (self.edited_image is None) != (self.pass_.image_guidance_scale is None):
+            raise ValueError("an image is edited with an image guidance scale, and nothing else has one")
+        if self.edited_image is not None:
+            images, _, *sides = self.edited_image.shape
+            if images != 1 or sides != [size.latent_height, size.latent_width]:
+                raise ValueError(f"an image of {self.edited_image.shape} to edit does not fit images of {size}")
         for control in self.controls:
             if control.size != size:
                 raise ValueError(f"a control image of {control.size} does not fit images of {size}")
@@ -117,12 +136,12 @@ class DenoiseRequest:
 
     @property
     def embeds(self) -> dict[Role, TextEmbeds]:
-        """The embeddings that the UNet reads for each image; one row per role ("positive", "negative")."""
-        return self.conditioning.by_role(is_guided=self.pass_.is_guided)
+        """The embeddings that the UNet reads for each image; one row per role."""
+        return self.conditioning.by_role(self.pass_.roles)
 
     @property
     def num_rows(self) -> int:
-        return len(self.pass_.seeds) * (2 if self.pass_.is_guided else 1)
+        return len(self.pass_.seeds) * len(self.pass_.roles)
 
     @property
     def num_chunks(self) -> int:

@@ -21,6 +21,8 @@ MAX_STEPS = 150
 NumInferenceSteps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 #: Values of at most 1 switch guidance off.
 GuidanceScale = Annotated[float, Field(ge=0, le=30)]
+#: How closely an edit by an instruction keeps to its image.
+ImageGuidanceScale = Annotated[float, Field(ge=1, le=10)]
 #: Fraction of the steps that is run when starting from an init image: small values keep it, 1 runs all steps.
 Strength = Annotated[float, Field(gt=0, le=1)]
 

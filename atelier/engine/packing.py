@@ -1,7 +1,7 @@
 """Packs the rows of running requests into UNet calls, which stay constant until a request joins or leaves.
 
 The first axis of every tensor is images or rows. A row is one image with one of its prompts, as the UNet reads it; an
-image with guidance has two rows, one per prompt role (positive, negative).
+image with guidance has one per prompt role: two, or three if it is edited by an instruction.
 """
 
 from __future__ import annotations
@@ -44,8 +44,20 @@ class Call:
     conditions: Conditions
     #: Index of each row's image in the batch, [rows].
     image: torch.Tensor
+    #: The image to edit as the UNet reads it in each row, [rows, 4, h, w]; None for models that do not edit.
+    edited_image: torch.Tensor | None
     #: Request and prompt role of each real row; the rows after these are padding.
     refs: tuple[RowRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGuidance:
+    """Guidance of edits towards their images."""
+
+    #: Index of each image's row in the role `image`, [images]; that of the positive row without guidance.
+    row: torch.Tensor
+    #: `image_guidance_scale` of each image, [images, 1, 1, 1].
+    scale: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,8 @@ class Packed:
     guidance_rescale: dict[int, float]
     #: Fixed number of rows in every UNet and ControlNet call; None if it is not fixed.
     width: int | None
+    #: Guidance towards the images to edit; None for models that do not edit.
+    image_guidance: ImageGuidance | None = None
 
 
 def pack(
@@ -84,6 +98,8 @@ def pack(
     images = [(id(request), image) for request in requests for image in range(request.num_images)]
     positive_row = [row_of[*image, "positive"] for image in images]
     negative_row = [row_of.get((*image, "negative"), row) for image, row in zip(images, positive_row, strict=True)]
+    image_row = [row_of.get((*image, "image"), row) for image, row in zip(images, positive_row, strict=True)]
+    image_scales = [of.image_guidance_scale for of in passes if of.image_guidance_scale is not None]
     return Packed(
         calls=_calls(requests, rows, read, parts),
         positive_row=uploaded(torch.tensor(positive_row), device),
@@ -93,6 +109,13 @@ def pack(
             image: of.guidance_rescale for image, of in enumerate(passes) if of.is_guided and of.guidance_rescale > 0
         },
         width=width,
+        image_guidance=_image_guidance(image_row, image_scales, device) if image_scales else None,
+    )
+
+
+def _image_guidance(image_row: list[int], scales: list[float], device: torch.device) -> ImageGuidance:
+    return ImageGuidance(
+        uploaded(torch.tensor(image_row), device), uploaded(torch.tensor(scales), device).view(-1, 1, 1, 1)
     )
 
 
@@ -109,4 +132,19 @@ def _calls(
     refs = [RowRef(index_of[id(row.request)], row.role) for row in rows]
     images = [first_image[id(row.request)] + row.image for row in rows]
     images += images[-1:] * (parts[-1].stop - len(rows))
-    return tuple(Call(read(part), uploaded(torch.tensor(images[part]), device), tuple(refs[part])) for part in parts)
+    edited_images = _edited_images(rows, len(images))
+    return tuple(
+        Call(
+            conditions=read(part),
+            image=uploaded(torch.tensor(images[part]), device),
+            edited_image=None if edited_images is None else edited_images[part],
+            refs=tuple(refs[part]),
+        )
+        for part in parts
+    )
+
+
+def _edited_images(rows: Sequence[Row], num_rows: int) -> torch.Tensor | None:
+    """Return the image to edit of each row, and copies of the last one for padding; None for other models."""
+    images = [image for row in rows if (image := row.request.edited_image_of(row.role)) is not None]
+    return torch.cat([*images, *images[-1:] * (num_rows - len(rows))]) if images else None

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from atelier.control.calls import ControlContext
-from atelier.core.conditioning import Floats
+from atelier.core.conditioning import Floats, Role
 from atelier.core.denoising import Denoised, DenoiseRequest, RequestId, StepEvent
 from atelier.core.errors import AtelierError
 from atelier.core.geometry import Size
@@ -181,6 +181,8 @@ class RunningRequest:
     denoised_1: torch.Tensor
     denoised_2: torch.Tensor
     inpaint: InpaintState | None = None
+    #: The image to edit, [1, 4, h, w].
+    edited_image: torch.Tensor | None = None
     #: Forms in which the request's slots have the changes of its LoRAs, by layer.
     adapter_forms: Forms = field(default_factory=dict)
     #: Weights hashes of the models that have run on the request so far, by name.
@@ -295,6 +297,15 @@ class RunningRequest:
         alpha, sigma = (1.0, 0.0) if is_last else self.schedule.steps[next_step, [ALPHA, SIGMA]].tolist()
         kept = alpha * self.inpaint.x0 + sigma * self.inpaint.noise
         return torch.where(self.inpaint.mask > 0, latents, kept)
+
+    def edited_image_of(self, role: Role) -> torch.Tensor | None:
+        """Return the image to edit as the UNet reads it in the rows of a role, [1, 4, h, w]: zeros in negative ones.
+
+        Returns None for models that do not edit.
+        """
+        if self.edited_image is None or role != "negative":
+            return self.edited_image
+        return torch.zeros_like(self.edited_image)
 
     def commit(self, state: StepState) -> None:
         """Complete the step that led to `state`. Only assigns, so that it cannot fail halfway."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
@@ -46,6 +47,7 @@ from atelier.models.host import HostedModule
 from atelier.models.loading import Placement, load_scheduler
 from atelier.models.peak import peak_bytes
 from atelier.models.streaming import StreamedModule
+from atelier.models.transfer import uploaded
 
 #: With guidance.
 _ROWS_OF_ONE_IMAGE = 2
@@ -111,8 +113,9 @@ class Runner:
         with unet.lease() as module:
             #: The UNet, whose weights are there only while it is leased.
             self.module = module
-            self._num_channels: int = module.config.in_channels
+            self._num_channels: int = module.config.out_channels
             try:
+                _check_channels(module, edits=entry.edits)
                 self.family.install(module)
                 scheduler = load_scheduler(entry)
                 self._schedules = Schedules(scheduler.config)
@@ -172,6 +175,7 @@ class Runner:
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
         latents, inpaint = initial_latents(request, schedule, generators, self._num_channels, self._placement.device)
+        edited = None if request.edited_image is None else torch.tensor(request.edited_image)
         running = RunningRequest(
             submitted=submitted,
             schedule=schedule,
@@ -180,6 +184,7 @@ class Runner:
             generators=generators,
             latents=latents,
             inpaint=inpaint,
+            edited_image=None if edited is None else uploaded(edited, self._placement.device),
             weights=self._weights(request, adapters),
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
@@ -281,7 +286,10 @@ class Runner:
         width: int | None,
     ) -> _Input:
         """Select a call's rows from `model_input` [images, 4, h, w] and `timesteps` [images]."""
-        row_input, row_timesteps = model_input[call.image].to(self._placement.dtype), timesteps[call.image]
+        row_input, row_timesteps = model_input[call.image], timesteps[call.image]
+        if call.edited_image is not None:
+            row_input = torch.cat([row_input, call.edited_image], dim=1)
+        row_input = row_input.to(self._placement.dtype)
         control = StepControl.of(requests, call, row_input, row_timesteps, width=width)
         return _Input(row_input, row_timesteps, call.conditions, control)
 
@@ -359,21 +367,35 @@ class Runner:
         return num_bytes / _MEASURED_ROWS / self._entry.defaults.size.num_pixels
 
     def _new_warm_up_batch(self, num_rows: int, num_calls: int) -> Batch:
-        """Return a batch with one guided request of so many rows, split into so many calls."""
-        positive = self.family.zero_embeds(self.module)
+        """Return a batch with one request of so many rows, split into so many calls.
+
+        It is guided, but for models that edit, whose guided images have three rows.
+        """
+        positive, size, edits = self.family.zero_embeds(self.module), self._entry.defaults.size, self._entry.edits
+        zeros = np.zeros((1, self._num_channels, size.latent_height, size.latent_width), np.float32)
         request = DenoiseRequest(
             request_id=RequestId("warm-up"),
             pass_=Pass(
                 model=self._entry.id,
-                size=self._entry.defaults.size,
-                seeds=tuple(range(num_rows // 2)),
+                size=size,
+                seeds=tuple(range(num_rows if edits else num_rows // 2)),
                 sampling=Sampling(num_inference_steps=20),
-                guidance_scale=5.0,
+                guidance_scale=1.0 if edits else 5.0,
+                image_guidance_scale=1.0 if edits else None,
             ),
             conditioning=Conditioning(positive=positive, negative=None),
+            edited_image=zeros if edits else None,
         )
         submitted = Submitted(request, emit=lambda _: None)
         batch = Batch(submitted.key, self.family, exact_width=1, splits=Splits({num_rows: num_calls}))
         running = self.begin(submitted)
         batch.join(running, self.prompts(running))
         return batch
+
+
+def _check_channels(unet: UNet2DConditionModel, *, edits: bool) -> None:
+    """Raise ValueError if the UNet does not read the latents, and with them an image if it `edits`."""
+    expected, found = (2 if edits else 1) * unet.config.out_channels, unet.config.in_channels
+    if found != expected:
+        kind = "a model that edits images reads" if edits else "a model without `edits` in the catalogue reads"
+        raise ValueError(f"its UNet reads {found} channels; {kind} {expected}")

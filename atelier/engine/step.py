@@ -34,13 +34,19 @@ def noise_of_step(requests: Sequence[RunningRequest]) -> list[torch.Tensor | Non
 
 
 def guide(noise_pred: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """Apply classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
+    """Apply classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w; Brooks et al. 2023, eq. 3).
 
     Takes the rows' `noise_pred` [rows, 4, h, w] and returns one guided `noise_pred` per image, [images, 4, h, w]. An
     image without guidance has one row, which is returned unchanged.
     """
     noise_pred_text, noise_pred_uncond = noise_pred[packed.positive_row], noise_pred[packed.negative_row]
-    guided = noise_pred_uncond + packed.guidance_scale * (noise_pred_text - noise_pred_uncond)
+    edit = packed.image_guidance
+    if edit is None:
+        guided = noise_pred_uncond + packed.guidance_scale * (noise_pred_text - noise_pred_uncond)
+    else:
+        noise_pred_image = noise_pred[edit.row]
+        guided = noise_pred_uncond + packed.guidance_scale * (noise_pred_text - noise_pred_image)
+        guided = guided + edit.scale * (noise_pred_image - noise_pred_uncond)
     for image, guidance_rescale in packed.guidance_rescale.items():
         guided[image] = _rescale(guided[image], noise_pred_text[image], guidance_rescale)
     return guided

@@ -23,7 +23,7 @@ from huggingface_hub.errors import CacheNotFound
 from atelier.catalogue.catalogue import read_catalogue
 from atelier.catalogue.checkpoint_files import read_checkpoint
 from atelier.catalogue.entries import SDXL_REPOSITORY, Files, ModelEntry
-from atelier.catalogue.header import Refused
+from atelier.catalogue.header import Refused, bounded_json
 from atelier.catalogue.installed import Installed, delete_installed, list_installed, write_installed
 from atelier.catalogue.lora_files import read_lora
 from atelier.catalogue.watched_folder import SUFFIX
@@ -116,10 +116,20 @@ def _model_entry(entry_id: str, repository: Repository, choice: Choice, folder: 
         licence=repository.licence.id,
         files=Files(repository=repository.id, revision=repository.revision, variant=choice.variant),
         sides_px=base.sides_px,
+        edits=_reads_an_image(folder),
         preview_decoder=base.preview_decoder,
         latent_rgb=base.latent_rgb,
         defaults=base.defaults,
     )
+
+
+def _reads_an_image(folder: Path) -> bool:
+    """Return whether the UNet reads an image beside its latents, as those do that edit by instructions."""
+    try:
+        config = bounded_json((folder / "unet/config.json").read_bytes(), "unet/config.json")
+    except Refused as refused:
+        raise ModelUnavailable(f"{refused}.") from refused
+    return isinstance(config, dict) and config.get("in_channels") == 8
 
 
 def _checkpoint_entry(entry_id: str, repository: Repository, file: Path, base: ModelEntry) -> ModelEntry:

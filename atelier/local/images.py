@@ -32,7 +32,7 @@ class AutoencoderStage:
         """Encode images [images, height, width, 3] by the model's VAE."""
         autoencoder = await self._autoencoders.get(model)
         mean, std = await self._runtime.thread.run_async(lambda: autoencoder.encode_latents(pixels))
-        return EncodedLatents(mean, std, self._origin(model, autoencoder))
+        return EncodedLatents(mean, std, autoencoder.scaling_factor, self._origin(model, autoencoder))
 
     async def decode_latents(self, model: str, latents: Floats) -> DecodedLatents:
         """Decode latents [images, 4, h, w] by the model's VAE."""

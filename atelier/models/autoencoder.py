@@ -56,6 +56,8 @@ class Autoencoder:
             if placement.device == "cpu":
                 self._program = TRACING.submit(_traced_decoder, vae, placement).result()
             of_tiles = {} if self._tiling is None else asdict(self._tiling)
+            #: The factor by which the UNet's latents are scaled.
+            self.scaling_factor: float = vae.config.scaling_factor
             self.weights_hash = weights_hash(vae, settings={**vae.config, **of_tiles})
             shape = (1, vae.config.latent_channels, size.latent_height, size.latent_width)
             self.encode_latents(self.decode_latents(np.zeros(shape, dtype=np.float32)))
@@ -80,8 +82,9 @@ class Autoencoder:
         with self._vae.lease() as vae:
             tiled = self._tiled(vae, *pixels.shape[1:3])
             posterior = vae.encode(images).latent_dist if tiled is None else tiled.encode(images)
-            scale: float = vae.config.scaling_factor
-        mean, std = ((moment * scale).float().cpu().contiguous() for moment in (posterior.mean, posterior.std))
+        mean, std = (
+            (moment * self.scaling_factor).float().cpu().contiguous() for moment in (posterior.mean, posterior.std)
+        )
         return mean.numpy(), std.numpy()
 
     @torch.inference_mode()
@@ -93,8 +96,8 @@ class Autoencoder:
         scaled = torch.tensor(
             np.ascontiguousarray(latents), device=self._placement.device, dtype=self._placement.dtype
         )
+        scaled = scaled / self.scaling_factor
         with self._vae.lease() as vae:
-            scaled = scaled / vae.config.scaling_factor
             images = torch.cat([self._decoded(vae, latent) for latent in scaled.split(1)])
         unit = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         pixels: Pixels = (unit.float() * 255).round().to(torch.uint8).cpu().contiguous().numpy()

@@ -38,6 +38,7 @@ def _infotext(plan: Plan, seed: int) -> str:
         "Sampler": SAMPLERS[sampling.sampler].a1111_name,
         "Schedule type": _SCHEDULES.get(sampling.schedule or ""),
         "CFG scale": params.guidance_scale,
+        "Image CFG scale": params.image_guidance_scale,
         "Seed": seed,
         "Size": params.size,
         "Model": params.model,

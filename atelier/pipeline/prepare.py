@@ -10,6 +10,7 @@ import numpy as np
 
 from atelier.core.control import ControlImage
 from atelier.core.denoising import DenoiseRequest, InitImage, Pass, RequestId
+from atelier.core.errors import InvalidParameter
 from atelier.core.geometry import Size
 from atelier.core.params.controls import ControlParams
 from atelier.core.sampling import Reproducibility
@@ -29,7 +30,16 @@ DrawnMaps = tuple[Annotated | None, ...]
 async def prepare(
     request_id: RequestId, plan: Plan, inputs: Inputs, stages: RequestStages, provenance: Provenance, reports: Reports
 ) -> tuple[DenoiseRequest, DrawnMaps]:
-    """Return the engine's request for the first pass, and the control maps drawn for it."""
+    """Return the engine's request for the first pass, and the control maps drawn for it.
+
+    Raises InvalidParameter if a model that edits by instructions is sent an image with transparent parts.
+    """
+    edits = plan.passes[0].image_guidance_scale is not None
+    if edits and inputs.mask is not None:
+        raise InvalidParameter(
+            f"init_image: {plan.model} edits whole images by instructions; send one without transparent parts.",
+            param="init_image",
+        )
     texts, latents, drawn_maps = await asyncio.gather(
         encode_texts(plan, stages), encode_init_image(plan, inputs, stages), draw_maps(plan, inputs, stages)
     )
@@ -39,7 +49,8 @@ async def prepare(
         request_id=_pass_id(request_id),
         pass_=plan.passes[0],
         conditioning=texts.conditioning,
-        init_image=None if latents is None else InitImage(mean=latents.mean, std=latents.std, mask=mask),
+        init_image=None if latents is None or edits else InitImage(mean=latents.mean, std=latents.std, mask=mask),
+        edited_image=latents.mean / latents.scaling_factor if latents is not None and edits else None,
         controls=tuple(
             to_control(control, sent if drawn is None else drawn.control_image)
             for control, sent, drawn in zip(plan.params.controls, inputs.control_images, drawn_maps, strict=True)

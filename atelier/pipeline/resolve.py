@@ -89,8 +89,8 @@ def resolve(
         LoraNotFound: a LoRA is not served here.
         InvalidParameter: the model does not support the size or has no such ControlNet; a setting does not fit the
             sampler; a seed, strength or enlargement is out of range; there is a negative_prompt_2 but no
-            negative_prompt; a LoRA goes with another model, is named twice or in a broken tag; or the file format
-            cannot hold the images.
+            negative_prompt; strength or image_guidance_scale is sent to a model that does not read it; a LoRA goes
+            with another model, is named twice or in a broken tag; or the file format cannot hold the images.
         NotSupported: the model cannot do what is asked for; hires with controls or a mask; a control with `annotate`
             whose kind has no annotator.
         TooMuchWork: pixels × steps × images exceed `max_pixel_steps`.
@@ -108,6 +108,7 @@ def resolve(
         sampling=sampling,
         guidance_scale=entry.defaults.guidance_scale if params.guidance_scale is None else params.guidance_scale,
         guidance_rescale=params.guidance_rescale,
+        image_guidance_scale=_image_guidance_scale(params, entry),
         loras=acting(params.loras),
         reproducibility=params.reproducibility,
     )
@@ -118,9 +119,10 @@ def resolve(
             "seed": first.seeds[0],
             "num_inference_steps": sampling.num_inference_steps,
             "guidance_scale": first.guidance_scale,
+            "image_guidance_scale": first.image_guidance_scale,
             "sampler": sampling.sampler,
             "schedule": sampling.schedule,
-            "strength": None if params.init_image is None else sampling.strength,
+            "strength": None if params.init_image is None or entry.edits else sampling.strength,
             "controls": tuple(
                 resolve_control(control, index, entry, catalogue, supported)
                 for index, control in enumerate(params.controls)
@@ -153,9 +155,12 @@ def _check_images(params: GenerateParams, supported: Supported) -> None:
     if params.mask_image is not None:
         supported.check("inpaint", param="mask_image")
     elif params.init_image is not None:
-        supported.check("image_to_image", param="init_image")
+        is_edit = supported.by_name["edit"] and params.prompt.strip()
+        supported.check("edit" if is_edit else "image_to_image", param="init_image")
     else:
         supported.check("text_to_image", param="prompt")
+    if params.hires is not None:
+        supported.check("image_to_image", param="hires")
 
 
 def _size(text: str, sizes: InputSizes, entry: ModelEntry) -> Size:
@@ -207,7 +212,12 @@ def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
         takers = ", ".join(name for name, other in SAMPLERS.items() if other.takes_eta)
         raise InvalidParameter(f"eta: only {takers} takes it; got {params.eta} with {name}.", param="eta")
     strength = 1.0
-    if params.init_image is not None:
+    if entry.edits and params.strength is not None:
+        raise InvalidParameter(
+            f"strength: {entry.id} edits by instructions; send image_guidance_scale instead.",
+            param="strength",
+        )
+    if params.init_image is not None and not entry.edits:
         strength = _DEFAULT_STRENGTH if params.strength is None else params.strength
     if int(steps * strength) == 0:
         raise InvalidParameter(
@@ -215,6 +225,18 @@ def _sampling(params: GenerateParams, entry: ModelEntry) -> Sampling:
             param="strength",
         )
     return Sampling(num_inference_steps=steps, sampler=name, schedule=schedule, eta=params.eta, strength=strength)
+
+
+def _image_guidance_scale(params: GenerateParams, entry: ModelEntry) -> float | None:
+    asked = params.image_guidance_scale
+    if entry.edits:
+        return entry.defaults.image_guidance_scale if asked is None else asked
+    if asked is not None:
+        raise InvalidParameter(
+            f"image_guidance_scale: {entry.id} does not edit by instructions; send a lower strength instead.",
+            param="image_guidance_scale",
+        )
+    return None
 
 
 def _resolved_prompts(params: GenerateParams, entry: ModelEntry) -> dict[str, str | None]:

@@ -39,6 +39,8 @@ class EncodedLatents:
     #: Mean and standard deviation, each [images, 4, height / 8, width / 8].
     mean: Floats
     std: Floats
+    #: The factor of the scaling.
+    scaling_factor: float
     origin: Origin
 
 

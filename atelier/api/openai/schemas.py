@@ -91,7 +91,9 @@ class ImagesEditRequest(ImagesGenerateRequest):
         description="A drawing on a transparent ground, as large as the image and laid over it; not with a mask.",
     )
     input_fidelity: Literal["high", "low"] | None = Field(
-        None, description="high keeps more of the image: strength 0.5 instead of 0.8."
+        None,
+        description="high keeps more of the image: strength 0.5 instead of 0.8. "
+        "Models that edit by instructions have image_guidance_scale instead.",
     )
     #: Hidden from the schema: this route receives the init image as `image`.
     init_image: SkipJsonSchema[ImageBytes | None] = None

@@ -121,7 +121,8 @@ def edit_params(asked: ImagesEditRequest, catalogue: Catalogue) -> GenerateParam
     for theirs, ours in (("mask", "mask_image"), ("markup", "markup_image")):
         if getattr(asked, theirs) is not None and getattr(asked, ours) is not None:
             raise InvalidParameter(f"{theirs}: {ours} is the same; send one of them.", param=theirs)
-    is_faithful = asked.input_fidelity == "high" and asked.strength is None
+    takes_strength = not catalogue.model(asked.model).edits
+    is_faithful = asked.input_fidelity == "high" and asked.strength is None and takes_strength
     images = {
         "init_image": _sent_image(asked, asked.input_images),
         "mask_image": asked.mask_image if asked.mask is None else asked.mask,

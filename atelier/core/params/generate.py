@@ -20,6 +20,7 @@ from atelier.core.params.upscale import HiresStep, UpscaleStep
 from atelier.core.priority import Priority
 from atelier.core.sampling import (
     GuidanceScale,
+    ImageGuidanceScale,
     NumInferenceSteps,
     Reproducibility,
     SamplerName,
@@ -82,6 +83,11 @@ class GenerateParams(Params):
     )
     guidance_rescale: float = Field(
         0, ge=0, le=1, description="Against over-exposure by strong guidance.", exclude_if=_is_unused
+    )
+    image_guidance_scale: ImageGuidanceScale | None = Field(
+        None,
+        description="How closely an edit by an instruction keeps to init_image, for models that edit so; the model's "
+        "default if absent.",
     )
     sampler: SamplerName | None = Field(None, description="Sampling method; the model's default if absent.")
     schedule: ScheduleName | None = Field(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
 
 #: Settings of diffusers under which a model reads latents, a timestep and a prompt, and nothing else.
-_CONFIG = {"in_channels": 4, "addition_embed_type": None, "class_embed_type": None, "encoder_hid_dim_type": None}
+_CONFIG = {"addition_embed_type": None, "class_embed_type": None, "encoder_hid_dim_type": None}
 
 
 def install(model: UNet2DConditionModel | ControlNetModel) -> None:

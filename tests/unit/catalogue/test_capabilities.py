@@ -29,6 +29,11 @@ def test_models_of_every_family_draw_but_do_not_edit(two_families: Catalogue, mo
     assert _names(two_families.model_copy(update={"controlnets": ()}), model) == _ALWAYS | {"previews"}
 
 
+@pytest.mark.parametrize("model", ["small-sdxl-edit", "small-sd15-edit"])
+def test_models_that_edit_do_nothing_else(edit_catalogue: Catalogue, model: str) -> None:
+    assert _names(edit_catalogue, model, _loras(model)) == {"edit", "lora", "previews"}
+
+
 def test_a_model_with_a_controlnet_of_its_own_can_be_controlled(two_families: Catalogue) -> None:
     of_sd15 = tuple(entry for entry in two_families.controlnets if entry.base == "small-sd15")
     catalogue = two_families.model_copy(update={"controlnets": of_sd15})

@@ -12,7 +12,7 @@ from atelier.core.errors import ModelNotFound
 from atelier.core.geometry import Size
 
 _SDXL, _TURBO = "stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/sdxl-turbo"
-_KNOWN = f"tiny-sdxl, tiny-sd15, tiny-sdxl-lightning, tiny-pony, {_SDXL}, {_TURBO}"
+_KNOWN = f"tiny-sdxl, tiny-sd15, tiny-sdxl-lightning, tiny-pony, tiny-edit, {_SDXL}, {_TURBO}"
 _MODEL = """models:
   - id: mine
     description: A model.
@@ -56,9 +56,10 @@ def test_entries_remember_where_a_machine_keeps_models(tmp_path: Path) -> None:
 
 
 def test_the_catalogue_has_the_zoo_and_sdxl(shipped: Catalogue) -> None:
-    zoo = ["tiny-sdxl", "tiny-sd15", "tiny-sdxl-lightning", "tiny-pony"]
+    zoo = ["tiny-sdxl", "tiny-sd15", "tiny-sdxl-lightning", "tiny-pony", "tiny-edit"]
     assert [entry.id for entry in shipped.models] == [*zoo, _SDXL, _TURBO]
-    assert [entry.family for entry in shipped.models] == ["sdxl", "sd15", "sdxl", "sdxl", "sdxl", "sdxl"]
+    assert [entry.family for entry in shipped.models] == ["sdxl", "sd15", *["sdxl"] * 5]
+    assert [entry.id for entry in shipped.models if entry.edits] == ["tiny-edit"]
     assert shipped.model(None).id == "tiny-sdxl"
     sdxl = shipped.model(_SDXL)
     assert sdxl.vae is not None
@@ -88,13 +89,22 @@ def test_the_shipped_models_have_their_defaults(shipped: Catalogue) -> None:
         ("tiny-sd15", "128x128", 20, 5),
         ("tiny-sdxl-lightning", "128x128", 4, 0),
         ("tiny-pony", "128x128", 20, 5),
+        ("tiny-edit", "128x128", 20, 3),
         (_SDXL, "1024x1024", 30, 5),
         (_TURBO, "512x512", 4, 0),
     ]
     sides = [(entry.sides_px.min, entry.sides_px.max) for entry in shipped.models]
-    assert sides == [(64, 256)] * 4 + [(256, 2048), (256, 1024)]
+    assert sides == [(64, 256)] * 5 + [(256, 2048), (256, 1024)]
     created = [entry.created.isoformat() for entry in shipped.models]
-    assert created == ["2026-11-20", "2026-12-01", "2026-11-30", "2026-11-30", "2023-07-25", "2023-11-27"]
+    assert created == [
+        "2026-11-20",
+        "2026-12-01",
+        "2026-11-30",
+        "2026-11-30",
+        "2026-12-01",
+        "2023-07-25",
+        "2023-11-27",
+    ]
     assert [entry.created_unix_s for entry in shipped.models if entry.id == _SDXL] == [1690243200]
 
 
@@ -105,6 +115,7 @@ def test_models_of_few_steps_have_trailing_timesteps(shipped: Catalogue) -> None
         "tiny-sd15": ("euler", None),
         "tiny-sdxl-lightning": ("euler", "trailing"),
         "tiny-pony": ("euler", None),
+        "tiny-edit": ("euler", None),
         _SDXL: ("euler", None),
         _TURBO: ("euler_a", "trailing"),
     }
@@ -145,6 +156,7 @@ def test_the_weights_of_the_zoo_are_there(shipped: Catalogue) -> None:
         "tiny-sd15",
         "tiny-sdxl-lightning",
         "tiny-pony",
+        "tiny-edit",
         "tiny-canny",
         "tiny-depth",
         "tiny-depth-anything",

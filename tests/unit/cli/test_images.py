@@ -60,6 +60,13 @@ def test_strength_says_how_far_an_edit_departs(atelier: Atelier) -> None:
     assert (near != far).any()
 
 
+def test_image_guidance_is_refused_by_a_model_that_does_not_edit(atelier: Atelier) -> None:
+    Path("in.png").write_bytes(encoded(noise(64, 32)))
+    ran = atelier("edit", "in.png", "x", "--image-guidance", "2")
+    assert ran.exit_code == 1
+    assert "image_guidance_scale: small-sdxl does not edit by instructions" in ran.stderr
+
+
 def test_an_upscaled_image_is_named_after_the_image_and_its_size(atelier: Atelier) -> None:
     Path("cat.png").write_bytes(encoded(noise(32, 16)))
     ran = atelier("upscale", "cat.png", "--scale", "2", "--model", "tiny-x4", "--format", "webp")

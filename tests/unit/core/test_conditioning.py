@@ -36,19 +36,20 @@ def test_zeros_have_the_same_shapes_and_no_tokens() -> None:
 
 def test_without_guidance_only_the_positive_prompt_is_read() -> None:
     positive = _embeds(1)
-    assert Conditioning(positive=positive, negative=_embeds(2)).by_role(is_guided=False) == {"positive": positive}
+    assert Conditioning(positive=positive, negative=_embeds(2)).by_role(["positive"]) == {"positive": positive}
 
 
 def test_guidance_reads_both_prompts_by_their_roles() -> None:
     positive, negative = _embeds(1), _embeds(2)
-    read = Conditioning(positive=positive, negative=negative).by_role(is_guided=True)
+    read = Conditioning(positive=positive, negative=negative).by_role(["negative", "positive"])
     assert read["positive"] is positive
     assert read["negative"] is negative
     assert len(read) == 2
 
 
 def test_guidance_without_a_negative_prompt_runs_against_zeros() -> None:
-    read = Conditioning(positive=_embeds(1), negative=None).by_role(is_guided=True)
+    read = Conditioning(positive=_embeds(1), negative=None).by_role(["negative", "image", "positive"])
+    assert read["image"] is read["negative"]
     assert not read["negative"].prompt_embeds.any()
     assert not read["negative"].pooled_prompt_embeds.any()
     assert read["positive"].prompt_embeds.all()

@@ -11,6 +11,7 @@ import torch
 from atelier.catalogue.catalogue import Catalogue
 from atelier.core.conditioning import Conditioning
 from atelier.core.denoising import InitImage
+from atelier.core.errors import ModelUnavailable
 from atelier.engine.request import Submitted
 from atelier.engine.runner import Runner
 from atelier.engine.runners import load_runners
@@ -21,6 +22,22 @@ from tests.unit.engine.requests import new_embeds, new_request
 @pytest.fixture(scope="module")
 def runner(small_catalogue: Catalogue) -> Runner:
     return load_runners([small_catalogue.model(None)], CPU).runner("small-sdxl")
+
+
+@pytest.mark.parametrize(
+    ("model", "edits", "message"),
+    [
+        ("small-sdxl-edit", False, "reads 8 channels; a model without `edits` in the catalogue reads 4"),
+        ("small-sd15-edit", False, "reads 8 channels; a model without `edits` in the catalogue reads 4"),
+        ("small-sdxl", True, "reads 4 channels; a model that edits images reads 8"),
+    ],
+)
+def test_a_unet_that_reads_other_channels_than_its_entry_says_is_refused(
+    edit_catalogue: Catalogue, model: str, edits: bool, message: str
+) -> None:
+    entry = edit_catalogue.model(model).model_copy(update={"edits": edits})
+    with pytest.raises(ModelUnavailable, match=f"Model '{model}': its UNet {message}"):
+        load_runners([entry], CPU).runner(model)
 
 
 @pytest.mark.parametrize(

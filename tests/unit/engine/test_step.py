@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 
 from atelier.core.sampling import Sampling
-from atelier.engine.packing import Packed
+from atelier.engine.packing import ImageGuidance, Packed
 from atelier.engine.request import InpaintState, RunningRequest
 from atelier.engine.step import advance, guide, noise_of_step, numbers_of_step
 from tests.failing import FailAt
@@ -31,6 +32,17 @@ def _packed(
 
 def _noise_pred(num_rows: int) -> torch.Tensor:
     return torch.randn(num_rows, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_guidance_of_an_edit_moves_towards_its_image_and_then_towards_its_prompt() -> None:
+    noise_pred = _noise_pred(4)
+    packed = replace(
+        _packed(positive_row=[2, 3], negative_row=[0, 3], guidance_scale=[5.0, 1.0], rescale={}),
+        image_guidance=ImageGuidance(torch.tensor([1, 3]), torch.tensor([1.5, 2.0]).view(-1, 1, 1, 1)),
+    )
+    guided, (uncond, image, text, alone) = guide(noise_pred, packed), noise_pred
+    torch.testing.assert_close(guided[0], uncond + 5.0 * (text - image) + 1.5 * (image - uncond))
+    torch.testing.assert_close(guided[1], alone, atol=0, rtol=0)
 
 
 def test_guidance_moves_away_from_the_negative_prompt() -> None:

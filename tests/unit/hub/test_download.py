@@ -70,6 +70,21 @@ async def test_a_model_arrives_whole_and_gets_an_entry(own_hub: Hub, storage: St
     assert last.step == last.total == len(wanted)
 
 
+@pytest.mark.parametrize("num_channels", [4, 8])
+async def test_a_model_whose_unet_reads_an_image_edits(
+    own_hub: Hub, storage: Storage, repositories: Path, num_channels: int
+) -> None:
+    config = repositories / "me/tiny-sdxl/unet/config.json"
+    before = config.read_text()
+    config.write_text(json.dumps({**json.loads(before), "in_channels": num_channels}))
+    try:
+        await _download(own_hub, _MODEL)
+    finally:
+        config.write_text(before)
+    [model] = read_installed(storage.installed_dir, storage)
+    assert model.edits == (num_channels == 8)
+
+
 async def test_a_lora_appears_in_the_watched_folder_without_a_copy(own_hub: Hub, storage: Storage) -> None:
     library = LoraLibrary(folders=[storage.loras_dir])
     await _download(own_hub, _LORA)

@@ -50,6 +50,11 @@ def test_what_is_absent_is_left_out_of_the_infotext(small_catalogue: Catalogue, 
     )
 
 
+def test_the_infotext_of_an_edit_has_its_image_guidance_and_no_strength(edit_catalogue: Catalogue) -> None:
+    infotext = _metadata(edit_catalogue, model="small-sdxl-edit", init_image=b"x", image_guidance_scale=2).infotext
+    assert "CFG scale: 5.0, Image CFG scale: 2.0, Seed: 9, Size: 64x64, Model: small-sdxl-edit, Version: " in infotext
+
+
 def test_the_infotext_has_the_strength_of_an_init_image(small_catalogue: Catalogue) -> None:
     infotext = _metadata(small_catalogue, init_image=b"x", strength=0.5).infotext
     assert "Model: small-sdxl, Denoising strength: 0.5, Version: " in infotext

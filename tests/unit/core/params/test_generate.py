@@ -25,6 +25,7 @@ def test_a_prompt_is_enough() -> None:
         "negative_prompt_2",
         "num_inference_steps",
         "guidance_scale",
+        "image_guidance_scale",
         "sampler",
         "schedule",
         "init_image",
