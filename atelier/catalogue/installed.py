@@ -91,7 +91,8 @@ def _file(folder: Path, entry_id: str) -> Path:
 
 def _catalogue_fields(model: ModelEntry, folder: Path) -> dict[str, Any]:
     """Return a model's fields as a catalogue in the folder has them, with the size as a text."""
-    fields = model.model_dump(mode="json", exclude_none=True, exclude={"preload", "keep", "exclusive"})
+    left_out = {"preload", "keep", "exclusive"} if model.edits else {"preload", "keep", "exclusive", "edits"}
+    fields = model.model_dump(mode="json", exclude_none=True, exclude=left_out)
     defaults = model.defaults.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     fields["defaults"] = {**defaults, "size": str(model.defaults.size)}
     if model.files.file is not None:
