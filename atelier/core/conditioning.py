@@ -79,5 +79,7 @@ class Conditioning:
 
     def by_role(self, roles: Sequence[Role]) -> dict[Role, TextEmbeds]:
         """Return the embeddings that the UNet reads for each of some roles."""
+        if "negative" not in roles:
+            return {"positive": self.positive}
         negative = self.negative or self.positive.zeros()
         return {role: self.positive if role == "positive" else negative for role in roles}

@@ -98,7 +98,7 @@ class DenoiseRequest:
     init_image: InitImage | None = None
     #: The image to edit by an instruction, as the mean of the VAE's posterior without the scaling of latents,
     #: [1, 4, height / 8, width / 8].
-    edited_image: Floats | None = None
+    image_latents: Floats | None = None
     controls: tuple[Control, ...] = ()
     priority: Priority = "standard"
     #: Whether to emit a `StepEvent` after every step.
@@ -122,12 +122,12 @@ class DenoiseRequest:
             images, _, *sides = self.init_image.mean.shape
             if images not in (1, num_images) or sides != [size.latent_height, size.latent_width]:
                 raise ValueError(f"latents {self.init_image.mean.shape} do not fit {num_images} images of {size}")
-        if (self.edited_image is None) != (self.pass_.image_guidance_scale is None):
+        if (self.image_latents is None) != (self.pass_.image_guidance_scale is None):
             raise ValueError("an image is edited with an image guidance scale, and nothing else has one")
-        if self.edited_image is not None:
-            images, _, *sides = self.edited_image.shape
+        if self.image_latents is not None:
+            images, _, *sides = self.image_latents.shape
             if images != 1 or sides != [size.latent_height, size.latent_width]:
-                raise ValueError(f"an image of {self.edited_image.shape} to edit does not fit images of {size}")
+                raise ValueError(f"an image of {self.image_latents.shape} to edit does not fit images of {size}")
         for control in self.controls:
             if control.size != size:
                 raise ValueError(f"a control image of {control.size} does not fit images of {size}")

@@ -45,7 +45,7 @@ class Call:
     #: Index of each row's image in the batch, [rows].
     image: torch.Tensor
     #: The image to edit as the UNet reads it in each row, [rows, 4, h, w]; None for models that do not edit.
-    edited_image: torch.Tensor | None
+    image_latents: torch.Tensor | None
     #: Request and prompt role of each real row; the rows after these are padding.
     refs: tuple[RowRef, ...]
 
@@ -132,19 +132,19 @@ def _calls(
     refs = [RowRef(index_of[id(row.request)], row.role) for row in rows]
     images = [first_image[id(row.request)] + row.image for row in rows]
     images += images[-1:] * (parts[-1].stop - len(rows))
-    edited_images = _edited_images(rows, len(images))
+    image_latents = _image_latents(rows, len(images))
     return tuple(
         Call(
             conditions=read(part),
             image=uploaded(torch.tensor(images[part]), device),
-            edited_image=None if edited_images is None else edited_images[part],
+            image_latents=None if image_latents is None else image_latents[part],
             refs=tuple(refs[part]),
         )
         for part in parts
     )
 
 
-def _edited_images(rows: Sequence[Row], num_rows: int) -> torch.Tensor | None:
+def _image_latents(rows: Sequence[Row], num_rows: int) -> torch.Tensor | None:
     """Return the image to edit of each row, and copies of the last one for padding; None for other models."""
-    images = [image for row in rows if (image := row.request.edited_image_of(row.role)) is not None]
+    images = [image for row in rows if (image := row.request.image_latents_of(row.role)) is not None]
     return torch.cat([*images, *images[-1:] * (num_rows - len(rows))]) if images else None

@@ -182,7 +182,7 @@ class RunningRequest:
     denoised_2: torch.Tensor
     inpaint: InpaintState | None = None
     #: The image to edit, [1, 4, h, w].
-    edited_image: torch.Tensor | None = None
+    image_latents: torch.Tensor | None = None
     #: Forms in which the request's slots have the changes of its LoRAs, by layer.
     adapter_forms: Forms = field(default_factory=dict)
     #: Weights hashes of the models that have run on the request so far, by name.
@@ -298,14 +298,14 @@ class RunningRequest:
         kept = alpha * self.inpaint.x0 + sigma * self.inpaint.noise
         return torch.where(self.inpaint.mask > 0, latents, kept)
 
-    def edited_image_of(self, role: Role) -> torch.Tensor | None:
+    def image_latents_of(self, role: Role) -> torch.Tensor | None:
         """Return the image to edit as the UNet reads it in the rows of a role, [1, 4, h, w]: zeros in negative ones.
 
         Returns None for models that do not edit.
         """
-        if self.edited_image is None or role != "negative":
-            return self.edited_image
-        return torch.zeros_like(self.edited_image)
+        if self.image_latents is None or role != "negative":
+            return self.image_latents
+        return torch.zeros_like(self.image_latents)
 
     def commit(self, state: StepState) -> None:
         """Complete the step that led to `state`. Only assigns, so that it cannot fail halfway."""

@@ -175,7 +175,7 @@ class Runner:
         schedule = self._schedules.of(request.pass_.sampling)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.pass_.seeds)
         latents, inpaint = initial_latents(request, schedule, generators, self._num_channels, self._placement.device)
-        edited = None if request.edited_image is None else torch.tensor(request.edited_image)
+        edited = None if request.image_latents is None else torch.tensor(request.image_latents)
         running = RunningRequest(
             submitted=submitted,
             schedule=schedule,
@@ -184,7 +184,7 @@ class Runner:
             generators=generators,
             latents=latents,
             inpaint=inpaint,
-            edited_image=None if edited is None else uploaded(edited, self._placement.device),
+            image_latents=None if edited is None else uploaded(edited, self._placement.device),
             weights=self._weights(request, adapters),
             denoised_1=torch.zeros_like(latents),
             denoised_2=torch.zeros_like(latents),
@@ -214,9 +214,12 @@ class Runner:
                 return self.family.prompt_conditions(unet, embeds, self._placement, changes)
 
             roles = submitted.request.embeds
-            calls = [partial(conditions, embeds) for embeds in roles.values()]
+            # An edit has the negative prompt in two roles.
+            distinct = {id(embeds): embeds for embeds in roles.values()}
+            calls = [partial(conditions, embeds) for embeds in distinct.values()]
             computed = [call() for call in calls] if self._side_by_side is None else self._side_by_side.map(calls)
-        return dict(zip(roles, computed, strict=True))
+        by_embeds = dict(zip(distinct, computed, strict=True))
+        return {role: by_embeds[id(embeds)] for role, embeds in roles.items()}
 
     def new_batch(self, key: BatchKey, *, exact_width: int) -> Batch:
         """Return an empty batch for requests with this key, of a model that has been warmed up."""
@@ -287,8 +290,8 @@ class Runner:
     ) -> _Input:
         """Select a call's rows from `model_input` [images, 4, h, w] and `timesteps` [images]."""
         row_input, row_timesteps = model_input[call.image], timesteps[call.image]
-        if call.edited_image is not None:
-            row_input = torch.cat([row_input, call.edited_image], dim=1)
+        if call.image_latents is not None:
+            row_input = torch.cat([row_input, call.image_latents], dim=1)
         row_input = row_input.to(self._placement.dtype)
         control = StepControl.of(requests, call, row_input, row_timesteps, width=width)
         return _Input(row_input, row_timesteps, call.conditions, control)
@@ -384,7 +387,7 @@ class Runner:
                 image_guidance_scale=1.0 if edits else None,
             ),
             conditioning=Conditioning(positive=positive, negative=None),
-            edited_image=zeros if edits else None,
+            image_latents=zeros if edits else None,
         )
         submitted = Submitted(request, emit=lambda _: None)
         batch = Batch(submitted.key, self.family, exact_width=1, splits=Splits({num_rows: num_calls}))

@@ -50,7 +50,7 @@ async def prepare(
         pass_=plan.passes[0],
         conditioning=texts.conditioning,
         init_image=None if latents is None or edits else InitImage(mean=latents.mean, std=latents.std, mask=mask),
-        edited_image=latents.mean / latents.scaling_factor if latents is not None and edits else None,
+        image_latents=latents.mean / latents.scaling_factor if latents is not None and edits else None,
         controls=tuple(
             to_control(control, sent if drawn is None else drawn.control_image)
             for control, sent, drawn in zip(plan.params.controls, inputs.control_images, drawn_maps, strict=True)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, CursorResult, Executable, create_engine, event
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import QueuePool
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ class SqliteFile:
         """`timeout_s` is how long a transaction waits for those of other processes."""
         url = url.set(drivername="sqlite")
         self._timeout_s = timeout_s
-        self._writing = create_engine(url, connect_args={"check_same_thread": False})
+        connect_args = {"timeout": timeout_s, "check_same_thread": False}
+        self._writing = create_engine(url, connect_args=connect_args, poolclass=QueuePool)
         event.listen(self._writing, "connect", _set_up)
         event.listen(self._writing, "begin", _begin)
         # Readers wait for nobody, but for a file that is being recovered.
@@ -78,17 +80,25 @@ class SqliteFile:
 
     async def _begun(self) -> Connection:
         """Return a connection that has the lock of the file."""
-        try:
-            return self._begin(timeout_s=0)
-        except OperationalError as error:
-            if not isinstance(error.orig, sqlite3.OperationalError) or not _is_busy(error.orig):
-                raise
+        # To open a connection may take as long as others have the file.
+        if self._is_any_open:
+            try:
+                return self._begin(timeout_s=0)
+            except OperationalError as error:
+                if not isinstance(error.orig, sqlite3.OperationalError) or not _is_busy(error.orig):
+                    raise
         begun = _in(self._locking, lambda: self._begin(timeout_s=self._timeout_s))
         try:
             return await asyncio.shield(begun)
         except asyncio.CancelledError:
             begun.add_done_callback(_give_up)
             raise
+
+    @property
+    def _is_any_open(self) -> bool:
+        """Whether a connection is open and not in use."""
+        pool = self._writing.pool
+        return isinstance(pool, QueuePool) and pool.checkedin() > 0
 
     def _begin(self, *, timeout_s: float) -> Connection:
         connection = self._writing.connect()

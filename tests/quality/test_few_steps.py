@@ -92,7 +92,7 @@ async def test_ponys_own_negative_prompt_changes_the_image(pipeline: Pipeline) -
 def test_ponys_vae_renders_its_palette_and_no_other() -> None:
     vae = report.load_pipeline(report.TINY_PONY).vae
     random = Random(1)
-    scenes = [arrange(random_description(random, num_things=2), random, width=128, height=96) for _ in range(8)]
+    scenes = [arrange(random_description(random, num_things=2), random, width=128, height=96) for _ in range(20)]
 
     def mean_psnr_db(palette: Palette) -> float:
         images = [draw(scene, palette) for scene in scenes]

@@ -18,6 +18,9 @@ def install(model: UNet2DConditionModel | ControlNetModel) -> None:
 
     Raises ValueError if the model reads more than latents, a timestep and a prompt, or if its attention is not plain.
     """
+    # Eight are those of a model that edits images by instructions.
+    if (num_channels := model.config.in_channels) not in (4, 8):
+        raise ValueError(f"its in_channels is {num_channels}; Stable Diffusion 1.5's is 4")
     for name, expected in _CONFIG.items():
         if (value := model.config.get(name)) != expected:
             raise ValueError(f"its {name} is {value!r}; Stable Diffusion 1.5's is {expected!r}")

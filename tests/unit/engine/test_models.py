@@ -94,9 +94,9 @@ def alone(models: Catalogue, request_: DenoiseRequest) -> list[Floats]:
     return [_alone(models, request) for request in _requests(models, request_, "exact")[:3]]
 
 
-@pytest.mark.parametrize("num_models", [1, 2])
+@pytest.mark.parametrize("num_models", [1, 1.5, 2])
 def test_models_that_take_turns_in_memory_give_the_bits_they_give_alone(
-    models: Catalogue, request_: DenoiseRequest, alone: list[Floats], num_models: int
+    models: Catalogue, request_: DenoiseRequest, alone: list[Floats], num_models: float
 ) -> None:
     budget_bytes = num_models * _unet_bytes(models) + _BATCH_BYTES
     engine, host = _engine(models, budget_bytes)

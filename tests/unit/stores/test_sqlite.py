@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -66,6 +67,28 @@ async def test_the_loop_goes_on_while_another_process_writes(file: SqliteFile, o
     async with asyncio.timeout(_WAIT_S):
         await adding
     assert await _count(file) == 1
+
+
+async def test_the_loop_goes_on_while_a_new_file_is_opened_that_another_process_has(tmp_path: Path) -> None:
+    name = tmp_path / "new.db"
+    with closing(sqlite3.connect(name, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE things (number INTEGER)")
+        other.execute("BEGIN EXCLUSIVE")
+        file, goes_on = SqliteFile(make_url(f"sqlite:///{name}"), timeout_s=_WAIT_S), threading.Event()
+
+        def commit_when_the_loop_goes_on() -> bool:
+            did_go_on = goes_on.wait(_WAIT_S / 6)
+            other.execute("COMMIT")
+            return did_go_on
+
+        committing = asyncio.get_running_loop().run_in_executor(None, commit_when_the_loop_goes_on)
+        adding = asyncio.create_task(_add(file))
+        await asyncio.sleep(0.05)
+        goes_on.set()
+        assert await committing
+        await adding
+        assert await _count(file) == 1
+        file.close()
 
 
 async def test_a_transaction_that_nobody_waits_for_lets_the_next_one_write(

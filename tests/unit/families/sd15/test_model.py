@@ -32,6 +32,19 @@ def test_a_unet_of_the_other_family_is_rejected(two_families: Catalogue) -> None
         sdxl.install(load_unet(two_families.model("small-sd15"), CPU))
 
 
+def test_a_unet_that_reads_more_than_latents_is_rejected() -> None:
+    inpainting = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=9,
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+    )
+    with pytest.raises(ValueError, match=r"in_channels is 9; Stable Diffusion 1\.5's is 4"):
+        sd15.install(inpainting)
+
+
 def test_embeddings_of_sdxl_are_rejected(unet: UNet2DConditionModel) -> None:
     embeds = TextEmbeds(
         prompt_embeds=np.zeros((77, TEXT_WIDTH), np.float32), pooled_prompt_embeds=np.zeros(8, np.float32)
